@@ -1,0 +1,1 @@
+"""`dino-perception <command>`: one command, one file."""

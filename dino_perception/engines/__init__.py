@@ -1,0 +1,1 @@
+"""How it is run: one runtime, one file, each checked against the float32 reference before it is used."""

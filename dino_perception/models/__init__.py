@@ -1,0 +1,1 @@
+"""What is computed: frozen backbones and the heads on top of them, as plain torch modules."""

@@ -1,0 +1,1 @@
+"""The heads: one head, one file; `base` states the contract."""

@@ -1,0 +1,1 @@
+"""One frame in, one percept out. No ROS."""

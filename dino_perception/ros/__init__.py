@@ -1,0 +1,1 @@
+"""The live front door: the ROS 2 node."""

@@ -1,0 +1,1 @@
+"""Datasets, head training, metrics and the procedural terrain."""
