@@ -1,0 +1,99 @@
+"""Engine `openvino`: the fastest way over a CPU; bfloat16 where the processor has it.
+
+Inputs and outputs are shared, not copied: the engine reads the caller's memory and its own output buffers come back
+as torch tensors over the same bytes, which is why they are valid only until the next call.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
+
+_HINTS = {"bfloat16": "bf16", "float32": "f32"}
+
+
+@functools.cache
+def _core():
+    import openvino
+
+    return openvino.Core()
+
+
+class OpenVino(Engine):
+    name = "openvino"
+    precisions = ("bfloat16", "float32")
+    saves = True
+
+    def unavailable(self) -> str:
+        if importlib.util.find_spec("openvino") is None:
+            return "openvino is not installed (pip install openvino)"
+        return "" if "CPU" in _core().available_devices else "openvino finds no CPU device"
+
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def ladder(self) -> tuple[str, ...]:
+        # Asked for bf16 on a CPU without it, OpenVINO computes in float32 and says nothing: name what really runs.
+        return self.precisions if "BF16" in self._capabilities() else ("float32",)
+
+    def identity(self) -> dict[str, str]:
+        import openvino
+
+        return {"openvino": openvino.get_version(), "torch": torch.__version__,
+                "cpu": _core().get_property("CPU", "FULL_DEVICE_NAME"),
+                "capabilities": ",".join(sorted(self._capabilities()))}
+
+    def compile(self, program: Program, precision: str, threads: int) -> Compiled:
+        import openvino
+
+        types = {torch.uint8: openvino.Type.u8, torch.float32: openvino.Type.f32}
+        shapes = [(tuple(t.shape), types[t.dtype]) for t in program.example]
+        with warnings.catch_warnings():  # torch deprecates parts of its own that the conversion walks through
+            warnings.simplefilter("ignore", FutureWarning)
+            model = openvino.convert_model(program.exported, input=shapes)
+        return OpenVinoCompiled(_core().compile_model(model, "CPU", _options(precision, threads)),
+                                program.example, precision)
+
+    def save(self, compiled: Compiled) -> memoryview:
+        return compiled.compiled.export_model().getbuffer()
+
+    def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
+        return OpenVinoCompiled(_core().import_model(bytes(blob), "CPU", _options(precision, threads)),
+                                example, precision)
+
+    @staticmethod
+    @functools.cache
+    def _capabilities() -> tuple[str, ...]:
+        return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class OpenVinoCompiled(Compiled):
+    def __init__(self, compiled, example: Sequence[torch.Tensor], precision: str):
+        super().__init__(example)
+        self.device = torch.device("cpu")
+        self.compiled = compiled
+        self.request = compiled.create_infer_request()
+        self.info = EngineInfo("openvino", precision, _core().get_property("CPU", "FULL_DEVICE_NAME"))
+
+    def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import openvino
+
+        for index, tensor in enumerate(inputs):
+            self.request.set_input_tensor(index, openvino.Tensor(tensor.detach().numpy(), shared_memory=True))
+        self.request.infer()
+        return tuple(torch.from_numpy(self.request.get_output_tensor(index).data)
+                     for index in range(len(self.compiled.outputs)))
+
+    def close(self) -> None:
+        self.request = self.compiled = None
+
+
+def _options(precision: str, threads: int) -> dict:
+    options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    return {**options, "INFERENCE_NUM_THREADS": threads} if threads else options
