@@ -1,0 +1,152 @@
+"""Camera images of any encoding to RGB, for the messages of rclpy and of rosbags alike."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+class ImageError(ValueError):
+    """An image message that cannot be used; the message says why in one sentence."""
+
+
+# encoding -> (bytes of one sample, samples a pixel, OpenCV conversion to RGB; None: it is RGB already).
+# ROS names a Bayer pattern by its first 2x2 block. OpenCV's old names (BayerBG for RGGB) mean the block one row and one
+# column further on; its newer names, used here, agree with ROS.
+_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (1, 3, None),
+    "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
+    "8UC3": (1, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (1, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (1, 4, cv2.COLOR_BGRA2RGB),
+    "8UC4": (1, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
+    "rgb16": (2, 3, None),
+    "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
+    "rgba16": (2, 4, cv2.COLOR_RGBA2RGB),
+    "bgra16": (2, 4, cv2.COLOR_BGRA2RGB),
+    "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
+    "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuyv": (1, 2, cv2.COLOR_YUV2RGB_YUYV),
+    "nv12": (1, 1, cv2.COLOR_YUV2RGB_NV12),
+    "nv21": (1, 1, cv2.COLOR_YUV2RGB_NV21),
+}
+for _pattern in ("RGGB", "BGGR", "GBRG", "GRBG"):
+    for _bits in (8, 16):
+        _ENCODINGS[f"bayer_{_pattern.lower()}{_bits}"] = (_bits // 8, 1, getattr(cv2, f"COLOR_Bayer{_pattern}2RGB"))
+
+ENCODINGS = tuple(_ENCODINGS)
+"""Every encoding that `decode_image` takes without help."""
+
+_DEPTH = re.compile(r"^(16UC1|32FC1)\b|compressedDepth", re.IGNORECASE)
+
+
+def decode_image(msg: Any) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/Image, C-contiguous and writable.
+
+    Rows may be padded (`step`), 16-bit samples may be of either byte order. 16 bits become 8 by round(v * 255 / 65535),
+    YUV is ITU-R BT.601 in studio range, both as OpenCV has them. Where the encoding is rgb8 without padding and the
+    message's buffer is writable, the result shares it. An encoding beyond `ENCODINGS` is handed to cv_bridge where
+    that is installed. Raises ImageError.
+    """
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    encoding = str(msg.encoding)
+    if height <= 0 or width <= 0:
+        raise ImageError(f"the image is {width} x {height} pixels")
+    if encoding not in _ENCODINGS:
+        return _by_cv_bridge(msg, encoding)
+    sample_bytes, samples, conversion = _ENCODINGS[encoding]
+    row_bytes = width * sample_bytes * samples
+    rows = _rows(encoding, width, height)
+    data = np.frombuffer(msg.data, np.uint8)
+    if step < row_bytes:
+        raise ImageError(f"the image's step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}")
+    needed = (rows - 1) * step + row_bytes
+    if data.size < needed:
+        raise ImageError(f"the image holds {data.size} bytes, but {width} x {height} {encoding} with step {step} takes {needed}")
+    pixels = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=data.flags.writeable)
+    if sample_bytes == 2:
+        pixels = np.ascontiguousarray(pixels).view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16, copy=False)
+    if samples > 1:
+        pixels = np.ascontiguousarray(pixels).reshape(rows, width, samples)
+    return _rgb(pixels, conversion)
+
+
+def decode_compressed(msg: Any) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG or a PNG.
+
+    The format string is read as image_transport writes it: "jpeg", "rgb8; jpeg compressed bgr8", "bayer_rggb8; png
+    compressed ". What the bytes are is read from the bytes. An orientation tag inside the file is not applied, since
+    the intrinsics belong to the pixels as they are. Raises ImageError.
+    """
+    form = str(msg.format)
+    if _DEPTH.search(form):
+        raise ImageError(f"the compressed image's format is '{form}': a depth image, not a camera picture")
+    data = np.frombuffer(msg.data, np.uint8)
+    head = data[:8].tobytes()
+    jpeg, png = head.startswith(b"\xff\xd8\xff"), head == b"\x89PNG\r\n\x1a\n"
+    if not jpeg and not png:
+        raise ImageError(f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG")
+    original = form.partition(";")[0].strip()
+    mosaic = original.startswith("bayer_") and original in _ENCODINGS
+    depth = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(data, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
+    except cv2.error as error:
+        raise ImageError(f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes cannot be decoded: {error.err}") from None
+    if pixels is None or (jpeg and not _ends(data)):
+        raise ImageError(f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes is damaged or cut off")
+    if mosaic and pixels.ndim == 2:
+        return _rgb(pixels, _ENCODINGS[original][2])
+    if mosaic:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if "compressed rgb" in form:  # the sender handed RGB to an encoder that takes BGR
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return _rgb(pixels, None)
+
+
+def _rows(encoding: str, width: int, height: int) -> int:
+    """Rows of samples in the buffer; refuses sizes that the encoding cannot have."""
+    if encoding.startswith(("yuv", "uyvy", "yuyv")) and width % 2:
+        raise ImageError(f"the image is {width} pixels wide, but {encoding} stores pixels in pairs")
+    if encoding in ("nv12", "nv21"):
+        if width % 2 or height % 2:
+            raise ImageError(f"the image is {width} x {height} pixels, but {encoding} stores blocks of 2 x 2")
+        return height * 3 // 2
+    if encoding.startswith("bayer") and min(width, height) < 4:
+        raise ImageError(f"the image is {width} x {height} pixels; a {encoding} mosaic needs at least 4 x 4")
+    return height
+
+
+def _rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
+    if conversion is not None:
+        pixels = cv2.cvtColor(pixels, conversion)
+    if pixels.dtype == np.uint16:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
+    pixels = np.ascontiguousarray(pixels)
+    return pixels if pixels.flags.writeable else pixels.copy()
+
+
+def _ends(jpeg: np.ndarray) -> bool:
+    """Whether the end-of-image marker is there. OpenCV fills a cut JPEG with grey and reports success."""
+    tail = jpeg[-4096:].tobytes().rstrip(b"\x00")  # some drivers pad the buffer
+    return b"\xff\xd9" in tail
+
+
+def _by_cv_bridge(msg: Any, encoding: str) -> np.ndarray:
+    known = ", ".join(ENCODINGS)
+    try:
+        from cv_bridge import CvBridge
+    except Exception:  # not installed, or built for another NumPy, which fails in more ways than ImportError
+        raise ImageError(f"the image's encoding is '{encoding}'; accepted are {known}") from None
+    try:
+        return _rgb(np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8")), None)
+    except Exception as error:
+        raise ImageError(f"the image's encoding is '{encoding}', which cv_bridge cannot turn into rgb8 ({error}); "
+                         f"accepted are {known}") from None

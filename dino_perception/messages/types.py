@@ -1,0 +1,163 @@
+"""Message classes of the two libraries behind one call, so that a message is described once and built by either.
+
+`RclpyTypes` makes the classes that a ROS 2 installation generates, `RosbagsTypes` those of the pure Python `rosbags`.
+Both are called the same way and serialise to the same bytes:
+
+    header = types.header(stamp_ns, frame_id)
+    types.make("sensor_msgs/msg/Image", header=header, height=480, width=640, encoding="mono8", step=640, data=array)
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+
+DEFINITIONS = {
+    "dino_perception/msg/Correspondences": """\
+std_msgs/Header header
+std_msgs/Header reference_header
+uint32 width
+uint32 height
+uint64[] track_id
+float32[] x
+float32[] y
+float32[] reference_x
+float32[] reference_y
+float32[] score
+""",
+    "vision_msgs/msg/VisionClass": """\
+uint16 class_id
+string class_name
+""",
+    "vision_msgs/msg/LabelInfo": """\
+std_msgs/Header header
+vision_msgs/VisionClass[] class_map
+float32 threshold
+""",
+}
+"""Field lists of the message types that the `rosbags` stores do not know."""
+
+_ARRAY_CODES = {"uint8": "B", "octet": "B", "int8": "b", "uint16": "H", "int16": "h", "uint32": "I", "int32": "i",
+                "uint64": "Q", "int64": "q", "float": "f", "double": "d"}
+
+
+class RclpyTypes:
+    """Messages of the ROS 2 installation. Needs `rclpy` and the message packages only when a type is first made."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, tuple[type, dict[str, str]]] = {}
+
+    def available(self, name: str) -> bool:
+        """Whether the package of this type is installed, with its type support."""
+        try:
+            self.type(name)
+        except (ImportError, AttributeError):
+            return False
+        return True
+
+    def type(self, name: str) -> type:
+        """The class of "package/msg/Name". Raises ImportError where the package is not installed."""
+        return self._known(name)[0]
+
+    def make(self, name: str, **fields: Any) -> Any:
+        """A message of type "package/msg/Name". A numpy array becomes what rclpy's setters take without walking over
+        its elements: an `array.array` for a sequence. Fields not given keep their defaults."""
+        cls, codes = self._known(name)
+        for key, code in codes.items():
+            value = fields.get(key)
+            if isinstance(value, np.ndarray):
+                fields[key] = _array(code, value)
+        return cls(**fields)
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """A std_msgs/Header; `stamp_ns` in nanoseconds."""
+        return _header(self, stamp_ns, frame_id)
+
+    def _known(self, name: str) -> tuple[type, dict[str, str]]:
+        if name not in self._classes:
+            package, _, leaf = name.split("/")
+            cls = getattr(importlib.import_module(f"{package}.msg"), leaf)
+            codes = {}
+            for key, kind in cls.get_fields_and_field_types().items():
+                sequence = re.fullmatch(r"sequence<(\w+)(, \d+)?>", kind)
+                if sequence and sequence.group(1) in _ARRAY_CODES:
+                    codes[key] = _ARRAY_CODES[sequence.group(1)]
+            self._classes[name] = cls, codes
+        return self._classes[name]
+
+
+class RosbagsTypes:
+    """Messages of `rosbags`, from `typestore` (default: a new Jazzy one). The types that rosbags does not know are
+    registered in it unless the store, filled from a bag for example, has them already."""
+
+    def __init__(self, typestore: Any = None) -> None:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+        self.typestore = get_typestore(Stores.ROS2_JAZZY) if typestore is None else typestore
+        for name, text in DEFINITIONS.items():
+            if name not in self.typestore.types:
+                self.typestore.register(get_types_from_msg(text, name))
+        self._defaults: dict[str, dict[str, Any]] = {}
+
+    def available(self, name: str) -> bool:
+        return name in self.typestore.types
+
+    def type(self, name: str) -> type:
+        """The class of "package/msg/Name". Raises KeyError for a type that is not in the store."""
+        return self.typestore.types[name]
+
+    def make(self, name: str, **fields: Any) -> Any:
+        """A message of type "package/msg/Name"; fields not given take the zero of their type. Arrays of numbers must
+        be numpy arrays of the field's dtype."""
+        return self.type(name)(**{**self._zeros(name), **fields})
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """A std_msgs/Header; `stamp_ns` in nanoseconds."""
+        return _header(self, stamp_ns, frame_id)
+
+    def serialize(self, message: Any) -> bytes:
+        """CDR bytes, little endian, as rclpy writes them."""
+        raw = self.typestore.serialize_cdr(message, message.__msgtype__)
+        return bytes(raw)
+
+    def _zeros(self, name: str) -> dict[str, Any]:
+        if name not in self._defaults:
+            self._defaults[name] = {key: _zero(self, kind) for key, kind in self.typestore.fielddefs[name][1]}
+        return self._defaults[name]
+
+
+def _header(types: RclpyTypes | RosbagsTypes, stamp_ns: int, frame_id: str) -> Any:
+    seconds, nanoseconds = divmod(int(stamp_ns), 1_000_000_000)
+    stamp = types.make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+    return types.make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+
+def _array(code: str, values: np.ndarray) -> array.array:
+    filled = array.array(code)
+    if values.size:
+        wanted = np.dtype(code)
+        if values.dtype != wanted and code != "B":
+            raise TypeError(f"an array of {values.dtype} was given for a field of {wanted}")
+        filled.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    return filled
+
+
+def _zero(types: RosbagsTypes, kind: Any) -> Any:
+    """The zero value of a rosbags field description: (node, detail)."""
+    from rosbags.interfaces import Nodetype
+
+    node, detail = kind
+    if node is Nodetype.BASE:
+        return {"string": "", "bool": False, "float32": 0.0, "float64": 0.0}.get(detail[0], 0)
+    if node is Nodetype.NAME:
+        return types.make(detail)
+    element, length = detail
+    number = element[0] is Nodetype.BASE and element[1][0] != "string"
+    count = length if node is Nodetype.ARRAY else 0
+    if number:
+        return np.zeros(count, dtype=element[1][0])
+    return [_zero(types, element) for _ in range(count)]
