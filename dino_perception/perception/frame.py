@@ -96,8 +96,9 @@ class Percept:
     """Everything one pass says about one frame; a head nobody wanted is None.
 
     `output_camera` is the frame's camera model scaled to the output size (None when the frame had none); mask,
-    confidence, depth and points all have that size. `stage_ms` holds the wall time of each stage of the batch that
-    this frame was part of.
+    confidence, depth and points all have that size. `output_scale` (x, y) is output pixels per image pixel.
+    `stage_ms` holds the wall time of each stage of the batch that this frame was part of. `camera_problem` is one
+    sentence when the frame's camera model is missing or cannot be used, so that there will be no points.
     """
 
     frame: Frame
@@ -108,3 +109,5 @@ class Percept:
     depth: Depth | None = None
     correspondences: Correspondences | None = None
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+    output_scale: tuple[float, float] | None = None
+    camera_problem: str = ""

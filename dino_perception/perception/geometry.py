@@ -7,6 +7,7 @@ x' = (x + 0.5) s - 0.5. What lenses do on top is in lens.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
@@ -155,16 +156,25 @@ def rays(camera: CameraModel) -> np.ndarray:
 
     Newton's method on the lens formula. A pixel that no ray in front of the camera reaches, or that lies beyond the
     radius where the calibration's polynomial folds back (it then says nothing about that pixel), is NaN.
-    Raises GeometryError for a camera model that cannot be used.
+    Computed once for a camera model and kept (read-only). Raises GeometryError for one that cannot be used.
     """
     check_camera(camera)
+    k, d = (np.ascontiguousarray(a, np.float64).tobytes() for a in (camera.k, camera.d))
+    return _rays(camera.width, camera.height, camera.model, k, d)
+
+
+@functools.lru_cache(maxsize=32)
+def _rays(width: int, height: int, model: str, k: bytes, d: bytes) -> np.ndarray:
+    camera = CameraModel(width, height, np.frombuffer(k).reshape(3, 3), np.frombuffer(d), model)
     v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
     x = (u - camera.k[0, 2]) / camera.k[0, 0]
     y = (v - camera.k[1, 2]) / camera.k[1, 1]
     x, y = undistort(camera, x, y)
     out = np.stack([x, y, np.ones_like(x)], axis=-1)
     out[~np.isfinite(out).all(axis=-1)] = np.nan
-    return out.astype(np.float32)
+    out = out.astype(np.float32)
+    out.flags.writeable = False
+    return out
 
 
 def points(depth: np.ndarray, ray: np.ndarray) -> np.ndarray:
