@@ -1,0 +1,114 @@
+"""What every frozen backbone offers: a fixed-shape graph from raw pixels to feature maps, and a hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .catalog import BackboneSpec
+
+
+class Backbone(nn.Module):
+    """The weights of one backbone. `at` gives the graph that computes with them.
+
+    `spec` is its catalogue entry and `trained` says whether the weights came from a file.
+    """
+
+    def __init__(self, spec: BackboneSpec):
+        super().__init__()
+        self.spec = spec
+        self.trained = False
+
+    def at(self, height: int, width: int, taps: Sequence[int], *, norm: bool = True, pixels: str = "uint8",
+           extras: Sequence[str] = ()) -> FixedBackbone:
+        """The graph for images of `height` x `width` pixels, sharing these parameters.
+
+        Its `forward` takes (B, H, W, 3) uint8 RGB, or with `pixels="float"` (B, 3, H, W) float32 that is already
+        normalised, and returns one float32 map (B, C, H/stride, W/stride) a tap, in the order of `taps` (0-based layer
+        indices). With `norm`, the final norm is applied to every tap, as DINOv3's heads expect. `extras` may name
+        "cls" and "registers": after the maps come the CLS token (B, C) of every tap, then the registers (B, R, C) of
+        every tap. Raises ValueError when a size, tap or extra does not fit the backbone.
+        """
+        spec = self.spec
+        if height <= 0 or width <= 0 or height % spec.stride or width % spec.stride:
+            good = [max(1, round(side / spec.stride)) * spec.stride for side in (height, width)]
+            raise ValueError(f"{height}x{width} pixels do not fit {spec.id}, whose sides must be multiples of "
+                             f"{spec.stride}; {good[0]}x{good[1]} does")
+        if not taps or any(not 0 <= tap < spec.depth for tap in taps):
+            raise ValueError(f"taps {list(taps)} do not fit {spec.id}; accepted are layers 0 to {spec.depth - 1}")
+        if pixels not in ("uint8", "float"):
+            raise ValueError(f"pixels is '{pixels}'; accepted are uint8 and float")
+        known = ("cls", "registers") if spec.registers else ("cls",)
+        if unknown := [name for name in extras if name not in known]:
+            raise ValueError(f"{spec.id} has no extra '{unknown[0]}'; accepted are {', '.join(known)}")
+        return self._fixed(height, width, tuple(taps), norm, pixels, tuple(extras))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """First 16 hex digits of a sha256 over names, shapes and float32 values of the parameters.
+
+        The same weights give the same hash whichever file format they came from; the rotary periods, which formats
+        store rounded differently, are not part of it.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.named_parameters()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def draw(self) -> None:
+        """Fill the parameters with random values that depend only on the id, so that features vary with the image.
+
+        Matrices keep the variance of their input; LayerScale is drawn from 0.1 to 1, because at its usual start
+        (1e-5) every block would be switched off.
+        """
+        generator = torch.Generator().manual_seed(zlib.crc32(self.spec.id.encode()))
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                leaf = name.rsplit(".", 1)[-1]
+                if leaf in ("scale1", "scale2", "gamma"):
+                    p.uniform_(0.1, 1.0, generator=generator)
+                elif p.dim() >= 2 and leaf == "weight":
+                    p.normal_(0, p[0].numel() ** -0.5, generator=generator)
+                elif leaf == "weight":  # of a norm
+                    p.uniform_(0.8, 1.2, generator=generator)
+                else:  # biases, CLS, registers, positions
+                    p.normal_(0, 0.02, generator=generator)
+
+    def _fixed(self, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str,
+               extras: tuple[str, ...]) -> FixedBackbone:
+        raise NotImplementedError
+
+
+class FixedBackbone(nn.Module):
+    """A backbone at one image size: no branch and no shape in its graph depends on data."""
+
+    def __init__(self, backbone: Backbone, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str,
+                 extras: tuple[str, ...]):
+        super().__init__()
+        self.backbone = backbone
+        self.height, self.width, self.taps, self.norm = height, width, taps, norm
+        self.pixels, self.extras = pixels, extras
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.spec.normalisation.mean,
+                                                                backbone.spec.normalisation.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+        self.eval()
+
+    def example(self, batch: int = 1) -> Tensor:
+        """An input of the right shape and type, all zeros: what an exporter traces with."""
+        device = self.scale.device
+        if self.pixels == "uint8":
+            return torch.zeros(batch, self.height, self.width, 3, dtype=torch.uint8, device=device)
+        return torch.zeros(batch, 3, self.height, self.width, device=device)
+
+    def image(self, pixels: Tensor) -> Tensor:
+        """The normalised image (B, 3, H, W) float32 that the first convolution sees."""
+        if self.pixels == "float":
+            return pixels
+        return pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift

@@ -1,0 +1,135 @@
+"""Tensors from files nobody vouches for: safetensors, or torch files opened without running anything in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+KEY = "dino_perception"  # of the safetensors metadata that this package writes
+
+
+class FileError(ValueError):
+    """A file cannot be read as tensors; the message says which and why."""
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of a weights file or folder, on the CPU, and this package's metadata ({} in others' files).
+
+    A safetensors file gives a flat dict of tensors; a torch file whatever plain data was saved. A folder is one that
+    Hugging Face's libraries write: model.safetensors, or shards with an index. The format is found from the content,
+    not from the name. Raises FileError.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _read_folder(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise FileError(f"{path} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise FileError(f"{path} is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'")
+    if head.lstrip()[:1] == b"<":
+        raise FileError(f"{path} is a web page, not weights; the download was refused or its link has expired")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    return _read_torch(path), {}
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """A safetensors file with `metadata` (JSON) in its header, written whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary,
+                  {KEY: json.dumps(metadata, sort_keys=True)})
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
+    """What keeps `found` from being loaded as `wanted`, in words, or "" when nothing does."""
+    parts = []
+    for word, names in (("missing", wanted.keys() - found.keys()), ("unexpected", found.keys() - wanted.keys())):
+        if names:
+            parts.append(f"{word} {_some(sorted(names))}")
+    shapes = [f"{name} is {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+              for name in sorted(wanted.keys() & found.keys()) if found[name].shape != wanted[name].shape]
+    return "; ".join(parts + shapes[:3] + ([f"and {len(shapes) - 3} more shapes"] if len(shapes) > 3 else []))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            metadata = (file.metadata() or {}).get(KEY, "{}")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata)
+    except SafetensorError as error:
+        raise FileError(f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it again") from None
+    except json.JSONDecodeError:
+        raise FileError(f"{path} has metadata that is not JSON; it was not written by this package") from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|global:? ([\w.]+)", str(error))
+        name = next((g for g in found.groups() if g), "") if found else ""
+        if name:
+            raise FileError(f"{path} is refused: besides tensors it asks to run '{name}'; save its state dict alone, or as "
+                            "safetensors") from None
+        raise FileError(f"{path} is neither a safetensors nor a torch file, or it is damaged") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(f"{path} is not a whole torch file ({reason.rstrip('.')}); download or copy it again") from None
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise FileError(f"{index} is not an index of safetensors shards") from None
+        tensors: dict[str, Any] = {}
+        for name in names:
+            if Path(name).name != name:
+                raise FileError(f"{index} names '{name}', which is outside its folder")
+            tensors.update(read(folder / name)[0])
+        return tensors, {}
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if folder / name in files:
+            return read(folder / name)
+    if len(files) == 1:
+        return read(files[0])
+    found = ", ".join(f.name for f in files) or "none"
+    raise FileError(f"{folder} should hold model.safetensors or one weights file; it holds {found}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,80 @@
+"""How far each pixel is along the optical axis, in metres."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone
+from .base import Head, HeadError, HeadSpec
+from .decoders import Linear, LightDpt, resize
+
+RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
+SPACINGS = ("log", "linear")
+WEIGHTINGS = ("softmax", "relu", "sigmoid")
+
+
+class Depth(Head):
+    """Raw map: metres (B, 1, h, w). Final array: metres (B, H, W) float32.
+
+    The network gives one number a depth bin; depth is the mean of the bins under weights made from these numbers
+    (AdaBins, Bhat et al. 2021; the evaluation of DINOv3 uses 256 linear bins with relu weights).
+    """
+
+    KIND = "depth"
+    ARCHES = {"light": LightDpt, "linear": Linear}
+
+    def __init__(self, spec: HeadSpec):
+        super().__init__(spec)
+        options = dict(spec.options)
+        bins, spacing, self.weighting = (options.pop(key) for key in ("bins", "spacing", "weighting"))
+        self.register_buffer("bins", depth_bins(*spec.depth_range, bins, spacing), persistent=False)
+        self.net = self.ARCHES[spec.arch](spec.channels, bins, **options)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return bin_mean(self.net(*features), self.bins, self.weighting)
+
+    def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        return (resize(raw, (height, width))[:, 0],)
+
+    @classmethod
+    def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
+        linear = spec.arch == "linear"
+        near, far = spec.depth_range or ((0.001, 100.0) if linear else RANGE)
+        if not 0 < near < far or not math.isfinite(far):
+            raise HeadError(f"the depth range is {near} to {far} m; accepted is 0 < nearest < farthest")
+        default = (dict(bins=256, spacing="linear", weighting="relu") if linear
+                   else dict(bins=64, spacing="log", weighting="softmax"))
+        options = {**default, **spec.options}
+        for name, accepted in (("spacing", SPACINGS), ("weighting", WEIGHTINGS)):
+            if options[name] not in accepted:
+                raise HeadError(f"'{name}' of the depth bins is {options[name]!r}; accepted are {', '.join(accepted)}")
+        taps = spec.taps or ((backbone.spec.depth - 1,) if linear else backbone.spec.taps)
+        return replace(spec, taps=taps, labels=(), depth_range=(float(near), float(far)), options=options)
+
+
+HEAD = Depth
+
+
+def depth_bins(near: float, far: float, count: int, spacing: str) -> Tensor:
+    """`count` depths from `near` to `far` metres inclusive, evenly apart ("linear") or in even ratios ("log")."""
+    if spacing == "linear":
+        return torch.linspace(near, far, count)
+    return torch.linspace(math.log(near), math.log(far), count).exp()
+
+
+def bin_mean(logits: Tensor, bins: Tensor, weighting: str) -> Tensor:
+    """(B, K, h, w) and (K,) metres -> (B, 1, h, w) metres.
+
+    "relu": weights relu(logit) + 0.1, normalised (DINOv3's evaluation). "softmax": softmax. "sigmoid": sigmoid,
+    normalised.
+    """
+    if weighting == "softmax":
+        weights = torch.softmax(logits, dim=1)
+    else:
+        weights = torch.relu(logits) + 0.1 if weighting == "relu" else torch.sigmoid(logits)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+    return (weights * bins.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)

@@ -1,0 +1,45 @@
+"""Which class each pixel is, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone
+from .base import Head, HeadError, HeadSpec
+from .decoders import Linear, MultiTap, resize
+
+
+class Segmentation(Head):
+    """Raw map: class logits (B, K, h, w). Final arrays: mask (B, H, W) uint8 of label ids, confidence (B, H, W) uint8,
+    the largest softmax probability times 255, rounded."""
+
+    KIND = "segmentation"
+    ARCHES = {"light": MultiTap, "linear": Linear}
+
+    def __init__(self, spec: HeadSpec):
+        super().__init__(spec)
+        self.net = self.ARCHES[spec.arch](spec.channels, len(spec.labels), **spec.options)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return self.net(*features)
+
+    def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        logits = resize(raw, (height, width))
+        # The class comes from the logits: in a narrow float type probabilities near one are equal, logits are not.
+        confidence = torch.softmax(logits, dim=1).amax(dim=1)
+        return logits.argmax(dim=1).to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+
+    @classmethod
+    def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
+        ids = [label.id for label in spec.labels]
+        if ids != list(range(len(ids))) or not 2 <= len(ids) <= 255:
+            raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, 2 to 255 of them")
+        last = (backbone.spec.depth - 1,)
+        taps = spec.taps or (last if spec.arch == "linear" else backbone.spec.taps)
+        return replace(spec, taps=taps, depth_range=None)
+
+
+HEAD = Segmentation
