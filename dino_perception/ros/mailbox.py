@@ -1,0 +1,63 @@
+"""One slot a camera: the newest message wins, what it replaces is counted, and the worker sleeps while all are empty."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message as it came in. `stamp_ns` is its header's stamp, `received_s` is `time.monotonic()` at arrival."""
+
+    message: Any
+    stamp_ns: int
+    received_s: float
+
+
+class Mailbox:
+    """`put` never waits and never grows; `take` hands over everything that waits, at most one letter a camera, so that
+    a silent camera delays nobody and a fast one takes nobody's turn."""
+
+    def __init__(self, cameras: Iterable[str]):
+        self.replaced: dict[str, int] = dict.fromkeys(cameras, 0)
+        """Letters a camera that a newer one replaced before anybody took them."""
+        self._slots: dict[str, Letter] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, camera: str, letter: Letter) -> None:
+        """Leave a letter; whatever waited in this camera's slot is gone and counted. Nothing happens once closed."""
+        with self._changed:
+            if self._closed:
+                return
+            if self._slots.pop(camera, None) is not None:
+                self.replaced[camera] += 1
+            self._slots[camera] = letter  # at the end: the order of the slots is the order of arrival
+            self._changed.notify()
+
+    def take(self, timeout: float | None = None) -> dict[str, Letter]:
+        """Wait for letters, up to `timeout` seconds or for ever, and take them all, the longest waiting first.
+        Empty after the timeout and once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._slots or self._closed, timeout)
+            letters, self._slots = self._slots, {}
+            return letters
+
+    def clear(self) -> None:
+        """Throw away what waits; it counts neither as taken nor as replaced."""
+        with self._changed:
+            self._slots = {}
+
+    def close(self) -> None:
+        """Wake whoever waits and take no more letters."""
+        with self._changed:
+            self._closed = True
+            self._slots = {}
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed

@@ -1,0 +1,197 @@
+"""The one thread that looks: newest frames in, one batch, one pass, messages out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from dino_perception.messages.images import ImageError
+from dino_perception.messages.percepts import outputs
+from dino_perception.perception.frame import Frame, Percept
+from dino_perception.perception.settings import Settings
+from dino_perception.ros.account import Account
+from dino_perception.ros.demand import Demand
+from dino_perception.ros.mailbox import Letter, Mailbox
+
+STOP_S = 30.0
+"""How long `stop` waits for the batch under way."""
+
+
+class Camera(Protocol):
+    """What the worker needs of a camera."""
+
+    def listened(self) -> set[str]:
+        """Topics (relative names) that somebody subscribes to."""
+
+    def frame(self, letter: Letter) -> Frame:
+        """Decode. Raises ImageError."""
+
+    def publish(self, messages: Mapping[str, Any]) -> None:
+        """Send messages by relative topic name."""
+
+
+class Worker:
+    """Takes the newest frame of every camera that has one, leaves out what is too old or unwatched, and publishes.
+
+    `now_ns` is the node's clock (simulated time included), 0 while it does not run yet; stamps are compared with no
+    other clock. Errors of a frame are counted and told to `complain`; they never end the thread.
+    """
+
+    def __init__(self, mailbox: Mailbox, perceiver: Any, settings: Settings, cameras: Mapping[str, Camera], types: Any,
+                 account: Account, now_ns: Callable[[], int], complain: Callable[[str], None]):
+        self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
+        self._cameras, self._types, self._account = cameras, types, account
+        self._now_ns, self._complain = now_ns, complain
+        self._demand = Demand()
+        self._last_stamp: dict[str, int] = {}
+        self._orders: list[Callable[[], None]] = []
+        self._orders_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Let the batch under way end, publish nothing after it. False when it did not end in time."""
+        self._mailbox.close()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+        return not self._thread.is_alive()
+
+    def change(self, settings: Settings) -> None:
+        """Take new settings before the next batch."""
+        self._order(lambda: self._apply(settings))
+
+    def reset_tracks(self) -> None:
+        """Forget every camera's reference frames before the next batch."""
+        self._order(self._perceiver.reset_tracks)
+
+    def restart(self) -> None:
+        """Time jumped back: forget what waits, the tracks and the rates."""
+        self._mailbox.clear()
+        self._order(self._forget)
+
+    def _order(self, order: Callable[[], None]) -> None:
+        # The perceiver belongs to this thread alone; other threads leave orders that it carries out between batches.
+        with self._orders_lock:
+            self._orders.append(order)
+
+    def _apply(self, settings: Settings) -> None:
+        self._perceiver.update(settings)
+        self._settings = settings
+
+    def _forget(self) -> None:
+        self._demand.reset()
+        self._last_stamp.clear()
+        self._perceiver.reset_tracks()
+
+    def _run(self) -> None:
+        while not self._mailbox.closed:
+            letters = self._mailbox.take()
+            try:
+                self._obey()
+                self._look(letters)
+            except Exception as error:  # a defect must not silence the cameras
+                self._fail(letters, error)
+
+    def _obey(self) -> None:
+        with self._orders_lock:
+            orders, self._orders = self._orders, []
+        for order in orders:
+            order()
+
+    def _look(self, letters: Mapping[str, Letter]) -> None:
+        frames: list[Frame] = []
+        wanted: list[set[str]] = []
+        topics: dict[str, set[str]] = {}
+        for camera, letter in letters.items():
+            taken = time.monotonic()
+            if self._too_old(camera, letter.stamp_ns, late=False):
+                continue
+            if letter.stamp_ns < self._last_stamp.get(camera, letter.stamp_ns):
+                self._perceiver.reset_tracks(camera)
+            self._last_stamp[camera] = letter.stamp_ns
+            listened = self._cameras[camera].listened()
+            chosen, heads = self._demand.decide(camera, letter.stamp_ns, listened, self._heads())
+            if not chosen:
+                self._account.cameras[camera].unwatched.tick(taken)
+                continue
+            try:
+                frame = self._cameras[camera].frame(letter)
+            except ImageError as error:
+                self._bad(camera, error)
+                continue
+            self._account.spent({"wait": (taken - letter.received_s) * 1e3, "decode": (time.monotonic() - taken) * 1e3})
+            frames.append(frame)
+            wanted.append(heads)
+            topics[camera] = chosen
+        for percept in self._perceive(frames, wanted):
+            camera = percept.frame.camera
+            try:
+                self._publish(percept, topics[camera], letters[camera])
+            except Exception as error:
+                self._fail([camera], error)
+
+    def _heads(self) -> dict[str, Any]:
+        return {name: self._settings.head[name] for name in self._settings.heads}
+
+    def _perceive(self, frames: list[Frame], wanted: list[set[str]]) -> list[Percept]:
+        if not frames:
+            return []
+        try:
+            percepts = self._perceiver.perceive(frames, wanted)
+        except Exception as error:
+            if len(frames) == 1:
+                self._fail([frames[0].camera], error)
+                return []
+            # One frame may be what the engine cannot take; the other cameras shall not go blind for it.
+            return [p for frame, heads in zip(frames, wanted) for p in self._perceive([frame], [heads])]
+        self._account.spent(percepts[0].stage_ms)
+        return percepts
+
+    def _publish(self, percept: Percept, topics: set[str], letter: Letter) -> None:
+        frame = percept.frame
+        if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True):
+            return
+        begun = time.monotonic()
+        messages = outputs(self._types, percept, self._settings, self._perceiver.labels, topics)
+        built = time.monotonic()
+        self._cameras[frame.camera].publish(messages)
+        done = time.monotonic()
+        self._account.cameras[frame.camera].published.tick(done)
+        spent = {"messages": (built - begun) * 1e3, "publish": (done - built) * 1e3,
+                 "receipt to publish": (done - letter.received_s) * 1e3}
+        age = self._age_s(frame.stamp_ns)
+        if age is not None:
+            spent["stamp to publish"] = age * 1e3
+        self._account.spent(spent)
+
+    def _age_s(self, stamp_ns: int) -> float | None:
+        now = self._now_ns()
+        return (now - stamp_ns) / 1e9 if now > 0 else None
+
+    def _too_old(self, camera: str, stamp_ns: int, *, late: bool) -> bool:
+        age = self._age_s(stamp_ns)
+        account = self._account.cameras[camera]
+        if not late:
+            account.age_s = age
+        if age is None or age <= self._settings.max_age:
+            return False
+        account.age_s, account.late = age, late
+        account.too_old.tick(time.monotonic())
+        return True
+
+    def _bad(self, camera: str, error: ImageError) -> None:
+        account = self._account.cameras[camera]
+        account.bad.tick(time.monotonic())
+        account.bad_reason = str(error)
+        self._complain(f"camera '{camera}': {error}")
+
+    def _fail(self, cameras, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self._account.error(text)
+        for camera in cameras:
+            self._account.cameras[camera].failed.tick(time.monotonic())
+        self._complain(f"camera {', '.join(cameras) or 'none'}: {text}")
