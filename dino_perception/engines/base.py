@@ -89,6 +89,8 @@ class Engine(abc.ABC):
     """Precisions this runtime can build, the wanted one first, the safest last."""
     saves = False
     """Whether a compiled engine can be written to a file and loaded by another process."""
+    helpers: tuple[Any, ...] = ()
+    """Modules of this package whose code takes part in the build; like the engine's own, it is part of the key."""
 
     @abc.abstractmethod
     def unavailable(self) -> str:

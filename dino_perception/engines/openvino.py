@@ -64,8 +64,13 @@ class OpenVino(Engine):
         return compiled.compiled.export_model().getbuffer()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
-        return OpenVinoCompiled(_core().import_model(bytes(blob), "CPU", _options(precision, threads)),
-                                example, precision)
+        import numpy
+        import openvino
+
+        # Over the mapped file itself: half the memory and half the time of handing the bytes over.
+        mapped = openvino.Tensor(numpy.frombuffer(blob, dtype=numpy.uint8), shared_memory=True)
+        return OpenVinoCompiled(_core().import_model(mapped, "CPU", _options(precision, threads)), example, precision,
+                                mapped)
 
     @staticmethod
     @functools.cache
@@ -74,11 +79,12 @@ class OpenVino(Engine):
 
 
 class OpenVinoCompiled(Compiled):
-    def __init__(self, compiled, example: Sequence[torch.Tensor], precision: str):
+    def __init__(self, compiled, example: Sequence[torch.Tensor], precision: str, memory=None):
         super().__init__(example)
         self.device = torch.device("cpu")
-        self.compiled = compiled
         self.request = compiled.create_infer_request()
+        self.compiled = compiled
+        self.memory = memory  # holds the weights that an imported engine points into; it must go last
         self.info = EngineInfo("openvino", precision, _core().get_property("CPU", "FULL_DEVICE_NAME"))
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -91,7 +97,9 @@ class OpenVinoCompiled(Compiled):
                      for index in range(len(self.compiled.outputs)))
 
     def close(self) -> None:
-        self.request = self.compiled = None
+        self.request = None
+        self.compiled = None
+        self.memory = None
 
 
 def _options(precision: str, threads: int) -> dict:
