@@ -63,7 +63,7 @@ class RclpyTypes:
         """The class of "package/msg/Name". Raises ImportError where the package is not installed."""
         return self._known(name)[0]
 
-    def make(self, name: str, **fields: Any) -> Any:
+    def make(self, name: str, /, **fields: Any) -> Any:
         """A message of type "package/msg/Name". A numpy array becomes what rclpy's setters take without walking over
         its elements: an `array.array` for a sequence. Fields not given keep their defaults."""
         cls, codes = self._known(name)
@@ -110,7 +110,7 @@ class RosbagsTypes:
         """The class of "package/msg/Name". Raises KeyError for a type that is not in the store."""
         return self.typestore.types[name]
 
-    def make(self, name: str, **fields: Any) -> Any:
+    def make(self, name: str, /, **fields: Any) -> Any:
         """A message of type "package/msg/Name"; fields not given take the zero of their type. Arrays of numbers must
         be numpy arrays of the field's dtype."""
         return self.type(name)(**{**self._zeros(name), **fields})
@@ -119,10 +119,21 @@ class RosbagsTypes:
         """A std_msgs/Header; `stamp_ns` in nanoseconds."""
         return _header(self, stamp_ns, frame_id)
 
-    def serialize(self, message: Any) -> bytes:
-        """CDR bytes, little endian, as rclpy writes them."""
-        raw = self.typestore.serialize_cdr(message, message.__msgtype__)
-        return bytes(raw)
+    def serialize(self, message: Any) -> memoryview:
+        """CDR bytes, little endian. They are those that rclpy writes except that alignment padding is zero here and
+        uninitialised memory there, and that rclpy appends up to 7 such bytes after an empty sequence of 8-byte
+        elements."""
+        return self.typestore.serialize_cdr(message, message.__msgtype__, little_endian=True)
+
+    def deserialize(self, raw: Any, name: str) -> Any:
+        """The message of type "package/msg/Name" in CDR bytes of either library. Arrays may be read-only views of
+        `raw`. Raises rosbags' SerdeError when the bytes are no such message."""
+        from rosbags.serde import SerdeError
+
+        try:
+            return self.typestore.deserialize_cdr(raw, name)
+        except SerdeError:
+            return self.typestore.deserialize_cdr(raw[:-4], name)  # rosbags forgives 3 trailing bytes, rclpy adds up to 7
 
     def _zeros(self, name: str) -> dict[str, Any]:
         if name not in self._defaults:
