@@ -11,7 +11,7 @@ import torch
 
 from dino_perception.engines.base import EngineError
 
-FOLDER = Path(__file__).with_name("frames")
+FOLDER = Path(__file__).with_name("pictures")
 
 
 def parity_inputs(example: Sequence[torch.Tensor],
