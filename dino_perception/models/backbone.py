@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.spec = spec
         self.trained = False
+        self._hash: tuple[list, str] | None = None
 
     def at(self, height: int, width: int, taps: Sequence[int], *, norm: bool = True, pixels: str = "uint8",
            extras: Sequence[str] = ()) -> FixedBackbone:
@@ -48,18 +48,17 @@ class Backbone(nn.Module):
             raise ValueError(f"{spec.id} has no extra '{unknown[0]}'; accepted are {', '.join(known)}")
         return self._fixed(height, width, tuple(taps), norm, pixels, tuple(extras))
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
         """First 16 hex digits of a sha256 over names, shapes and float32 values of the parameters.
 
         The same weights give the same hash whichever file format they came from; the rotary periods, which formats
         store rounded differently, are not part of it.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.named_parameters()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
-        return digest.hexdigest()[:16]
+        state = [(p.data_ptr(), p._version, p.requires_grad) for p in self.parameters()]
+        if self._hash is None or self._hash[0] != state or any(trains for *_, trains in state):
+            self._hash = state, hash_of(dict(self.named_parameters()))
+        return self._hash[1]
 
     def draw(self) -> None:
         """Fill the parameters with random values that depend only on the id, so that features vary with the image.
@@ -112,3 +111,12 @@ class FixedBackbone(nn.Module):
         if self.pixels == "float":
             return pixels
         return pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+
+
+def hash_of(parameters: Mapping[str, Tensor]) -> str:
+    """`Backbone.weights_hash` of these parameters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parameters.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()[:16]

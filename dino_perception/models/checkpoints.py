@@ -2,30 +2,257 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from . import catalog
-from .backbone import Backbone
+import torch
+from torch import Tensor
+
+from . import catalog, files, layouts
+from .backbone import Backbone, hash_of
+from .catalog import BackboneSpec
+from .convnext import ConvNext
+from .dinov2 import DinoV2
 from .vit import VisionTransformer
+
+BUNDLED = Path(__file__).parent / "weights"
+CLASSES = {"dinov3-vit": VisionTransformer, "dinov3-convnext": ConvNext, "dinov2-vit": DinoV2}
 
 
 class CheckpointError(ValueError):
     """Backbone weights cannot be loaded; the message says which, why and what is accepted."""
 
 
-BUNDLED = Path(__file__).parent / "weights"
-
-
 def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
     """The backbone with its weights: float32, in eval mode, without gradients.
 
-    Without `weights` it is the file bundled with the package or, where there is none, a random initialisation that is
-    the same on every machine (`trained` is then False). Raises CheckpointError.
+    `weights` is a file or folder in the original, Hugging Face, timm or this package's format, or a training
+    checkpoint that contains one of these; which it is, is found from its tensors. `backbone_id` "auto" takes the
+    architecture from the file as well. Without `weights` it is the file bundled with the package or, where there is
+    none, a random initialisation that is the same on every machine (`trained` is then False). Raises CheckpointError.
     """
-    try:
-        spec = catalog.get(backbone_id)
-    except catalog.UnknownBackbone as error:
-        raise CheckpointError(str(error)) from None
-    backbone = VisionTransformer(spec)
+    if backbone_id == "auto":
+        if not weights:
+            raise CheckpointError("backbone 'auto' needs a weights file to find the architecture from")
+        spec = None
+    else:
+        try:
+            spec = catalog.get(backbone_id)
+        except catalog.UnknownBackbone as error:
+            raise CheckpointError(str(error)) from None
+    bundled = BUNDLED / f"{backbone_id}.safetensors"
+    if weights or bundled.is_file():
+        return _load(spec, Path(weights or bundled).expanduser())
+    backbone = CLASSES[spec.family](spec)
     backbone.draw()
     return backbone.eval().requires_grad_(False)
+
+
+def save_backbone(backbone: Backbone, path: str | Path, *, dtype: torch.dtype = torch.float32, **notes: Any) -> None:
+    """Write this package's own file; `notes` (plain data) go into its metadata.
+
+    With a narrower `dtype` the weights are rounded, and the file's hash is that of the rounded ones: train heads on
+    the file as loaded, not on `backbone`.
+    """
+    tensors = {name: t.detach().to(dtype) for name, t in backbone.state_dict().items()}
+    parameters = {name: tensors[name] for name, _ in backbone.named_parameters()}
+    files.write(path, tensors, {"content": "backbone", "backbone": backbone.spec.id, "weights_hash": hash_of(parameters),
+                                "offset": backbone.spec.offset, "antialias": backbone.spec.antialias, "notes": notes})
+
+
+def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
+    try:
+        content, metadata = files.read(path)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
+    if metadata.get("content") == "head":
+        raise CheckpointError(f"{path} holds a {metadata['spec']['kind']} head, not a backbone; give it as the head's weights")
+    if metadata.get("content") == "backbone":
+        spec, own = _own(spec, path, content, metadata)
+    else:
+        spec, own = _foreign(spec, path, content)
+    with torch.device("meta"):
+        backbone = CLASSES[spec.family](spec)
+    own = {name: t.to(torch.float32).contiguous() for name, t in own.items()}
+    if spec.family == "dinov3-vit":
+        own.setdefault("periods", VisionTransformer.default_periods(spec))
+    if problem := files.mismatch(backbone.state_dict(), own):
+        raise CheckpointError(f"{path} does not fit {spec.id}: {problem}")
+    if bad := [name for name, t in own.items() if not torch.isfinite(t.sum())]:
+        raise CheckpointError(f"{path} holds values that are not finite in {bad[0]}; it is damaged")
+    backbone.load_state_dict(own, assign=True)
+    backbone.trained = True
+    backbone.eval().requires_grad_(False)
+    if metadata and metadata["weights_hash"] != backbone.weights_hash:
+        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata['weights_hash']} that it states")
+    return backbone
+
+
+def _own(spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor],
+         metadata: Mapping[str, Any]) -> tuple[BackboneSpec, dict[str, Tensor]]:
+    try:
+        stated = catalog.get(metadata["backbone"])
+        stated = replace(stated, offset=metadata["offset"], antialias=metadata["antialias"])
+    except catalog.UnknownBackbone as error:
+        raise CheckpointError(f"{path} is from another version of this package: {error}") from None
+    if spec and spec.id != stated.id:
+        raise CheckpointError(f"{path} holds {stated.id}, not {spec.id}")
+    return stated, tensors
+
+
+def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[BackboneSpec, dict[str, Tensor]]:
+    found = identify(content, path)
+    fitting = [catalog.get(i) for i in catalog.all_ids() if found.fits(catalog.get(i))]
+    names = " or ".join(s.id for s in fitting)
+    if spec is None:
+        hinted = [s for s in fitting if s.normalisation == found.normalisation or found.normalisation is None]
+        named = [s for s in hinted if s.file and s.file == path.name]
+        if len(named or hinted) != 1:
+            raise CheckpointError(f"{path} holds {found}; " + (f"it may be {names}: say which" if fitting else
+                                                               "no backbone of this package has that shape"))
+        spec = (named or hinted)[0]
+    if not found.fits(spec):
+        raise CheckpointError(f"{path} holds {found}" + (f" ({names})" if names else "") + f", not {spec.id}")
+    if found.normalisation and found.normalisation != spec.normalisation:
+        other = next((s.id for s in fitting if s.normalisation == found.normalisation), "another backbone")
+        raise CheckpointError(f"{path} belongs to {other}, whose pixels are normalised differently from those of {spec.id}")
+    if spec.family == "dinov2-vit" and found.layout != "original":  # each library scales the position table its own way
+        spec = replace(spec, offset=0.0, antialias=spec.antialias or found.layout == "timm")
+    if found.layout == "own":
+        return spec, found.tensors
+    own, missing, unexpected = layouts.from_layout(found.tensors, spec, found.layout)
+    if problem := files.names(missing, unexpected):
+        raise CheckpointError(f"{path} does not fit {spec.id}: {problem}")
+    return spec, own
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file's tensors turned out to be. `normalisation` is set where the file proves which one it is."""
+
+    layout: str
+    family: str
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    gated: bool
+    patch: int
+    registers: int
+    tensors: Mapping[str, Tensor]
+    normalisation: catalog.Normalisation | None = None
+
+    def __str__(self) -> str:
+        kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT", "dinov3-convnext": "a ConvNeXt"}[self.family]
+        if self.family == "dinov3-convnext":
+            return f"{kind} of depths {list(self.depths)} and widths {list(self.dims)}"
+        return (f"{kind} with {self.depths[0]} layers of {self.dims[0]} channels, patch {self.patch}, "
+                f"{self.registers} registers{', SwiGLU' if self.gated else ''}")
+
+    def fits(self, spec: BackboneSpec) -> bool:
+        same = (self.family, self.dims, self.depths) == (spec.family, spec.dims, spec.depths)
+        return same and (spec.convolutional
+                         or (self.gated, self.patch, self.registers) == (spec.gated, spec.patch, spec.registers))
+
+
+# A tensor that every file of a layout has, and a pattern on the remaining names that tells the family.
+_ANCHORS = (
+    ("embeddings.patch_embeddings.projection.weight", "huggingface", "dinov2-vit"),
+    ("embeddings.patch_embeddings.weight", "huggingface", "dinov3-vit"),
+    ("stages.0.downsample_layers.0.weight", "huggingface", "dinov3-convnext"),
+    ("patch_embed.proj.weight", "", ""),  # original or timm, DINOv2 or DINOv3
+    ("downsample_layers.0.0.weight", "original", "dinov3-convnext"),
+    ("stem.0.weight", "timm", "dinov3-convnext"),
+    ("stages.0.entry.conv.weight", "own", "dinov3-convnext"),
+    ("patch.weight", "own", ""),
+)
+
+
+def identify(content: Any, path: Path) -> Found:
+    """Which architecture and layout a file's content is, whatever wraps it. Raises CheckpointError."""
+    tensors = dict(_flat(content))
+    for anchor, layout, family in _ANCHORS:
+        prefixes = {name[:-len(anchor)] for name in tensors if name == anchor or name.endswith("." + anchor)}
+        if prefixes:
+            break
+    else:
+        some = ", ".join(list(tensors)[:3]) or "none"
+        raise CheckpointError(f"{path} holds no backbone that this package knows; its first tensors are: {some}")
+    # A training checkpoint holds several: the averaged teacher is the one to use.
+    prefix = min(prefixes, key=lambda p: ("teacher" not in p, "ema" not in p, "student" in p, len(p), p))
+    if (layout, family) == ("huggingface", "dinov3-convnext"):
+        prefix = prefix.removesuffix("model.")  # the final norm is outside `model`
+    tensors = {name[len(prefix):]: t for name, t in tensors.items() if name.startswith(prefix)}
+    if layout == "huggingface":
+        tensors = dict(_current_names(tensors))
+    if not family:
+        if layout == "own":
+            family = "dinov2-vit" if "position" in tensors else "dinov3-vit"
+        elif "pos_embed" in tensors:
+            family, layout = "dinov2-vit", "original" if "mask_token" in tensors else "timm"
+        else:
+            family, layout = "dinov3-vit", "original" if "storage_tokens" in tensors else "timm"
+    return _measure(layout, family, tensors, path)
+
+
+def _measure(layout: str, family: str, tensors: dict[str, Tensor], path: Path) -> Found:
+    if family == "dinov3-convnext":
+        dims, depths = [], []
+        for stage in range(4):
+            pattern = re.compile(rf"stages\.{stage}\.(?:layers\.|blocks\.)?(\d+)\.gamma")
+            blocks = {int(m[1]): name for name in tensors if (m := pattern.fullmatch(name))}
+            depths.append(max(blocks, default=-1) + 1)
+            dims.append(tensors[blocks[0]].shape[0] if 0 in blocks else 0)
+        return Found(layout, family, tuple(dims), tuple(depths), False, 4, 0, tensors)
+    blocks = [int(m[1]) for name in tensors if (m := re.match(r"(?:blocks|layer)\.(\d+)\.", name))]
+    patch = tensors[next(n for n in tensors if re.fullmatch(r"(embeddings\.)?patch\w*(\.proj|\.projection)?\.weight", n))]
+    register = next((t for n, t in tensors.items() if n.rsplit(".", 1)[-1] in
+                     ("storage_tokens", "register_tokens", "reg_token", "registers")), None)
+    gated = any(re.search(r"\.0\.mlp\.(w1|w12|gate_proj|weights_in|fc1_g|gate)\.weight", n) for n in tensors)
+    if (layout, family) == ("timm", "dinov2-vit") and patch.shape[0] == 1536:
+        gated = True  # fc1 holds gate and up
+    return Found(layout, family, (patch.shape[0],), (max(blocks, default=-1) + 1,), gated, patch.shape[-1],
+                 0 if register is None else register.shape[1], tensors, _normalisation(tensors, patch.shape[0], path))
+
+
+def _normalisation(tensors: Mapping[str, Tensor], dim: int, path: Path) -> catalog.Normalisation | None:
+    """What a file says about its pixels: a preprocessor beside it, its released name, or the tensors that only the
+    satellite weights of ViT-L have. Loading those as the web weights would be silently wrong."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        data = json.loads((folder / "preprocessor_config.json").read_text())
+        return catalog.Normalisation(tuple(data["image_mean"]), tuple(data["image_std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    known = {catalog.get(i).file: catalog.get(i).normalisation for i in catalog.all_ids() if catalog.get(i).file}
+    if path.name in known:
+        return known[path.name]
+    if dim == 1024 and "storage_tokens" in tensors:
+        return catalog.SATELLITE if "local_cls_norm.weight" in tensors else catalog.IMAGENET
+    return None
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield prefix[:-1], content
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _flat(value, f"{prefix}{str(name).replace('_orig_mod.', '')}.")
+
+
+def _current_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Hugging Face's names differ between its hub files and versions 4 and 5 of its library; this gives one form."""
+    old = (("attention.attention.query", "attention.q_proj"), ("attention.attention.key", "attention.k_proj"),
+           ("attention.attention.value", "attention.v_proj"), ("attention.output.dense", "attention.o_proj"))
+    split = "layernorm.weight" in tensors  # DINOv2: older files hold gate and up as one tensor, and so do we
+    for name, tensor in tensors.items():
+        name = re.sub(r"^(?:model|encoder)\.(layer|stages)\.", r"\1.", name)
+        for was, now in old:
+            name = name.replace(was, now)
+        if split and ".mlp.gate_proj." in name:
+            other = next(t for n, t in tensors.items() if n.endswith(name.replace("gate_proj", "up_proj")))
+            yield name.replace("gate_proj", "weights_in"), torch.cat([tensor, other])
+        elif not (split and ".mlp.up_proj." in name):
+            yield name.replace("down_proj", "weights_out") if split else name, tensor

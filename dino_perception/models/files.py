@@ -67,13 +67,16 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
 def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
     """What keeps `found` from being loaded as `wanted`, in words, or "" when nothing does."""
-    parts = []
-    for word, names in (("missing", wanted.keys() - found.keys()), ("unexpected", found.keys() - wanted.keys())):
-        if names:
-            parts.append(f"{word} {_some(sorted(names))}")
     shapes = [f"{name} is {list(found[name].shape)} instead of {list(wanted[name].shape)}"
               for name in sorted(wanted.keys() & found.keys()) if found[name].shape != wanted[name].shape]
-    return "; ".join(parts + shapes[:3] + ([f"and {len(shapes) - 3} more shapes"] if len(shapes) > 3 else []))
+    more = [f"{len(shapes) - 3} more shapes differ"] if len(shapes) > 3 else []
+    absent = names(sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys()))
+    return "; ".join([*([absent] if absent else []), *shapes[:3], *more])
+
+
+def names(missing: list[str], unexpected: list[str]) -> str:
+    """"missing a, b; unexpected c", or "" when both lists are empty."""
+    return "; ".join(f"{word} {_some(them)}" for word, them in (("missing", missing), ("unexpected", unexpected)) if them)
 
 
 def _some(names: list[str]) -> str:

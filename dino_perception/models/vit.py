@@ -28,8 +28,13 @@ class VisionTransformer(Backbone):
             self.registers = nn.Parameter(torch.zeros(1, spec.registers, dim))
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(dim, spec.eps)
-        quarter = dim // spec.heads // 4
-        self.register_buffer("periods", 100.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter))
+        self.register_buffer("periods", self.default_periods(spec))
+
+    @staticmethod
+    def default_periods(spec: BackboneSpec) -> Tensor:
+        """The periods of files that carry none."""
+        quarter = spec.dim // spec.heads // 4
+        return 100.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
 
     def prefix(self) -> Tensor:
         """The tokens before the patches, (1, 1 + registers, D)."""
