@@ -19,7 +19,8 @@ def enter():
     # The type support of a message is a library that the ROS wheels look up by its bare name.
     _append("LD_LIBRARY_PATH", [package / "lib" for package in packages])
     _append("PATH", [os.path.join(sys.prefix, "bin")], first=True)
-    sys.path += [str(package / PYTHON_DIRECTORY) for package in packages]
+    # The sources come before what is installed of them, so that a new file needs no build; messages are only installed.
+    sys.path += [str(REPOSITORY), *(str(package / PYTHON_DIRECTORY) for package in packages)]
     for name, folder in (
         ("ROS_LOG_DIR", "log/ros"),
         ("XDG_CACHE_HOME", ".cache"),

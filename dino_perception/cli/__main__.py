@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"dino_perception {dino_perception.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="<command>", required=True)
     asked = next((argument for argument in arguments if argument in COMMANDS), None)
-    for name in available() if asked is None else [asked]:
+    for name in [asked] if asked in available() else available():
         module = importlib.import_module(f"dino_perception.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
