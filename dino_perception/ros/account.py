@@ -79,6 +79,8 @@ class CameraAccount:
     def __init__(self) -> None:
         self.received = Rate()
         self.published = Rate()
+        self.replaced = Rate()
+        """A newer one came before its turn."""
         self.unwatched = Rate()
         """Nobody wanted anything of it."""
         self.too_old = Rate()

@@ -1,9 +1,8 @@
-"""One slot a camera: the newest message wins, what it replaces is counted, and the worker sleeps while all are empty."""
+"""One slot a camera: the newest message wins, and the worker sleeps while all are empty."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,22 +20,20 @@ class Mailbox:
     """`put` never waits and never grows; `take` hands over everything that waits, at most one letter a camera, so that
     a silent camera delays nobody and a fast one takes nobody's turn."""
 
-    def __init__(self, cameras: Iterable[str]):
-        self.replaced: dict[str, int] = dict.fromkeys(cameras, 0)
-        """Letters a camera that a newer one replaced before anybody took them."""
+    def __init__(self) -> None:
         self._slots: dict[str, Letter] = {}
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, camera: str, letter: Letter) -> None:
-        """Leave a letter; whatever waited in this camera's slot is gone and counted. Nothing happens once closed."""
+    def put(self, camera: str, letter: Letter) -> bool:
+        """Leave a letter. True when it replaced one that waited in this camera's slot. Once closed, nothing happens."""
         with self._changed:
             if self._closed:
-                return
-            if self._slots.pop(camera, None) is not None:
-                self.replaced[camera] += 1
+                return False
+            replaced = self._slots.pop(camera, None) is not None
             self._slots[camera] = letter  # at the end: the order of the slots is the order of arrival
             self._changed.notify()
+            return replaced
 
     def take(self, timeout: float | None = None) -> dict[str, Letter]:
         """Wait for letters, up to `timeout` seconds or for ever, and take them all, the longest waiting first.
@@ -47,7 +44,7 @@ class Mailbox:
             return letters
 
     def clear(self) -> None:
-        """Throw away what waits; it counts neither as taken nor as replaced."""
+        """Throw away what waits."""
         with self._changed:
             self._slots = {}
 

@@ -49,9 +49,10 @@ class Parameters:
         known = {p.name for p in s.Settings(heads=heads, head=s.default_heads(heads)).parameters()}
         return s.Settings.from_flat({name: self._value(name) for name in self._known if name in known})
 
-    def lock(self, settings: s.Settings) -> None:
-        """From now on only live parameters change."""
-        self._settings = settings
+    def lock(self) -> s.Settings:
+        """What the parameters say now; from now on only live ones change. Raises SettingError, and locks nothing then."""
+        self._settings = self.settings()
+        return self._settings
 
     def unlock(self) -> None:
         """From now on every parameter changes."""

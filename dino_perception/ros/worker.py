@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.percepts import outputs
 from dino_perception.perception.frame import Frame, Percept
+from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.account import Account
 from dino_perception.ros.demand import Demand
@@ -143,6 +144,9 @@ class Worker:
         try:
             percepts = self._perceiver.perceive(frames, wanted)
         except Exception as error:
+            if len(frames) == 1 and isinstance(error, FrameError):
+                self._bad(frames[0].camera, error)
+                return []
             if len(frames) == 1:
                 self._fail([frames[0].camera], error)
                 return []
@@ -155,12 +159,14 @@ class Worker:
         frame = percept.frame
         if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True):
             return
+        account = self._account.cameras[frame.camera]
+        account.no_points = account.no_points or percept.camera_problem
         begun = time.monotonic()
         messages = outputs(self._types, percept, self._settings, self._perceiver.labels, topics)
         built = time.monotonic()
         self._cameras[frame.camera].publish(messages)
         done = time.monotonic()
-        self._account.cameras[frame.camera].published.tick(done)
+        account.published.tick(done)
         spent = {"messages": (built - begun) * 1e3, "publish": (done - built) * 1e3,
                  "receipt to publish": (done - letter.received_s) * 1e3}
         age = self._age_s(frame.stamp_ns)
@@ -183,7 +189,7 @@ class Worker:
         account.too_old.tick(time.monotonic())
         return True
 
-    def _bad(self, camera: str, error: ImageError) -> None:
+    def _bad(self, camera: str, error: Exception) -> None:
         account = self._account.cameras[camera]
         account.bad.tick(time.monotonic())
         account.bad_reason = str(error)

@@ -1,0 +1,152 @@
+"""What a person should know about a camera or the node: level and sentence from the account of what happened."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rclpy.qos import ReliabilityPolicy
+
+from dino_perception.ros.account import WINDOW_S, Account, CameraAccount
+from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
+from dino_perception.ros.inputs import CameraInput
+
+SILENT_S = 2.0
+"""A camera that has sent nothing for this long, or for five of its own periods, counts as silent."""
+
+
+def camera_finding(node: Any, inputs: CameraInput, account: CameraAccount, max_age: float, enabled: bool) -> Finding:
+    """One camera: are images coming, are they usable, are they looked at in time."""
+    now = time.monotonic()
+    rate = account.received.hz(now)
+    values = {
+        "image topic": inputs.image_topic, "camera_info topic": inputs.info_topic, "image": account.image,
+        "received [Hz]": rate, "published [Hz]": account.published.hz(now), "received": account.received.total,
+        "published": account.published.total, "dropped: newer came": account.replaced.total,
+        "dropped: older than max_age": account.too_old.total, "dropped: not usable": account.bad.total,
+        "dropped: error": account.failed.total, "not watched": account.unwatched.total,
+        "age at processing [ms]": None if account.age_s is None else account.age_s * 1e3,
+        "camera_info [Hz]": inputs.infos_seen.hz(now), "points": account.no_points or "available",
+    }
+    level, message = _camera_state(node, inputs, account, max_age, enabled, now, rate)
+    return Finding(level, message, values)
+
+
+def _camera_state(node: Any, inputs: CameraInput, account: CameraAccount, max_age: float, enabled: bool, now: float,
+                  rate: float) -> tuple[bytes, str]:
+    if not enabled:
+        return OK, "not subscribed: the node is not active or is disabled"
+    last = account.received.last_s
+    quiet = now - max(last or 0.0, inputs.opened_s)
+    if quiet > max(SILENT_S, 5 / rate if rate else 0.0) or (last or 0.0) < inputs.opened_s:
+        return _silence(node, inputs, quiet, account.received.total > 0)
+    if account.bad.hz(now) and not account.published.hz(now):
+        return ERROR, f"no image is usable: {account.bad_reason}"
+    if account.failed.hz(now):
+        return ERROR, "frames are lost to errors; see the perception status"
+    if account.too_old.hz(now):
+        return _old(account, max_age, now)
+    if account.bad.hz(now):
+        return WARN, f"some images are not usable: {account.bad_reason}"
+    dropping = account.replaced.hz(now)
+    if dropping > max(0.5, 0.1 * rate):
+        return WARN, (f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
+                      "before their turn comes")
+    if account.no_points:
+        return WARN, f"everything but points is published: {account.no_points}"
+    if not account.published.hz(now):
+        return OK, f"{rate:.1f} images a second come in; nobody listens to an output"
+    return OK, f"{account.published.hz(now):.1f} of {rate:.1f} images a second are published"
+
+
+def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tuple[bytes, str]:
+    """Why no image comes."""
+    topic = inputs.image_topic
+    if topic in inputs.incompatible:
+        return ERROR, (f"the publisher of {topic} and this node do not agree on QoS ({inputs.incompatible[topic]}); "
+                       "no image can come")
+    publishers = node.get_publishers_info_by_topic(topic)
+    since = f"no image for {quiet:.0f} s" if before else "no image yet"
+    if not publishers:
+        return (ERROR if before else WARN), f"{since}: nobody publishes {topic}"
+    wanted = type_name(inputs.image_type)
+    offered = {info.topic_type for info in publishers}
+    if wanted not in offered:
+        return ERROR, (f"{since}: {topic} carries {', '.join(sorted(offered))}, this node reads {wanted} there; "
+                       "check the remapping and the parameter image_transport")
+    if quiet <= SILENT_S:
+        return OK, f"waiting for the first image on {topic}"
+    reliable = any(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
+    remedy = ("or let this node ask for reliable delivery with the parameter "
+              f"qos_overrides.{topic}.subscription.reliability: reliable" if reliable
+              else "or let it publish reliable and smaller images")
+    return ERROR, (f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the camera "
+                   "is not running, or its images are lost on the way: Fast DDS with its own settings loses best-effort "
+                   "messages above 0.45 MB. Set FASTRTPS_DEFAULT_PROFILES_FILE to this package's config/fastdds profile "
+                   f"in the camera's process, {remedy}")
+
+
+def _old(account: CameraAccount, max_age: float, now: float) -> tuple[bytes, str]:
+    level = WARN if account.published.hz(now) else ERROR
+    age = account.age_s or 0.0
+    if age > 3600:
+        return level, (f"images are dropped: by their stamps they are {age:.0f} s old. Their stamps and the node's clock do "
+                       "not belong together; set use_sim_time when a bag or a simulator plays, or mend the camera's clock")
+    if account.late:
+        return level, (f"frames are dropped: they were {age * 1e3:.0f} ms old when they were done, max_age is "
+                       f"{max_age * 1e3:.0f} ms; raise it or take a smaller backbone or input")
+    return level, (f"images are dropped: they were {age * 1e3:.0f} ms old when their turn came, max_age is {max_age * 1e3:.0f} ms")
+
+
+def node_finding(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,
+                 perceiver: Any) -> Finding:
+    """The node: what it runs on, how long each stage takes, and what a person should know first.
+
+    `doing` is the step of a configure under way, `problem` why the last one failed, `warnings` what stays true until
+    the next one. `perceiver` is None while the node is not configured.
+    """
+    values: dict[str, Any] = {"state": state, "enabled": enabled, "memory [MiB]": memory_mib()}
+    if perceiver is not None:
+        values.update(perceiver.describe())
+        for stage, (p50, p95, p99) in account.latencies().items():
+            values[f"{stage} [ms]"] = {"p50": p50, "p95": p95, "p99": p99}
+    values["errors"], values["last error"] = account.errors, account.last_error
+    values["warnings"] = "; ".join(warnings)
+    level, message = _node_state(state, enabled, doing, problem, warnings, account, values)
+    return Finding(level, message, values)
+
+
+def _node_state(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,
+                values: Mapping[str, Any]) -> tuple[bytes, str]:
+    if doing:
+        return OK, f"configuring: {doing}"
+    if problem:
+        return ERROR, f"not configured: {problem}"
+    if state != "active":
+        return OK, state
+    if account.last_error_s is not None and time.monotonic() - account.last_error_s < WINDOW_S:
+        return ERROR, f"frames are lost to an error: {account.last_error}"
+    if not enabled:
+        return OK, "disabled by ~/enable"
+    if values.get("overridden"):
+        return WARN, f"running although the parity gate failed for {', '.join(values['overridden'])} (parity_override)"
+    if warnings:
+        return WARN, warnings[0]
+    return OK, f"running {values['backbone']} on {values['engine']} {values['precision']}"
+
+
+def type_name(kind: type) -> str:
+    """package/msg/Name of a message class."""
+    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+
+
+def memory_mib() -> float | None:
+    """Resident memory of this process in MiB, None where /proc does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,0 +1,276 @@
+"""The live front door: a lifecycle node that wires cameras, worker, parameters, services and diagnostics together."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from dino_perception.messages.percepts import TOPICS, label_info
+from dino_perception.messages.types import RclpyTypes
+from dino_perception.perception.settings import SettingError, Settings
+from dino_perception.ros.account import Account
+from dino_perception.ros.camera import Camera, prefixes
+from dino_perception.ros.diagnostics import Diagnostics, Finding
+from dino_perception.ros.findings import camera_finding, node_finding
+from dino_perception.ros.inputs import CameraInput
+from dino_perception.ros.mailbox import Mailbox
+from dino_perception.ros.outputs import CameraOutputs
+from dino_perception.ros.parameters import Parameters
+from dino_perception.ros.transitions import PatientLifecycleNode
+
+if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
+    from dino_perception.perception.perceiver import Perceiver
+    from dino_perception.ros.worker import Worker
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+COMPLAIN_S = 10.0
+"""The same complaint is logged again only after this many seconds."""
+GOODBYE_S = 2.0
+"""How long a stop waits for a configure that is under way."""
+
+
+class PerceptionNode(PatientLifecycleNode):
+    """See INTERFACES: configure loads and checks, activate starts, deactivate stops and drops frames, cleanup frees."""
+
+    def __init__(self, **options: Any):
+        super().__init__("dino_perception", **options)
+        self._types = RclpyTypes()
+        self._perceiver: Perceiver | None = None
+        self._worker: Worker | None = None
+        self._cameras: dict[str, Camera] = {}
+        self._account = Account(())
+        self._settings = Settings()
+        self._enabled = True
+        self._doing = ""
+        self._problem = ""
+        self._warnings: list[str] = []
+        self._complained: dict[str, float] = {}
+        self._declared = Parameters(self, self._change)
+        self._diagnostics = Diagnostics(self)
+        self._diagnostics.add("perception", self._find)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
+            post_callback=self._on_jump)
+        for name in self._declared.unknown():
+            self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
+        if self.get_parameter("autostart").value:
+            # A coroutine of the executor, so that everything is answered while engines are built.
+            self._start = self.create_timer(0.0, self._on_start, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._problem, self._warnings = "", []
+        try:
+            self._settings = self._declared.lock()
+            self._load(self._settings)
+        except Exception as error:
+            # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
+            known = type(error).__module__.startswith("dino_perception.")
+            self._problem = str(error) if known else f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"not configured: {self._problem}")
+            self._unload()
+            return FAILURE
+        finally:
+            self._doing = ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._enabled:
+            self._open()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._close()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._unload()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._unload()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._unload()
+        return super().on_error(state)
+
+    def destroy_node(self) -> None:
+        self._unload()
+        self._jumps.unregister()
+        super().destroy_node()
+
+    async def _on_start(self) -> None:
+        self._start.cancel()
+        if await self.bring_up():
+            self.get_logger().info("ready")
+
+    # What the transitions do
+
+    def _load(self, settings: Settings) -> None:
+        """Slow, in a thread of its own. Raises errors with sentences."""
+        begun = time.monotonic()
+        names = prefixes(settings.cameras)
+        self._report("loading")
+        from dino_perception.perception.perceiver import Perceiver
+
+        self._perceiver = Perceiver(settings, report=self._report)
+        self._account = Account(settings.cameras)
+        topics = self._topics(settings)
+        for camera, prefix in names.items():
+            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
+            inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
+            self._cameras[camera] = Camera(inputs, outputs)
+            if "segmentation/label_info" in topics:
+                now = self.get_clock().now().nanoseconds
+                outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels, now)})
+            self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
+        about = self._perceiver.describe()
+        self._diagnostics.hardware_id = about["device"]
+        if not self._perceiver.trained:
+            self._warn("the weights are untrained: outputs mean nothing")
+        self.get_logger().info(f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on {about['engine']} "
+                               f"{about['precision']} ({about['device']}); {about['reason']}")
+
+    def _topics(self, settings: Settings) -> list[str]:
+        """The output topics that the loaded heads can fill and whose message types are installed."""
+        topics = []
+        for name, topic in TOPICS.items():
+            if topic.heads and topic.heads[0] not in settings.heads:
+                continue
+            if name == "segmentation/label_info" and "segmentation" not in settings.heads:
+                continue
+            if not self._types.available(topic.type):
+                self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
+                continue
+            topics.append(name)
+        return topics
+
+    def _open(self) -> None:
+        """Look at frames from now on."""
+        from dino_perception.ros.worker import Worker
+
+        self._perceiver.update(self._settings)
+        mailbox = Mailbox()
+        self._worker = Worker(mailbox, self._perceiver, self._settings, self._cameras, self._types, self._account,
+                              now_ns=lambda: self.get_clock().now().nanoseconds, complain=self._complain)
+        self._worker.reset_tracks()
+        self._worker.start()
+        for camera in self._cameras.values():
+            camera.inputs.open(mailbox)
+
+    def _close(self) -> None:
+        """Look at no more frames, and drop what waits."""
+        for camera in self._cameras.values():
+            camera.inputs.close()
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().error("the batch under way does not end")
+        self._worker = None
+
+    def _unload(self) -> None:
+        """Free everything that configuring took."""
+        self._close()
+        for name, camera in self._cameras.items():
+            self._diagnostics.remove(f"camera {name}")
+            camera.outputs.close()
+        self._cameras = {}
+        if self._perceiver is not None:
+            self._perceiver.close()
+            self._perceiver = None
+            gc.collect()
+        self._diagnostics.hardware_id = "none"
+        self._declared.unlock()
+
+    # Services, parameters and time
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        changed = request.data != self._enabled
+        self._enabled = request.data
+        active = self._state_machine.current_state[1] == "active"
+        if changed and active:
+            self._open() if self._enabled else self._close()
+        response.success = True
+        response.message = "enabled" if self._enabled else "disabled"
+        if not active:
+            response.message += "; it takes effect when the node is activated"
+        return response
+
+    def _on_reset_tracks(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._worker is not None
+        response.message = "the next frame of every camera starts new tracks" if response.success else "the node is not active"
+        if self._worker is not None:
+            self._worker.reset_tracks()
+        return response
+
+    def _change(self, settings: Settings) -> None:
+        self._settings = settings
+        if self._worker is not None:
+            self._worker.change(settings)
+
+    def _on_jump(self, jump: Any) -> None:
+        if self._worker is not None:
+            self._worker.restart()
+
+    # Telling people
+
+    def _report(self, line: str) -> None:
+        self._doing = line
+        self.get_logger().info(line)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self.get_logger().warn(text)
+
+    def _complain(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(text, -COMPLAIN_S) >= COMPLAIN_S:
+            self._complained = {known: at for known, at in self._complained.items() if now - at < COMPLAIN_S}
+            self._complained[text] = now
+            self.get_logger().error(text)
+
+    def _find(self) -> Finding:
+        return node_finding(self._state_machine.current_state[1], self._enabled, self._doing, self._problem,
+                            self._warnings, self._account, self._perceiver)
+
+    def _find_camera(self, camera: str) -> Finding:
+        return camera_finding(self, self._cameras[camera].inputs, self._account.cameras[camera], self._settings.max_age,
+                              self._worker is not None)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is asked to stop. Returns the exit code."""
+    node = None
+    try:
+        rclpy.init(args=args)
+        node = PerceptionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C shall not tear the clean-up apart
+        if node is not None and not node.leave(GOODBYE_S):
+            # An engine build cannot be interrupted, and the interpreter must not be taken down under it. Built engines
+            # are moved into the cache in one step, so that leaving here harms nothing.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
