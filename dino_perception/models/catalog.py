@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 class UnknownBackbone(KeyError):
@@ -20,8 +20,10 @@ class Normalisation:
     std: tuple[float, float, float]
 
 
+REQUEST = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"  # where DINOv3's files are asked for
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SATELLITE = Normalisation((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
+CANOPY = Normalisation((0.420, 0.411, 0.296), (0.213, 0.156, 0.143))  # the canopy height model CHMv2, on satellite weights
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class BackboneSpec:
 
     `dims` and `depths` have one entry for a ViT and four (the stages) for a ConvNeXt. `hidden` is the width of a ViT's
     feed-forward layer and `gated` says that it is SwiGLU. `grid` is the side of a learned position table in patches
-    (DINOv2). `file` is the released file of the original format, its hash in the name.
+    (DINOv2). `taps` are the layers that multi-tap heads read, four at even intervals unless stated. `file` is the
+    released file of the original format, with the start of its sha256 in the name where there is one; `huggingface`
+    and `timm` are repositories on huggingface.co. `access` is a page to ask at, or "open".
     """
 
     id: str
@@ -57,7 +61,6 @@ class BackboneSpec:
     grid: int = 0
     offset: float = 0.0  # DINOv2: added to the grid before its position table is scaled
     antialias: bool = False  # DINOv2: how its position table is scaled
-    untied_norm: bool = False  # training-only second final norm in the original file
     normalisation: Normalisation = IMAGENET
     taps: tuple[int, ...] = ()
     data: str = "LVD-1689M"
@@ -65,7 +68,7 @@ class BackboneSpec:
     huggingface: str = ""
     timm: str = ""
     licence: str = "DINOv3 License"
-    access: str = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
+    access: str = REQUEST
     published: Published = field(default_factory=Published)
     recommended: bool = False
 
@@ -117,13 +120,86 @@ def all_ids() -> list[str]:
 
 
 def _vit(name: str, dim: int, depth: int, heads: int, hidden: int, **rest) -> BackboneSpec:
-    return BackboneSpec(id=name, family="dinov3-vit", dims=(dim,), depths=(depth,), heads=heads, hidden=hidden,
-                        **{"registers": 4, **rest})
+    return BackboneSpec(name, "dinov3-vit", (dim,), (depth,), heads, hidden, **{"registers": 4, **rest})
 
+
+def _dinov3(size: str, shape: tuple[int, int, int, int], digest: str, timm: str = "", data: str = "lvd1689m",
+            **rest) -> BackboneSpec:
+    satellite = data == "sat493m"
+    released = f"vit{size}16{'plus' if rest.pop('plus', False) else ''}"
+    if satellite:
+        rest.update(normalisation=SATELLITE, data="SAT-493M")
+    if shape[1] == 24:
+        rest.update(taps=(4, 11, 17, 23))  # what DINOv2's and DINOv3's heads for ViT-L were trained on
+    return _vit(f"dinov3-{released}" + ("-sat" if satellite else ""), *shape,
+                file=f"dinov3_{released}_pretrain_{data}-{digest}.pth",
+                huggingface=f"facebook/dinov3-{released}-pretrain-{data}" if timm else "",
+                timm=f"timm/vit_{timm}_patch16_dinov3.{data}" if timm else "", **rest)
+
+
+def _convnext(size: str, depths: tuple[int, ...], width: int, digest: str, scores: Published) -> BackboneSpec:
+    return BackboneSpec(f"dinov3-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths, patch=4,
+                        file=f"dinov3_convnext_{size}_pretrain_lvd1689m-{digest}.pth",
+                        huggingface=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
+                        timm=f"timm/convnext_{size}.dinov3_lvd1689m", published=scores)
+
+
+def _dinov2(size: str, name: str, shape: tuple[int, int, int, int], gated: bool, scores: Published,
+            registers: bool) -> BackboneSpec:
+    hf = name if not registers else f"with-registers-{name}"
+    return BackboneSpec(f"dinov2-vit{size}14" + ("-reg" if registers else ""), "dinov2-vit", shape[:1], shape[1:2], *shape[2:],
+                        gated, 14, 4 if registers else 0, eps=1e-6, grid=37,
+                        offset=0.0 if registers else 0.1, antialias=registers,
+                        taps=(4, 11, 17, 23) if shape[1] == 24 else (), data="LVD-142M",
+                        file=f"dinov2_vit{size}14_{'reg4_' if registers else ''}pretrain.pth", huggingface=f"facebook/dinov2-{hf}",
+                        timm=f"timm/vit_{name}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
+                        licence="Apache-2.0", access="open", published=Published() if registers else scores)
+
+
+def _lingbot(letter: str, size: str, shape: tuple[int, int, int, int], **rest) -> BackboneSpec:
+    taps = (4, 11, 17, 23) if shape[1] == 24 else ()
+    return _vit(f"lingbot-vit{letter}16", *shape, taps=taps, data="see arXiv 2607.05247", licence="Apache-2.0", access="open",
+                timm=f"belfner/vit_{size}_patch16_lingbot.robbyant", **rest)
+
+
+def _eupe(letter: str, size: str, shape: tuple[int, int, int, int]) -> BackboneSpec:
+    return _vit(f"eupe-vit{letter}16", *shape, licence="FAIR non-commercial", access="open",
+                timm=f"timm/vit_{size}_patch16_dinov3_qkvb.eupe_lvd1689m")
+
+
+# dim, layers, attention heads, feed-forward width
+_S, _B, _L, _G = (384, 12, 6, 1536), (768, 12, 12, 3072), (1024, 24, 16, 4096), (1536, 40, 24, 4096)
+_HUGE, _7B = (1280, 32, 20, 5120), (4096, 40, 32, 8192)
+_T3, _S3 = (3, 3, 9, 3), (3, 3, 27, 3)
 
 _ENTRIES = [
-    _vit("rover-tiny", 256, 8, 4, 512, gated=True, data="rendered terrain", licence="Apache-2.0", access="in the package"),
-    _vit("dinov3-vits16", 384, 12, 6, 1536),
-    _vit("dinov3-vits16plus", 384, 12, 6, 1536, gated=True, recommended=True),
+    _vit("rover-tiny", 256, 8, 4, 512, gated=True, data="rendered terrain", licence="Apache-2.0", access="open"),
+    _dinov3("s", _S, "08c60483", "small", published=Published(47.0, 0.403, 56.3)),
+    _dinov3("s", _S, "4057cbaa", "small_plus", plus=True, gated=True, published=Published(48.8, 0.399, 57.1), recommended=True),
+    _dinov3("b", _B, "73cec8be", "base", published=Published(51.8, 0.373, 58.8)),
+    _dinov3("l", _L, "8aa4cbdd", "large", published=Published(54.9, 0.352, 62.3)),
+    _dinov3("l", _L, "46503df0", plus=True, gated=True),
+    _dinov3("h", _HUGE, "7c1da9a5", "huge_plus", plus=True, gated=True, published=Published(54.8, 0.352, 63.3)),
+    _dinov3("7b", _7B, "a955f4ea", "7b", gated=True, qkv_bias=False, published=Published(55.9, 0.309, 64.4)),
+    _dinov3("l", _L, "eadcf0ff", "large", data="sat493m"),
+    _dinov3("7b", _7B, "a6675841", "7b", data="sat493m", gated=True, qkv_bias=False),
+    _vit("dinov3-vitl16-chmv2", *_L, taps=(5, 11, 17, 23), normalisation=CANOPY, data="SAT-493M",
+         huggingface="facebook/dinov3-vitl16-pretrain-sat493m"),
+    _convnext("tiny", _T3, 96, "21b726bb", Published(42.7, 0.448)),
+    _convnext("small", _S3, 96, "296db49d", Published(44.8, 0.432)),
+    _convnext("base", _S3, 128, "801f2ba9", Published(46.3, 0.420)),
+    _convnext("large", _S3, 192, "61fa432d", Published(47.8, 0.403)),
+    _lingbot("s", "small", _S),
+    _lingbot("b", "base", _B),
+    _lingbot("l", "large", _L),
+    _lingbot("g", "giant", _G, gated=True, qkv_bias=False),
+    _eupe("t", "tiny", (192, 12, 3, 768)),
+    _eupe("s", "small", _S),
+    _eupe("b", "base", _B),
+    *(_dinov2(size, name, shape, size == "g", scores, registers) for registers in (False, True)
+      for size, name, shape, scores in (("s", "small", _S, Published(45.5, 0.446, 53.4)),
+                                        ("b", "base", _B, Published(48.4, 0.416, 56.9)),
+                                        ("l", "large", _L, Published(48.8, 0.394, 59.9)),
+                                        ("g", "giant", _G, Published()))),
 ]
 _CATALOG = {entry.id: entry for entry in _ENTRIES}

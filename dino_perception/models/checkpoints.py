@@ -75,21 +75,27 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
         spec, own = _own(spec, path, content, metadata)
     else:
         spec, own = _foreign(spec, path, content)
+    backbone = assemble(spec, own, str(path))
+    if metadata and metadata["weights_hash"] != backbone.weights_hash:
+        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata['weights_hash']} that it states")
+    return backbone
+
+
+def assemble(spec: BackboneSpec, own: Mapping[str, Tensor], source: str) -> Backbone:
+    """The backbone of `spec` made of tensors under this package's names; `source` is what an error calls them.
+    Raises CheckpointError."""
     with torch.device("meta"):
         backbone = CLASSES[spec.family](spec)
     own = {name: t.to(torch.float32).contiguous() for name, t in own.items()}
     if spec.family == "dinov3-vit":
         own.setdefault("periods", VisionTransformer.default_periods(spec))
     if problem := files.mismatch(backbone.state_dict(), own):
-        raise CheckpointError(f"{path} does not fit {spec.id}: {problem}")
+        raise CheckpointError(f"{source} does not fit {spec.id}: {problem}")
     if bad := [name for name, t in own.items() if not torch.isfinite(t.sum())]:
-        raise CheckpointError(f"{path} holds values that are not finite in {bad[0]}; it is damaged")
+        raise CheckpointError(f"{source} holds values that are not finite in {bad[0]}; it is damaged")
     backbone.load_state_dict(own, assign=True)
     backbone.trained = True
-    backbone.eval().requires_grad_(False)
-    if metadata and metadata["weights_hash"] != backbone.weights_hash:
-        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata['weights_hash']} that it states")
-    return backbone
+    return backbone.eval().requires_grad_(False)
 
 
 def _own(spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor],
@@ -105,20 +111,16 @@ def _own(spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor],
 
 
 def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[BackboneSpec, dict[str, Tensor]]:
-    found = identify(content, path)
-    fitting = [catalog.get(i) for i in catalog.all_ids() if found.fits(catalog.get(i))]
-    names = " or ".join(s.id for s in fitting)
+    found = identify(content, str(path))
+    fitting = [s for s in map(catalog.get, catalog.all_ids()) if found.fits(s)]
+    stated = _normalisation(found, path, spec)
     if spec is None:
-        hinted = [s for s in fitting if s.normalisation == found.normalisation or found.normalisation is None]
-        named = [s for s in hinted if s.file and s.file == path.name]
-        if len(named or hinted) != 1:
-            raise CheckpointError(f"{path} holds {found}; " + (f"it may be {names}: say which" if fitting else
-                                                               "no backbone of this package has that shape"))
-        spec = (named or hinted)[0]
+        spec = _only(found, [s for s in fitting if stated in (None, s.normalisation)], path)
     if not found.fits(spec):
+        names = " or ".join(s.id for s in fitting)
         raise CheckpointError(f"{path} holds {found}" + (f" ({names})" if names else "") + f", not {spec.id}")
-    if found.normalisation and found.normalisation != spec.normalisation:
-        other = next((s.id for s in fitting if s.normalisation == found.normalisation), "another backbone")
+    if stated and stated != spec.normalisation and (stated, spec.normalisation) != (catalog.SATELLITE, catalog.CANOPY):
+        other = next((s.id for s in fitting if s.normalisation == stated), "another backbone")
         raise CheckpointError(f"{path} belongs to {other}, whose pixels are normalised differently from those of {spec.id}")
     if spec.family == "dinov2-vit" and found.layout != "original":  # each library scales the position table its own way
         spec = replace(spec, offset=0.0, antialias=spec.antialias or found.layout == "timm")
@@ -130,9 +132,19 @@ def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[Backb
     return spec, own
 
 
+def _only(found: Found, fitting: list[BackboneSpec], path: Path) -> BackboneSpec:
+    """The one backbone that a file can be: by its released name, or because nothing else has the shape."""
+    fitting = [s for s in fitting if s.file == path.name and s.file] or fitting
+    if not fitting:
+        raise CheckpointError(f"{path} holds {found}; no backbone of this package has that shape")
+    if len(fitting) > 1:
+        raise CheckpointError(f"{path} holds {found}, which may be {' or '.join(s.id for s in fitting)}; say which")
+    return fitting[0]
+
+
 @dataclass(frozen=True)
 class Found:
-    """What a file's tensors turned out to be. `normalisation` is set where the file proves which one it is."""
+    """What a file's tensors turned out to be."""
 
     layout: str
     family: str
@@ -142,7 +154,6 @@ class Found:
     patch: int
     registers: int
     tensors: Mapping[str, Tensor]
-    normalisation: catalog.Normalisation | None = None
 
     def __str__(self) -> str:
         kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT", "dinov3-convnext": "a ConvNeXt"}[self.family]
@@ -170,8 +181,9 @@ _ANCHORS = (
 )
 
 
-def identify(content: Any, path: Path) -> Found:
-    """Which architecture and layout a file's content is, whatever wraps it. Raises CheckpointError."""
+def identify(content: Any, source: str) -> Found:
+    """Which architecture and layout a file's content is, whatever wraps it; `source` is what an error calls it.
+    Raises CheckpointError."""
     tensors = dict(_flat(content))
     for anchor, layout, family in _ANCHORS:
         prefixes = {name[:-len(anchor)] for name in tensors if name == anchor or name.endswith("." + anchor)}
@@ -179,7 +191,7 @@ def identify(content: Any, path: Path) -> Found:
             break
     else:
         some = ", ".join(list(tensors)[:3]) or "none"
-        raise CheckpointError(f"{path} holds no backbone that this package knows; its first tensors are: {some}")
+        raise CheckpointError(f"{source} holds no backbone that this package knows; its first tensors are: {some}")
     # A training checkpoint holds several: the averaged teacher is the one to use.
     prefix = min(prefixes, key=lambda p: ("teacher" not in p, "ema" not in p, "student" in p, len(p), p))
     if (layout, family) == ("huggingface", "dinov3-convnext"):
@@ -194,10 +206,10 @@ def identify(content: Any, path: Path) -> Found:
             family, layout = "dinov2-vit", "original" if "mask_token" in tensors else "timm"
         else:
             family, layout = "dinov3-vit", "original" if "storage_tokens" in tensors else "timm"
-    return _measure(layout, family, tensors, path)
+    return _measure(layout, family, tensors)
 
 
-def _measure(layout: str, family: str, tensors: dict[str, Tensor], path: Path) -> Found:
+def _measure(layout: str, family: str, tensors: dict[str, Tensor]) -> Found:
     if family == "dinov3-convnext":
         dims, depths = [], []
         for stage in range(4):
@@ -214,23 +226,23 @@ def _measure(layout: str, family: str, tensors: dict[str, Tensor], path: Path) -
     if (layout, family) == ("timm", "dinov2-vit") and patch.shape[0] == 1536:
         gated = True  # fc1 holds gate and up
     return Found(layout, family, (patch.shape[0],), (max(blocks, default=-1) + 1,), gated, patch.shape[-1],
-                 0 if register is None else register.shape[1], tensors, _normalisation(tensors, patch.shape[0], path))
+                 0 if register is None else register.shape[1], tensors)
 
 
-def _normalisation(tensors: Mapping[str, Tensor], dim: int, path: Path) -> catalog.Normalisation | None:
-    """What a file says about its pixels: a preprocessor beside it, its released name, or the tensors that only the
-    satellite weights of ViT-L have. Loading those as the web weights would be silently wrong."""
+def _normalisation(found: Found, path: Path, spec: BackboneSpec | None) -> catalog.Normalisation | None:
+    """What a file proves about its pixels: a preprocessor beside it, its released name, or the second norm that of all
+    released ViT-L only the satellite one has. Web weights used as satellite weights would be silently wrong."""
     folder = path if path.is_dir() else path.parent
     try:
         data = json.loads((folder / "preprocessor_config.json").read_text())
         return catalog.Normalisation(tuple(data["image_mean"]), tuple(data["image_std"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    known = {catalog.get(i).file: catalog.get(i).normalisation for i in catalog.all_ids() if catalog.get(i).file}
-    if path.name in known:
-        return known[path.name]
-    if dim == 1024 and "storage_tokens" in tensors:
-        return catalog.SATELLITE if "local_cls_norm.weight" in tensors else catalog.IMAGENET
+    for entry in map(catalog.get, catalog.all_ids()):
+        if entry.file == path.name:
+            return entry.normalisation
+    if found.fits(catalog.get("dinov3-vitl16")) and found.layout == "original" and (not spec or spec.id.startswith("dinov3-")):
+        return catalog.SATELLITE if "local_cls_norm.weight" in found.tensors else catalog.IMAGENET
     return None
 
 

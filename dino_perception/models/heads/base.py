@@ -6,6 +6,7 @@ architecture to a module that turns feature maps into raw maps; nothing else has
 
 from __future__ import annotations
 
+import colorsys
 import importlib
 import pkgutil
 import zlib
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from .. import files
 from ..backbone import Backbone
 from ..catalog import Normalisation
+from .evaluation import linear_state
 
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -143,42 +145,38 @@ def create_head(kind: str, backbone: Backbone, arch: str = "", *, labels: Sequen
     return head
 
 
-def load_head(kind: str, backbone: Backbone, weights: str | Path = "") -> Head:
+def load_head(kind: str, backbone: Backbone, weights: str | Path = "", *, labels: Sequence[ClassLabel] | None = None,
+              depth_range: tuple[float, float] | None = None) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
 
-    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one.
+    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` may
+    also be a linear head of DINOv3's own evaluation code; as that does not say so itself, `labels` name its classes
+    (else "class_0", ...) and `depth_range` is the range of its bins (else 0.001 to 10 m, its setting for NYUv2).
     """
     bundled = BUNDLED / f"{backbone.spec.id}-{kind}.safetensors"
-    if weights or (_class(kind).needs_weights() and bundled.is_file()):
-        return read_head(kind, backbone, weights or bundled).requires_grad_(False)
-    return create_head(kind, backbone).requires_grad_(False)
-
-
-def read_head(kind: str, backbone: Backbone, path: str | Path) -> Head:
-    """The head in a file that `save_head` wrote. Raises HeadError on anything that does not fit `backbone`."""
+    if not weights and not (_class(kind).needs_weights() and bundled.is_file()):
+        return create_head(kind, backbone, labels=labels or LABELS, depth_range=depth_range).requires_grad_(False)
+    path = Path(weights or bundled).expanduser()
     cls = _class(kind)
     try:
-        tensors, metadata = files.read(path)
+        content, metadata = files.read(path)
     except files.FileError as error:
         raise HeadError(str(error)) from None
-    if metadata.get("content") != "head":
-        raise HeadError(f"{path} is not a head file of this package")
-    spec = spec_from(metadata["spec"], path)
-    b = backbone.spec
-    for what, has, wants in (("is a head for", spec.kind, kind), ("was trained on the backbone", spec.backbone, b.id),
-                             ("has format version", spec.version, HeadSpec.version),
-                             ("was trained on backbone weights with hash", spec.backbone_hash, backbone.weights_hash),
-                             ("expects pixels normalised with", spec.normalisation, b.normalisation)):
-        if has != wants:
-            raise HeadError(f"{path} {what} {has}, not {wants}")
-    head = _build(cls, spec, backbone)
-    if head.spec.channels != spec.channels:
-        raise HeadError(f"{path} expects taps with {list(spec.channels)} channels; {b.id} gives {list(head.spec.channels)}")
+    if metadata.get("content") == "head":
+        spec, tensors = spec_from(metadata["spec"], path), content
+        _check(spec, kind, backbone, path)
+    elif tensors := linear_state(kind, content):
+        spec = _linear_spec(kind, backbone, tensors, labels, depth_range, path)
+    else:
+        raise HeadError(f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of DINOv3's evaluation")
+    head = _build(cls, cls.complete(spec, backbone), backbone)
+    if spec.channels and head.spec.channels != spec.channels:
+        raise HeadError(f"{path} expects taps with {list(spec.channels)} channels; {spec.backbone} gives {list(head.spec.channels)}")
     if problem := files.mismatch(head.state_dict(), tensors):
         raise HeadError(f"{path} does not fit a {spec.arch} {kind} head: {problem}")
     head.load_state_dict(tensors)
     head.trained = True
-    return head
+    return head.requires_grad_(False)
 
 
 def save_head(head: Head, path: str | Path) -> None:
@@ -200,13 +198,54 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
         raise HeadError(f"{path} does not describe its head completely ({error})") from None
 
 
+def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
+    b = backbone.spec
+    if spec.kind != kind:
+        raise HeadError(f"{path} is a {spec.kind} head, not a {kind} head")
+    if spec.version != HeadSpec.version:
+        raise HeadError(f"{path} has version {spec.version} of the head format; this package reads version {HeadSpec.version}")
+    if spec.backbone != b.id:
+        raise HeadError(f"{path} was trained on {spec.backbone}, not on {b.id}")
+    if spec.backbone_hash != backbone.weights_hash:
+        raise HeadError(f"{path} was trained on weights of {b.id} with hash {spec.backbone_hash}, and those loaded have "
+                        f"{backbone.weights_hash}; load the ones it was trained on or train it again")
+    if spec.normalisation != b.normalisation:
+        raise HeadError(f"{path} expects pixels normalised with {spec.normalisation}, not with {b.normalisation}")
+
+
+def _linear_spec(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], labels: Sequence[ClassLabel] | None,
+                 depth_range: tuple[float, float] | None, path: Path) -> HeadSpec:
+    b, (outputs, width) = backbone.spec, tensors["net.out.weight"].shape[:2]
+    last = (b.depth - 1,)
+    taps = next((taps for taps in (last, b.taps) if sum(map(b.channels, taps)) == width), None)
+    if taps is None:
+        raise HeadError(f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {sum(map(b.channels, b.taps))} "
+                        "for four (heads that also read the CLS token are not supported)")
+    if kind == "segmentation":
+        labels = labels or [ClassLabel(i, f"class_{i}", _colour(i)) for i in range(outputs)]
+        if len(labels) != outputs:
+            raise HeadError(f"{path} tells {outputs} classes apart; {len(labels)} labels were given")
+    options = {"bins": outputs} if kind == "depth" else {}
+    return HeadSpec(kind, "linear", b.id, backbone.weights_hash, tuple(taps), (), b.normalisation, labels=tuple(labels or ()),
+                    depth_range=depth_range or (0.001, 10.0), options=options, training={"by": "DINOv3's evaluation code"})
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Hues a golden angle apart, so that any number of classes differs."""
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65, 0.95))
+
+
 def _build(cls: type[Head], spec: HeadSpec, backbone: Backbone) -> Head:
     if spec.arch not in cls.ARCHES:
         raise HeadError(f"there is no {cls.KIND} head '{spec.arch}'; accepted are {', '.join(cls.ARCHES)}")
     depth = backbone.spec.depth
     if not spec.taps or any(not 0 <= tap < depth for tap in spec.taps):
         raise HeadError(f"taps {list(spec.taps)} do not fit {spec.backbone}; accepted are layers 0 to {depth - 1}")
-    return cls(replace(spec, channels=tuple(backbone.spec.channels(tap) for tap in spec.taps))).eval()
+    spec = replace(spec, channels=tuple(backbone.spec.channels(tap) for tap in spec.taps))
+    try:
+        return cls(spec).eval()
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise HeadError(f"the options {dict(spec.options)} do not fit a {spec.arch} {spec.kind} head: {error}") from None
 
 
 def _draw(head: Head) -> None:

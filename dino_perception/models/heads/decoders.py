@@ -15,7 +15,7 @@ class Linear(nn.Module):
     Taps of other sizes are resized to the first. (B, C_i, h_i, w_i) ... -> (B, outputs, h_0, w_0).
     """
 
-    def __init__(self, channels: Sequence[int], outputs: int, dropout: float = 0.1):
+    def __init__(self, channels: Sequence[int], outputs: int, dropout: float):
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
         self.norm = nn.BatchNorm2d(sum(channels))
@@ -34,7 +34,7 @@ class MultiTap(nn.Module):
     (all of a ViT's have one).
     """
 
-    def __init__(self, channels: Sequence[int], outputs: int, width: int = 64):
+    def __init__(self, channels: Sequence[int], outputs: int, width: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
@@ -57,7 +57,7 @@ class LightDpt(nn.Module):
     fine. (B, C_i, h_i, w_i) ... -> (B, outputs, 2h, 2w), h x w as in `MultiTap`.
     """
 
-    def __init__(self, channels: Sequence[int], outputs: int, width: int = 48):
+    def __init__(self, channels: Sequence[int], outputs: int, width: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)

@@ -46,8 +46,8 @@ class Depth(Head):
         near, far = spec.depth_range or ((0.001, 100.0) if linear else RANGE)
         if not 0 < near < far or not math.isfinite(far):
             raise HeadError(f"the depth range is {near} to {far} m; accepted is 0 < nearest < farthest")
-        default = (dict(bins=256, spacing="linear", weighting="relu") if linear
-                   else dict(bins=64, spacing="log", weighting="softmax"))
+        default = (dict(bins=256, spacing="linear", weighting="relu", dropout=0.0) if linear
+                   else dict(bins=64, spacing="log", weighting="softmax", width=48))
         options = {**default, **spec.options}
         for name, accepted in (("spacing", SPACINGS), ("weighting", WEIGHTINGS)):
             if options[name] not in accepted:

@@ -37,9 +37,10 @@ class Segmentation(Head):
         ids = [label.id for label in spec.labels]
         if ids != list(range(len(ids))) or not 2 <= len(ids) <= 255:
             raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, 2 to 255 of them")
-        last = (backbone.spec.depth - 1,)
-        taps = spec.taps or (last if spec.arch == "linear" else backbone.spec.taps)
-        return replace(spec, taps=taps, depth_range=None)
+        linear = spec.arch == "linear"
+        taps = spec.taps or ((backbone.spec.depth - 1,) if linear else backbone.spec.taps)
+        options = {**({"dropout": 0.1} if linear else {"width": 64}), **spec.options}
+        return replace(spec, taps=taps, options=options, depth_range=None)
 
 
 HEAD = Segmentation
