@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,13 +43,15 @@ class Program:
     module: nn.Module
     example: tuple[torch.Tensor, ...]
     name: str = "graph"
+    scratch: Path | None = None
+    """A folder that outlives the process, for what a runtime keeps between builds (timing caches)."""
 
     @functools.cached_property
     def exported(self) -> torch.export.ExportedProgram:
         """The module as a flat graph of ATen operations at the example's shapes. Raises EngineError."""
         try:
             with torch.no_grad():
-                return torch.export.export(self.module.eval(), self.example)
+                return torch.export.export(self.module.eval(), self.example, strict=False)
         except Exception as error:  # torch.export raises many types, each a page long
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise EngineError(f"{self.name} cannot be exported as a graph of fixed shape: {first}") from error
@@ -87,8 +90,8 @@ class Engine(abc.ABC):
     name: str
     precisions: tuple[str, ...]
     """Precisions this runtime can build, the wanted one first, the safest last."""
-    saves = False
-    """Whether a compiled engine can be written to a file and loaded by another process."""
+    saves = True
+    """Whether a built engine is bytes that another process can load."""
     helpers: tuple[Any, ...] = ()
     """Modules of this package whose code takes part in the build; like the engine's own, it is part of the key."""
 
@@ -102,24 +105,23 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> dict[str, str]:
-        """Everything about runtime and machine that makes a built engine wrong when it changes: versions, device
-        name, driver."""
-
-    @abc.abstractmethod
-    def compile(self, program: Program, precision: str, threads: int) -> Compiled:
-        """Build for the program's shapes."""
+        """Everything about runtime, options and machine that makes a built engine wrong when it changes."""
 
     def ladder(self) -> tuple[str, ...]:
         """The precisions that make sense on this machine, in the order in which they are tried."""
         return self.precisions
 
-    def save(self, compiled: Compiled) -> bytes | memoryview:
-        """The compiled engine as bytes."""
+    def build(self, program: Program, precision: str, threads: int) -> bytes | memoryview:
+        """The built engine as bytes."""
         raise NotImplementedError
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
-        """A compiled engine from what `save` gave."""
+        """An engine that runs, from what `build` gave; it may keep using that memory."""
         raise NotImplementedError
+
+    def compile(self, program: Program, precision: str, threads: int) -> Compiled:
+        """Build and load, without a cache between."""
+        return self.load(memoryview(self.build(program, precision, threads)), program.example, precision, threads)
 
 
 def _in_words(signature) -> str:

@@ -10,6 +10,7 @@ from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
 class Eager(Engine):
     name = "torch"
     precisions = ("float32", "bfloat16")
+    saves = False
 
     def unavailable(self) -> str:
         return ""

@@ -22,12 +22,14 @@ from torch import nn
 from dino_perception.engines import identity
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.cache import Entry
+from dino_perception.engines.cuda import CudaGraphs
 from dino_perception.engines.eager import Eager
 from dino_perception.engines.frames import parity_inputs as default_inputs
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.engines.parity import Gate, Reference, summary
+from dino_perception.engines.tensorrt import TensorRt
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OpenVino(), Eager())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (TensorRt(), CudaGraphs(), OpenVino(), Eager())}
 """Every runtime by name, in the order in which `auto` tries them."""
 
 Inputs = Sequence[tuple[torch.Tensor, ...]]
@@ -50,7 +52,7 @@ def build(module: nn.Module, example: tuple[torch.Tensor, ...], *, engine: str =
     inputs. Slow when it builds (seconds to many minutes). Raises EngineError.
     """
     start = time.perf_counter()
-    program = Program(module.eval(), tuple(example), name)
+    program = Program(module.eval(), tuple(example), name, Path(cache) if cache else None)
     chosen, reason = _candidates(engine, precision)
     climb = _Climb(program, threads, cache, parity_inputs, gate, report)
     tried: list[str] = []
@@ -113,7 +115,7 @@ class _Climb:
 
     def rung(self, runtime: Engine, precision: str, forced: bool) -> tuple[Compiled | None, dict[str, Any] | None, bool]:
         """(engine or None when it failed the gate, its parity record, loaded from the cache). May raise anything."""
-        if runtime.name == "torch" and precision == "float32":
+        if runtime.name == "torch" and precision == "float32":  # the reference
             return runtime.compile(self.program, precision, self.threads), None, False
         if self.cache is None or not runtime.saves:
             compiled = runtime.compile(self.program, precision, self.threads)
@@ -155,9 +157,7 @@ class _Climb:
     def _built(self, entry: Entry, runtime: Engine, precision: str, forced: bool):
         start = time.perf_counter()
         self.report(f"{self.program.name}: building engine {runtime.name} {precision}")
-        compiled = runtime.compile(self.program, precision, self.threads)
-        blob, record = memoryview(runtime.save(compiled)), None
-        compiled.close()
+        blob, record = memoryview(runtime.build(self.program, precision, self.threads)), None
         try:
             record, blob = entry.store(blob)
         except OSError as error:  # costs the next start its time, not this one its engine

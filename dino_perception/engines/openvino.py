@@ -28,7 +28,6 @@ def _core():
 class OpenVino(Engine):
     name = "openvino"
     precisions = ("bfloat16", "float32")
-    saves = True
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("openvino") is None:
@@ -49,7 +48,7 @@ class OpenVino(Engine):
                 "cpu": _core().get_property("CPU", "FULL_DEVICE_NAME"),
                 "capabilities": ",".join(sorted(self._capabilities()))}
 
-    def compile(self, program: Program, precision: str, threads: int) -> Compiled:
+    def build(self, program: Program, precision: str, threads: int) -> memoryview:
         import openvino
 
         types = {torch.uint8: openvino.Type.u8, torch.float32: openvino.Type.f32}
@@ -57,11 +56,7 @@ class OpenVino(Engine):
         with warnings.catch_warnings():  # torch deprecates parts of its own that the conversion walks through
             warnings.simplefilter("ignore", FutureWarning)
             model = openvino.convert_model(program.exported, input=shapes)
-        return OpenVinoCompiled(_core().compile_model(model, "CPU", _options(precision, threads)),
-                                program.example, precision)
-
-    def save(self, compiled: Compiled) -> memoryview:
-        return compiled.compiled.export_model().getbuffer()
+        return _core().compile_model(model, "CPU", _options(precision, threads)).export_model().getbuffer()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
         import numpy
@@ -79,12 +74,12 @@ class OpenVino(Engine):
 
 
 class OpenVinoCompiled(Compiled):
-    def __init__(self, compiled, example: Sequence[torch.Tensor], precision: str, memory=None):
+    def __init__(self, compiled, example: Sequence[torch.Tensor], precision: str, memory):
         super().__init__(example)
         self.device = torch.device("cpu")
         self.request = compiled.create_infer_request()
         self.compiled = compiled
-        self.memory = memory  # holds the weights that an imported engine points into; it must go last
+        self.memory = memory  # the engine's weights stay in it, so it must go last
         self.info = EngineInfo("openvino", precision, _core().get_property("CPU", "FULL_DEVICE_NAME"))
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,111 @@
+"""Precision written into the graph: which operation computes in which type, as explicit casts.
+
+TensorRT's networks are strongly typed, so the type of every layer must stand in the graph that is handed over; and a
+graph that says it once runs the same in any runtime. The rule follows what is known to break DINO: matrix products and
+convolutions take the low type; norms, softmax, reductions, rotary positions and the residual stream stay float32. In
+float16 the attention scores stay float32 too, because trained DINO weights push them past 65504 (NaN).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from dino_perception.engines.base import Program
+
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.linear, _aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm, _aten.matmul, _aten.einsum, _aten.conv2d,
+             _aten.convolution, _aten.conv_transpose2d, _aten.scaled_dot_product_attention}
+_FLOAT32 = {_aten.layer_norm, _aten.native_layer_norm, _aten.group_norm, _aten.batch_norm, _aten.softmax,
+            _aten._softmax, _aten.log_softmax, _aten.exp, _aten.log, _aten.pow, _aten.rsqrt, _aten.reciprocal,
+            _aten.sum, _aten.mean, _aten.var, _aten.cumsum, _aten.norm, _aten.linalg_vector_norm, _aten.div,
+            _aten.upsample_bilinear2d, _aten.upsample_bicubic2d, _aten._upsample_bilinear2d_aa, _aten.sigmoid,
+            _aten.softplus}
+
+
+def retyped(program: Program, precision: str) -> torch.export.ExportedProgram:
+    """The program's graph with `precision` ("bfloat16" or "float16") written into it; anything else leaves it as it
+    is. Weights that only products read are stored in the low type. Inputs and outputs keep their types, except that
+    8-bit inputs become float32: TensorRT does nothing with an 8-bit tensor, and casting outside costs one copy."""
+    typed = Retyped(program.exported.module(), LOW.get(precision))
+    example = tuple(t.float() if t.dtype == torch.uint8 else t for t in program.example)
+    with torch.no_grad():
+        return torch.export.export(typed, example, strict=False)
+
+
+class Retyped(nn.Module):
+    """An exported graph that casts as it runs; tracing it gives the typed graph."""
+
+    def __init__(self, graph: torch.fx.GraphModule, low: torch.dtype | None):
+        super().__init__()
+        self.typed, self.low = graph, low
+        if low is not None:
+            self._store_low()
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(_Typing(self.typed, self.low).run(*inputs))
+
+    def _store_low(self) -> None:
+        for node in self.typed.graph.find_nodes(op="get_attr"):
+            users = list(node.users)
+            if users and all(_packet(user) in _PRODUCTS for user in users):
+                owner, _, leaf = str(node.target).rpartition(".")
+                holder = self.typed.get_submodule(owner)
+                tensor = getattr(holder, leaf).detach()
+                if tensor.dtype == torch.float32:
+                    delattr(holder, leaf)
+                    holder.register_buffer(leaf, tensor.to(self.low))
+
+
+class _Typing(torch.fx.Interpreter):
+    def __init__(self, graph: torch.fx.GraphModule, low: torch.dtype | None):
+        super().__init__(graph)
+        self.low = low
+
+    def run_node(self, node: torch.fx.Node):
+        if node.op == "call_module" and "guards" in str(node.target):
+            return None  # torch's checks of the input types, which are not the original ones any more
+        return super().run_node(node)
+
+    def call_function(self, target, args, kwargs):
+        packet = getattr(target, "overloadpacket", None)
+        if packet is _aten._assert_tensor_metadata:
+            return None  # what the export noted of the original types
+        if self.low is None or packet is None:
+            return super().call_function(target, args, kwargs)
+        if packet is _aten.scaled_dot_product_attention and self.low == torch.float16:
+            return _attention(*args, **kwargs)
+        types = {t.dtype for t in torch.utils._pytree.tree_leaves((args, kwargs)) if _is_float(t)}
+        if packet in _PRODUCTS:
+            args, kwargs = _cast((args, kwargs), self.low)
+        elif packet in _FLOAT32 or len(types) > 1:
+            args, kwargs = _cast((args, kwargs), torch.float32)
+        return super().call_function(target, args, kwargs)
+
+    def output(self, target, args, kwargs):
+        return _cast(super().output(target, args, kwargs), torch.float32)
+
+
+def _attention(q, k, v, mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+    """softmax(q k^T) v over (B, heads, N, d), scores and softmax in float32, the second product in float16."""
+    if mask is not None or is_causal or enable_gqa:
+        raise NotImplementedError("float16 attention is written out for full attention only")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = torch.matmul(q.float() * scale, k.float().transpose(-2, -1))
+    return torch.matmul(torch.softmax(scores, dim=-1).half(), v.half())
+
+
+def _packet(node: torch.fx.Node):
+    return getattr(node.target, "overloadpacket", None)
+
+
+def _is_float(value) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+
+
+def _cast(tree, dtype: torch.dtype):
+    return torch.utils._pytree.tree_map(lambda t: t.to(dtype) if _is_float(t) and t.dtype != dtype else t, tree)
