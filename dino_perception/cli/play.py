@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -39,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
         import rclpy
     except ImportError:
         raise PlayError("playing needs ROS 2's rclpy, which is not installed here") from None
-    from dino_perception.ros.large_messages import use_large_message_profile
+    from dino_perception.ros.large_messages import large_message_profile
     from dino_perception.ros.player import Player
 
     with closing(_opened(args.bag)) as reader:
         topics = _topics(reader, args.topic)
-        use_large_message_profile()
+        os.environ.update(large_message_profile())
         ros_args = [part for remap in args.remap for part in ("-r", remap)]
         with _context(rclpy) as context:
             node = rclpy.create_node("bag_player", context=context, cli_args=["--ros-args", *ros_args] if ros_args else None,

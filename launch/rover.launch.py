@@ -1,0 +1,93 @@
+"""The perception node for one camera or several.
+
+    ros2 launch dino_perception rover.launch.py image:=/camera/image_raw
+    ros2 launch dino_perception rover.launch.py cameras:=my_cameras.yaml     (see config/cameras.yaml)
+
+`ros2 launch dino_perception rover.launch.py --show-args` tells of every argument.
+"""
+
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from dino_perception.ros.large_messages import large_message_profile
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+
+SHARE = Path(get_package_share_directory("dino_perception"))
+
+ARGUMENTS = {
+    "namespace": ("", "namespace of the node and of relative topic names"),
+    "name": ("dino_perception", "name of the node; its outputs are <namespace>/<name>/..."),
+    "params_file": (str(SHARE / "config" / "rover.yaml"), "parameter file; arguments given here win over it"),
+    "image": ("image", "topic of the camera's images; camera_info is looked for beside it"),
+    "camera_info": ("", "topic of the camera's CameraInfo, where it is not beside the images"),
+    "cameras": ("", "YAML file that names several cameras and their topics, instead of image and camera_info"),
+    "image_transport": ("", "raw or compressed; empty: as the parameter file says"),
+    "backbone": ("", "backbone id; empty: as the parameter file says"),
+    "weights": ("", "backbone weights, a file or folder; empty: as the parameter file says"),
+    "engine": ("", "auto, tensorrt, cuda, openvino or torch; empty: as the parameter file says"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "autostart": ("true", "configure and activate at start; false: wait for a lifecycle manager"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "respawn": ("false", "start the node again when it dies"),
+}
+
+
+def generate_launch_description():
+    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
+                 for name, (default, description) in ARGUMENTS.items()]
+    return LaunchDescription([*arguments, OpaqueFunction(function=perception_node)])
+
+
+def perception_node(context):
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    overrides = {name: given[name] for name in ("image_transport", "backbone", "weights", "engine") if given[name]}
+    overrides["use_sim_time"] = truth("use_sim_time", given)
+    overrides["autostart"] = truth("autostart", given)
+    if given["cameras"]:
+        names, remappings = several_cameras(given["cameras"])
+        overrides["cameras"] = names
+    else:
+        remappings = topics_of("", given)
+    return [LifecycleNode(
+        package="dino_perception",
+        executable="perception_node",
+        name=given["name"],
+        namespace=given["namespace"],
+        parameters=[given["params_file"], overrides],  # the later one wins
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", f"{given['name']}:={given['log_level']}"],
+        additional_env=large_message_profile(),  # Fast DDS loses big messages without
+        respawn=truth("respawn", given),
+        respawn_delay=1.0,
+        output="screen",
+        emulate_tty=True,
+    )]
+
+
+def topics_of(prefix, topics):
+    """The remappings of one camera from a mapping with `image` and perhaps `camera_info`."""
+    unknown = set(topics) - {"image", "camera_info"} if prefix else ()
+    if unknown:
+        raise RuntimeError(f"camera '{prefix[:-1]}' has '{sorted(unknown)[0]}'; accepted are image and camera_info")
+    return [(prefix + name, topics[name]) for name in ("image", "camera_info") if topics.get(name) not in (None, "", prefix + name)]
+
+
+def several_cameras(path):
+    """Names and remappings from a file that says `cameras: {front: {image: ..., camera_info: ...}, ...}`."""
+    try:
+        cameras = yaml.safe_load(Path(path).read_text())["cameras"]
+        remappings = [pair for name, topics in cameras.items() for pair in topics_of(f"{name}/", dict(topics or {}))]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RuntimeError(f"{path} is no list of cameras ({error}); config/cameras.yaml shows how one looks") from None
+    return list(cameras), remappings
+
+
+def truth(name, given):
+    value = given[name].lower()
+    if value not in ("true", "1", "false", "0"):
+        raise RuntimeError(f"'{name}' is '{given[name]}'; accepted are true and false")
+    return value in ("true", "1")
