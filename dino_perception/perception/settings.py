@@ -87,9 +87,12 @@ class Settings:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from dotted names. Raises SettingError on an unknown name or a value that is not accepted."""
+        """Settings from dotted names. What is said about one of the usual heads that is not among `heads` is ignored.
+        Raises SettingError on an unknown name or a value that is not accepted."""
         heads = list(check("heads", _field(cls, "heads"), values.get("heads", cls().heads)))
-        return dataclasses.replace(cls(heads=heads, head=default_heads(heads))).changed(values)
+        settings = cls(heads=heads, head=default_heads(heads))
+        idle = {p.name for p in cls().parameters()} - {p.name for p in settings.parameters()}
+        return settings.changed({name: value for name, value in values.items() if name not in idle})
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:

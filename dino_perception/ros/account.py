@@ -1,4 +1,4 @@
-"""What happened to every camera's frames and where the time went: counters, rates and latencies over the last seconds."""
+"""What happened to every camera's frames and where the time went: counters, rates, latencies of the last seconds."""
 
 from __future__ import annotations
 

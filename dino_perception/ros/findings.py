@@ -13,6 +13,7 @@ from rclpy.qos import ReliabilityPolicy
 from dino_perception.ros.account import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
 from dino_perception.ros.inputs import CameraInput
+from dino_perception.ros.large_messages import VARIABLES
 
 SILENT_S = 2.0
 """A camera that has sent nothing for this long, or for five of its own periods, counts as silent."""
@@ -83,22 +84,24 @@ def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tupl
     remedy = ("or let this node ask for reliable delivery with the parameter "
               f"qos_overrides.{topic}.subscription.reliability: reliable" if reliable
               else "or let it publish reliable and smaller images")
-    return ERROR, (f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the camera "
-                   "is not running, or its images are lost on the way: Fast DDS with its own settings loses best-effort "
-                   "messages above 0.45 MB. Set FASTRTPS_DEFAULT_PROFILES_FILE to this package's config/fastdds profile "
-                   f"in the camera's process, {remedy}")
+    return ERROR, (f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the "
+                   "camera is not running, or its images are lost on the way: Fast DDS with its own settings loses "
+                   f"best-effort messages above 0.45 MB. Set {VARIABLES[0]} to config/fastdds/large_images.xml of this "
+                   f"package in the camera's process, {remedy}")
 
 
 def _old(account: CameraAccount, max_age: float, now: float) -> tuple[bytes, str]:
     level = WARN if account.published.hz(now) else ERROR
     age = account.age_s or 0.0
     if age > 3600:
-        return level, (f"images are dropped: by their stamps they are {age:.0f} s old. Their stamps and the node's clock do "
-                       "not belong together; set use_sim_time when a bag or a simulator plays, or mend the camera's clock")
+        return level, (f"images are dropped: by their stamps they are {age:.0f} s old. The stamps and the node's clock "
+                       "do not belong together; set use_sim_time when a bag or a simulator plays, or mend the "
+                       "camera's clock")
     if account.late:
         return level, (f"frames are dropped: they were {age * 1e3:.0f} ms old when they were done, max_age is "
                        f"{max_age * 1e3:.0f} ms; raise it or take a smaller backbone or input")
-    return level, (f"images are dropped: they were {age * 1e3:.0f} ms old when their turn came, max_age is {max_age * 1e3:.0f} ms")
+    return level, (f"images are dropped: they were {age * 1e3:.0f} ms old when their turn came, "
+                   f"max_age is {max_age * 1e3:.0f} ms")
 
 
 def node_finding(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,

@@ -89,7 +89,8 @@ class CameraInput:
 
     def _info(self, message: CameraInfo) -> None:
         self.infos_seen.tick(time.monotonic())
-        size = (message.width, message.height, message.binning_x, message.binning_y, message.roi.width, message.roi.height)
+        roi = message.roi
+        size = (message.width, message.height, message.binning_x, message.binning_y, roi.width, roi.height)
         infos = {key: value for key, value in self._infos.items() if key != size}
         infos[size] = message  # the newest last
         while len(infos) > SIZES_KEPT:
@@ -121,7 +122,8 @@ class CameraInput:
                roi.x_offset, roi.y_offset, roi.width, roi.height)
         if key != self._model[0]:
             try:
-                model, reason = camera_model(message), f"the camera_info on {self.info_topic} says the camera is not calibrated (K is zero)"
+                model = camera_model(message)
+                reason = f"the camera_info on {self.info_topic} says that the camera is not calibrated (K is zero)"
             except CameraInfoError as error:
                 model, reason = None, f"{self.info_topic}: {error}"
             self._model = (key, model, "" if model else reason)

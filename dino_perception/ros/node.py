@@ -143,8 +143,8 @@ class PerceptionNode(PatientLifecycleNode):
         self._diagnostics.hardware_id = about["device"]
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
-        self.get_logger().info(f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on {about['engine']} "
-                               f"{about['precision']} ({about['device']}); {about['reason']}")
+        self.get_logger().info(f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on "
+                               f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}")
 
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
@@ -211,9 +211,10 @@ class PerceptionNode(PatientLifecycleNode):
 
     def _on_reset_tracks(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker is not None
-        response.message = "the next frame of every camera starts new tracks" if response.success else "the node is not active"
+        response.message = "the node is not active"
         if self._worker is not None:
             self._worker.reset_tracks()
+            response.message = "the next frame of every camera starts new tracks"
         return response
 
     def _change(self, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from dino_perception.messages.percepts import TOPICS
+from dino_perception.ros.large_messages import VARIABLES
 
 DATA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.RELIABLE,
                   durability=DurabilityPolicy.VOLATILE)
@@ -19,7 +20,6 @@ LATCHED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=Relia
 
 FITS = 450_000
 """Bytes that Fast DDS's own shared-memory segment (512 KiB) passes on to a best-effort reader without loss."""
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 class CameraOutputs:
@@ -54,11 +54,12 @@ class CameraOutputs:
 
     def _too_large(self, name: str, size: int) -> None:
         self._watch_sizes = False
-        self._warn(f"{self._publishers[name].topic_name} sends messages of {size / 1e6:.1f} MB, which Fast DDS with its own "
-                   "settings loses on the way to a best-effort reader; start the node with the launch file, or set "
-                   f"{PROFILE_VARIABLES[0]} to the package's config/fastdds profile")
+        self._warn(f"{self._publishers[name].topic_name} sends messages of {size / 1e6:.1f} MB, which Fast DDS with "
+                   "its own settings loses on the way to a best-effort reader; start the node with the launch file, "
+                   f"or set {VARIABLES[0]} to config/fastdds/large_images.xml of this package")
 
 
 def needs_profile() -> bool:
     """Whether large messages get lost as this process is set up: Fast DDS without a profile of the user's choice."""
-    return "fastrtps" in get_rmw_implementation_identifier() and not any(os.environ.get(name) for name in PROFILE_VARIABLES)
+    fast_dds = "fastrtps" in get_rmw_implementation_identifier()
+    return fast_dds and not any(os.environ.get(name) for name in VARIABLES)

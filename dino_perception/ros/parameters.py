@@ -27,7 +27,7 @@ class Parameters:
         self._node, self._changed = node, changed
         self._settings: s.Settings | None = None
         self._known: dict[str, s.Parameter] = {}
-        self._declare(s.Settings())
+        self._declare(s.Settings(head={}))
         self._declare_heads(self._value("heads"))
         node.add_on_set_parameters_callback(self._check)
         # Humble has no callback for "has been set"; there the check, the last to be asked, applies what it accepts.
@@ -50,7 +50,7 @@ class Parameters:
         return s.Settings.from_flat({name: self._value(name) for name in self._known if name in known})
 
     def lock(self) -> s.Settings:
-        """What the parameters say now; from now on only live ones change. Raises SettingError, and locks nothing then."""
+        """What the parameters say now; only live ones change from now on. Raises SettingError, without locking."""
         self._settings = self.settings()
         return self._settings
 
@@ -61,7 +61,9 @@ class Parameters:
     def unknown(self) -> list[str]:
         """Names given at start, in a parameter file or on the command line, that no parameter has."""
         given = getattr(self._node, "_parameter_overrides", {})
-        return sorted(name for name in given if not self._node.has_parameter(name)
+        # A file may well say something about a head that is not loaded, or about what others declare later.
+        expected = {p.name for p in s.Settings().parameters()}
+        return sorted(name for name in given if not self._node.has_parameter(name) and name not in expected
                       and not name.startswith(("qos_overrides.", "diagnostic_updater.")))
 
     def _declare(self, settings: s.Settings) -> None:
