@@ -4,7 +4,8 @@ A warm start must not export the module again (with torch that alone takes secon
 export would be made of: every submodule's class and plain attributes, every parameter and buffer value, the source of
 `models/` and of the engine, the example's shapes and dtypes, precision and threads, and the versions of runtime and
 device. Nothing stale can be loaded, because tracing reads nothing else: a changed weight, tap, resolution, line of
-model code, torch or driver changes the key. Values that derive from the rest (cached properties) are left out.
+model code, torch or driver changes the key. Left out is only what a class of `models/` names in `DERIVED`, values that
+follow from the rest.
 
 Two things are outside that argument, and are refused rather than guessed: a class whose code does not live in
 `models/` or torch.nn, and an attribute that has no value semantics (a hook, a lambda). Such a module is known by its
@@ -64,7 +65,7 @@ def structure_hash(module: nn.Module) -> str:
     parts = []
     for name, part in module.named_modules(remove_duplicate=False):
         _check_home(type(part))
-        derived = {k for k in vars(part) if isinstance(getattr(type(part), k, None), functools.cached_property)}
+        derived = getattr(type(part), "DERIVED", ())
         plain = {k: v for k, v in vars(part).items() if k not in _OWN and k not in derived}
         parts.append([name, _class_name(type(part)), _value(plain, ())])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
