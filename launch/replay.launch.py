@@ -1,6 +1,6 @@
 """Plays a bag through the perception node, once the node is ready, and ends with the bag.
 
-    ros2 launch dino_perception replay.launch.py bag:=my_drive
+    ros2 launch dino_perception replay.launch.py                  (the sample drive that comes with the package)
     ros2 launch dino_perception replay.launch.py bag:=my_drive image:=/front/image_raw rate:=0.5 loop:=true
 
 Takes every argument of rover.launch.py, too. The bag is played by `ros2 bag play` where that is installed, by
@@ -28,7 +28,7 @@ SHARE = Path(get_package_share_directory("dino_perception"))
 IMAGES = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
 
 ARGUMENTS = {
-    "bag": ("", "the bag: a folder, .mcap or .db3"),
+    "bag": (str(SHARE / "data" / "sample_drive"), "the bag: a folder, .mcap or .db3"),
     "rate": ("1.0", "how many times as fast as recorded"),
     "loop": ("false", "start over at the end"),
     "image": ("", "topic of the camera's images; empty: the bag's first one"),
@@ -44,18 +44,16 @@ def generate_launch_description():
 
 def replay(context):
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if not given["bag"]:
-        raise RuntimeError("say which bag: bag:=<folder, .mcap or .db3>")
     if not Path(given["bag"]).exists():
         raise RuntimeError(f"there is no bag {given['bag']}")
     with_rosbag2 = importlib.util.find_spec("ros2bag") is not None
-    topic, transport = first_image(Path(given["bag"]))
+    topic, transport = image_topic(Path(given["bag"]), given["image"])
     player = ExecuteProcess(cmd=play_command(given, with_rosbag2), additional_env=large_message_profile(), output="screen")
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "rover.launch.py")),
         launch_arguments={
             "use_sim_time": "true",
-            "image": given["image"] or topic.removesuffix("/compressed"),
+            "image": topic,
             # dino-perception plays compressed images raw; ros2 bag plays them as they are.
             "image_transport": given["image_transport"] or (transport if with_rosbag2 else "raw"),
         }.items())
@@ -74,14 +72,16 @@ def play_command(given, with_rosbag2):
     return [sys.executable, str(command), "play", given["bag"], "--rate", given["rate"], *loop]
 
 
-def first_image(bag):
-    """Name and transport of the first image topic that is no ground truth, as the bag's metadata lists them."""
+def image_topic(bag, wanted):
+    """The images' name, without /compressed, and transport: the topic asked for, or else the first one that is no
+    ground truth, as the bag's metadata lists them."""
     try:
         listed = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["topics_with_message_count"]
         topics = sorted((entry["topic_metadata"]["name"], entry["topic_metadata"]["type"]) for entry in listed)
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         topics = []  # a bare .mcap or .db3 says it only inside
     for name, kind in topics:
-        if kind in IMAGES and not name.startswith("/ground_truth/"):
-            return name, IMAGES[kind]
-    return "/camera/image_raw", "raw"
+        base = name.removesuffix("/compressed")
+        if kind in IMAGES and (base == wanted if wanted else not name.startswith("/ground_truth/")):
+            return base, IMAGES[kind]
+    return wanted or "/camera/image_raw", "raw"

@@ -161,7 +161,7 @@ def built_files() -> list[Path]:
 
 def installed_files() -> list[Path]:
     """Files that are installed as links: only their names matter."""
-    return sorted(path for folder in ("dino_perception", "config", "launch") for path in (ROOT / folder).rglob("*")
+    return sorted(path for folder in ("dino_perception", "config", "launch", "data") for path in (ROOT / folder).rglob("*")
                   if path.is_file() and "__pycache__" not in path.parts)
 
 

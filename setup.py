@@ -1,0 +1,37 @@
+"""`pip install .`: the part that needs no ROS (offline commands, training). In a ROS 2 workspace colcon builds the
+package by CMakeLists.txt instead, which adds the messages, and this file is not looked at."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def shared(*folders: str) -> list[tuple[str, list[str]]]:
+    """Folders with all they hold, to where `dino_perception.share` looks for them."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                inside = path.relative_to(ROOT)
+                found.setdefault(f"share/dino_perception/{inside.parent}", []).append(str(inside))
+    return sorted(found.items())
+
+
+setup(
+    name="dino_perception",
+    version="0.1.0",
+    description="One frozen DINOv3 pass per camera frame; segmentation, metric depth and correspondences for rovers",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["dino_perception", "dino_perception.*"]),
+    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz"]},
+    data_files=shared("config", "launch", "data"),
+    entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
+    # The versions that the tests passed with stand in requirements/.
+    install_requires=["numpy", "opencv-python-headless", "PyYAML", "rich", "rosbags>=0.11", "safetensors", "torch"],
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+)
