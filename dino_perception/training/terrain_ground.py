@@ -32,30 +32,37 @@ class Ground:
         axis = [(torch.arange(SIZE, device=self.device) - (SIZE - 1) / 2) * cell for cell in CELLS]
         self._axis = axis
         self._fade = [self._window(a) for a in axis[:2]] + [torch.ones((), device=self.device)]
-        base, middle = self._base(draw)
+        base, smooth, middle = self._base(draw)
         craters = self._craters(draw)
-        base = [h + c for h, c in zip(base, craters)]
-        sand = self._field("sand", (6.0, 150.0), 0.6, 0.35, 0.10, [-0.5 * m for m in middle])
-        rock = self._field("bedrock", (5.0, 120.0), 0.6, 0.30, 0.12, [0.5 * m for m in middle])
+        # Steep ground sheds sand and shows its rock.
+        steep = (torch.hypot(*torch.gradient(smooth[2], spacing=CELLS[2])) - 0.12).clamp_min(0.0)
+        steep1 = resample(steep, CELLS[2], SIZE, CELLS[1])
+        steeps = [resample(steep1, CELLS[1], SIZE, CELLS[0]), steep1, steep]
+        sand = self._field("sand", (6.0, 150.0), 0.4, 0.35, 0.10, [-0.5 * m - 5.0 * p for m, p in zip(middle, steeps)])
+        outcrop = [0.5 * m + 3.0 * p for m, p in zip(middle, steeps)]
+        rock = self._field("bedrock", (5.0, 120.0), 0.35, 0.30, 0.12, outcrop)
+        steps = self._field("bedrock", (5.0, 120.0), 0.35, 0.10, 0.0, outcrop)
         tone = self._field("tone", (3.0, 200.0), 0.2, 0.6, 0.5)
         sand = self._above(sand, uniform(draw, *style.sand_cover))
-        rock = self._above(rock, uniform(draw, *style.bedrock_cover))
+        cover = uniform(draw, *style.bedrock_cover)
+        rock, steps = self._above(rock, cover), self._above(steps, cover)
         heights, surfaces = [], []
         step = uniform(draw, 0.08, 0.28)
         ripples = self._ripples(draw)
+        beds = uniform(draw, 3.0, 9.0)
         slabs = Slabs(stream(seed, "slabs"), uniform(draw, *style.slab), self.device)
         for level in range(3):
-            ledge = step * _terrace(rock[level].clamp(-0.5, 4.0) / 0.55)
-            ground = base[level] + ledge
+            ground = base[level] + craters[level] + step * _terrace(steps[level].clamp(-0.5, 4.0) / 0.55)
             slab, slab_tone = slabs.grid(level, axis[level], rock[level], self._fade[level])
-            drift = (0.13 * sand[level]).clamp(-0.3, 0.16)
-            drift = torch.where(drift > 0, drift + ripples[level] * smoothstep(0.0, 0.10, drift), drift)
-            top = torch.maximum(torch.maximum(drift, slab), torch.zeros_like(drift))
-            height = ground + top
+            # Strata: beds of different tone follow height.
+            bed = ground / beds + 0.3 * tone[level]
+            slab_tone = slab_tone + 0.9 * torch.sin(6.28 * bed) * torch.sin(2.31 * bed + 1.0) * (level == 2)
+            # Sand lies in hollows and smooths what it covers: its own surface knows no decimetre relief.
+            drift = smooth[level] + craters[level] + (0.13 * sand[level]).clamp(-0.3, 0.12) - ground
+            drift = drift + ripples[level] * smoothstep(0.0, 0.10, drift)
+            height = ground + torch.maximum(drift, slab).clamp_min(0.0)
+            sand_over, bedrock_over = drift - slab.clamp_min(0.0), slab - drift.clamp_min(0.0)
             gy, gx = torch.gradient(height, spacing=CELLS[level])
-            # Sand that is only a film over soil still looks and counts as sand: its border is where its depth is zero.
-            sand_over = drift - slab.clamp_min(0.0)
-            bedrock_over = slab - drift.clamp_min(0.0)
             heights.append(height)
             surfaces.append(torch.stack([gx, gy, sand_over, bedrock_over, tone[level], height, height, slab_tone], -1))
         self.height = torch.cat([h.flatten() for h in heights])
@@ -95,26 +102,33 @@ class Ground:
         noise = spectral(stream(self.seed, name, level), tile, CELLS[level], shortest, longest, slope, self.device)
         return noise if tile == SIZE else noise.repeat(SIZE // tile, SIZE // tile)
 
-    def _base(self, draw: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-        """Hills far away, gentle slopes around the origin, and relief down to decimetres; the second list is the
-        metre-scale part alone (unit variance), which decides where sand gathers and rock stands out."""
+    def _base(self, draw: torch.Generator) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Hills far away, gentle slopes around the origin, and relief down to decimetres; the same smoothed, as sand
+        would fill it; and the ten-metre part alone (unit variance), which decides where sand gathers and rock stands
+        out."""
         style, rough = self.style, self.roughness
         x, y = self._axis[2][None, :], self._axis[2][:, None]
         radius = torch.sqrt(x * x + y * y)
-        hills = self._noise("hills", 2, 60.0, 900.0, 1.2)
-        hills = torch.lerp(hills, 1.6 * torch.tanh(2.2 * hills) * (1.0 + 0.2 * hills.abs()), style.mesas)
-        relief = uniform(draw, *style.relief)
-        near = 0.02 + 0.98 * smoothstep(25.0, 330.0, radius)
         middle = self._noise("middle", 2, 4.0, 60.0, 0.75)
-        h2 = relief * hills * near + rough * 3.0 * middle
+        hills = self._noise("hills", 2, 60.0, 900.0, 1.0)
+        # Ridges and gullies where the land is high, plateaus where the style has mesas.
+        ridges = 1.0 - (self._noise("ridges", 2, 8.0, 260.0, 0.9) + 0.1 * middle).abs()
+        hills = torch.lerp(hills, 1.5 * torch.tanh(2.0 * hills) + 0.25 * hills, style.mesas)
+        relief = uniform(draw, *style.relief)
+        hills = relief * (hills + 0.32 * ridges * smoothstep(-0.6, 1.0, hills))
+        bed = uniform(draw, 2.5, 7.0)
+        hills = torch.lerp(hills, bed * _terrace((hills + 0.4 * middle) / bed), 0.75 * style.mesas)
+        near = 0.015 + 0.985 * smoothstep(35.0, 330.0, radius)
+        h2 = hills * near + rough * 3.0 * middle
         centre = h2[SIZE // 2 - 8:SIZE // 2 + 8, SIZE // 2 - 8:SIZE // 2 + 8].mean()
         h2 = h2 - centre
-        h1 = resample(h2, CELLS[2], SIZE, CELLS[1])
-        h1 = h1 + 0.45 * rough * self._fade[1] * self._noise("base", 1, 0.5, 5.0, 0.8)
-        h0 = resample(h1, CELLS[1], SIZE, CELLS[0])
+        s1 = resample(h2, CELLS[2], SIZE, CELLS[1])
+        bumps = 0.45 * rough * self._fade[1] * self._noise("base", 1, 0.5, 5.0, 0.8)
+        s1, h1 = s1 + 0.25 * bumps, s1 + bumps
+        s0, h0 = (resample(h, CELLS[1], SIZE, CELLS[0]) for h in (s1, h1))
         h0 = h0 + 0.09 * rough * self._fade[0] * self._noise("base", 0, 0.09, 0.6, 0.6)
         m1 = resample(middle, CELLS[2], SIZE, CELLS[1])
-        return [h0, h1, h2], [resample(m1, CELLS[1], SIZE, CELLS[0]), m1, middle]
+        return [h0, h1, h2], [s0, s1, h2], [resample(m1, CELLS[1], SIZE, CELLS[0]), m1, middle]
 
     def _field(self, name: str, band: tuple[float, float], slope: float, middle: float, fine: float,
                bias: list[Tensor] | None = None) -> list[Tensor]:
@@ -194,7 +208,7 @@ class Ground:
 def _terrace(x: Tensor) -> Tensor:
     """Stairs with worn edges: rises by 1 for every 1, most of it near whole numbers."""
     base = x.floor()
-    return base + smoothstep(0.72, 1.0, x - base) * 0.85 + 0.15 * (x - base)
+    return base + smoothstep(0.82, 1.0, x - base) * 0.85 + 0.15 * (x - base)
 
 
 class Slabs:
@@ -270,5 +284,5 @@ class Slabs:
         tilt = (plate[:, 3] - 0.5) * (u - bu) + (plate[:, 4] - 0.5) * (v - bv)
         lift = self.lift * (0.5 + plate[:, 5]) + 0.12 * self.size * tilt
         gap = 0.5 * self.gap * (0.4 + 1.2 * plate[:, 4])
-        worn = smoothstep(0.3 * gap, gap + 0.035, edge)
+        worn = smoothstep(0.3 * gap, gap + 0.025, edge)
         return torch.lerp(torch.full_like(lift, -0.03), lift, worn), plate[:, 2] - 0.5, present

@@ -72,7 +72,7 @@ _MARS = Style(
     sun=(1.0, 0.92, 0.80), sun_elevation=(20, 62), sky_zenith=(0.42, 0.30, 0.19), sky_horizon=(0.74, 0.60, 0.44),
     ambient=(0.22, 0.42), haze=(500, 2500), glow=0.5, clouds=0.0,
     relief=(6, 30), roughness=(0.04, 0.12), mesas=0.4, craters=(2, 12), sand_cover=(0.08, 0.4),
-    bedrock_cover=(0.1, 0.45), slab=(0.5, 1.4), ripple=(0.18, 0.55), rocks=(0.5, 3.5), flatness=(0.45, 0.8),
+    bedrock_cover=(0.1, 0.45), slab=(0.5, 1.4), ripple=(0.18, 0.55), rocks=(1.5, 9.0), flatness=(0.45, 0.8),
 )
 
 STYLES: dict[str, Style] = {
@@ -85,14 +85,14 @@ STYLES: dict[str, Style] = {
     "mars_gale": replace(
         _MARS, soil=(0.235, 0.150, 0.096), sand=(0.130, 0.088, 0.062), bedrock=(0.345, 0.245, 0.170),
         rock=(0.175, 0.128, 0.098), dust=(0.310, 0.195, 0.120), dustiness=(0.2, 0.55), sky_zenith=(0.46, 0.36, 0.25),
-        sky_horizon=(0.78, 0.66, 0.50), bedrock_cover=(0.2, 0.5), rocks=(1.0, 4.0), slab=(0.4, 1.1),
+        sky_horizon=(0.78, 0.66, 0.50), bedrock_cover=(0.2, 0.5), rocks=(2.0, 10.0), slab=(0.4, 1.1),
         flatness=(0.35, 0.7)),
     "moon": replace(
         _MARS, soil=(0.135, 0.130, 0.124), sand=(0.165, 0.160, 0.153), bedrock=(0.190, 0.186, 0.180),
         rock=(0.200, 0.197, 0.190), dust=(0.150, 0.145, 0.138), dustiness=(0.3, 0.8), sun=(1.0, 0.98, 0.95),
         sun_elevation=(10, 45), sky_zenith=(0.0, 0.0, 0.0), sky_horizon=(0.0, 0.0, 0.0), ambient=(0.015, 0.05),
         haze=(1e6, 2e6), glow=0.0, relief=(10, 40), roughness=(0.05, 0.13), mesas=0.0, craters=(40, 140),
-        sand_cover=(0.05, 0.25), bedrock_cover=(0.02, 0.15), ripple=(0.5, 1.5), rocks=(0.4, 2.5),
+        sand_cover=(0.05, 0.25), bedrock_cover=(0.02, 0.15), ripple=(0.5, 1.5), rocks=(0.8, 6.0),
         flatness=(0.55, 0.9)),
     "desert": replace(
         _MARS, soil=(0.400, 0.300, 0.200), sand=(0.520, 0.400, 0.270), bedrock=(0.430, 0.350, 0.265),
@@ -115,7 +115,7 @@ STYLES: dict[str, Style] = {
         rock=(0.088, 0.075, 0.068), dust=(0.120, 0.100, 0.084), dustiness=(0.0, 0.35), sun=(1.0, 0.96, 0.88),
         sun_elevation=(15, 55), sky_zenith=(0.20, 0.29, 0.42), sky_horizon=(0.62, 0.68, 0.74), ambient=(0.15, 0.5),
         haze=(700, 3000), glow=0.3, clouds=0.8, relief=(10, 45), roughness=(0.06, 0.14), craters=(0, 3),
-        rocks=(1.5, 5.0), flatness=(0.55, 0.9), vesicles=0.7),
+        rocks=(3.0, 12.0), flatness=(0.55, 0.9), vesicles=0.7),
 }
 """Every style by name."""
 
