@@ -28,7 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["dino_perception", "dino_perception.*"]),
-    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz"]},
+    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]},
     data_files=shared("config", "launch", "data"),
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
