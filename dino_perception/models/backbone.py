@@ -18,6 +18,8 @@ class Backbone(nn.Module):
     `spec` is its catalogue entry and `trained` says whether the weights came from a file.
     """
 
+    DERIVED = ("_hash",)  # attributes that follow from the others and say nothing about the graph
+
     def __init__(self, spec: BackboneSpec):
         super().__init__()
         self.spec = spec
@@ -78,6 +80,8 @@ class Backbone(nn.Module):
                     p.uniform_(0.8, 1.2, generator=generator)
                 else:  # biases, CLS, registers, positions
                     p.normal_(0, 0.02, generator=generator)
+                if name.endswith("qkv.bias") and self.spec.family == "dinov3-vit":
+                    p.view(3, -1)[1].zero_()  # DINOv3's keys have none
 
     def _fixed(self, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str,
                extras: tuple[str, ...]) -> FixedBackbone:
@@ -110,7 +114,8 @@ class FixedBackbone(nn.Module):
         """The normalised image (B, 3, H, W) float32 that the first convolution sees."""
         if self.pixels == "float":
             return pixels
-        return pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        # Cast before permuting: TensorRT knows uint8 only as the input of a cast.
+        return pixels.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
 
 
 def hash_of(parameters: Mapping[str, Tensor]) -> str:

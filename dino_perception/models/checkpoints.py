@@ -33,7 +33,7 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
     `weights` is a file or folder in the original, Hugging Face, timm or this package's format, or a training
     checkpoint that contains one of these; which it is, is found from its tensors. `backbone_id` "auto" takes the
     architecture from the file as well. Without `weights` it is the file bundled with the package or, where there is
-    none, a random initialisation that is the same on every machine (`trained` is then False). Raises CheckpointError.
+    none, a random initialisation from a fixed seed (`trained` is then False). Raises CheckpointError.
     """
     if backbone_id == "auto":
         if not weights:
@@ -198,7 +198,7 @@ def identify(content: Any, source: str) -> Found:
         prefix = prefix.removesuffix("model.")  # the final norm is outside `model`
     tensors = {name[len(prefix):]: t for name, t in tensors.items() if name.startswith(prefix)}
     if layout == "huggingface":
-        tensors = dict(_current_names(tensors))
+        tensors = dict(_hub_names(tensors, family))
     if not family:
         if layout == "own":
             family = "dinov2-vit" if "position" in tensors else "dinov3-vit"
@@ -218,7 +218,7 @@ def _measure(layout: str, family: str, tensors: dict[str, Tensor]) -> Found:
             depths.append(max(blocks, default=-1) + 1)
             dims.append(tensors[blocks[0]].shape[0] if 0 in blocks else 0)
         return Found(layout, family, tuple(dims), tuple(depths), False, 4, 0, tensors)
-    blocks = [int(m[1]) for name in tensors if (m := re.match(r"(?:blocks|layer)\.(\d+)\.", name))]
+    blocks = [int(m[1]) for name in tensors if (m := re.match(r"(?:blocks|(?:encoder\.)?layer)\.(\d+)\.", name))]
     patch = tensors[next(n for n in tensors if re.fullmatch(r"(embeddings\.)?patch\w*(\.proj|\.projection)?\.weight", n))]
     register = next((t for n, t in tensors.items() if n.rsplit(".", 1)[-1] in
                      ("storage_tokens", "register_tokens", "reg_token", "registers")), None)
@@ -254,17 +254,19 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flat(value, f"{prefix}{str(name).replace('_orig_mod.', '')}.")
 
 
-def _current_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Hugging Face's names differ between its hub files and versions 4 and 5 of its library; this gives one form."""
-    old = (("attention.attention.query", "attention.q_proj"), ("attention.attention.key", "attention.k_proj"),
-           ("attention.attention.value", "attention.v_proj"), ("attention.output.dense", "attention.o_proj"))
-    split = "layernorm.weight" in tensors  # DINOv2: older files hold gate and up as one tensor, and so do we
+def _hub_names(tensors: Mapping[str, Tensor], family: str) -> Iterator[tuple[str, Tensor]]:
+    """Hugging Face's library renamed and cut tensors from version 5 on; this gives the names of its hub's files."""
+    version4 = (("attention.q_proj", "attention.attention.query"), ("attention.k_proj", "attention.attention.key"),
+                ("attention.v_proj", "attention.attention.value"), ("attention.o_proj", "attention.output.dense"),
+                ("mlp.gate_proj", "mlp.weights_in"), ("mlp.down_proj", "mlp.weights_out"))
     for name, tensor in tensors.items():
-        name = re.sub(r"^(?:model|encoder)\.(layer|stages)\.", r"\1.", name)
-        for was, now in old:
-            name = name.replace(was, now)
-        if split and ".mlp.gate_proj." in name:
-            other = next(t for n, t in tensors.items() if n.endswith(name.replace("gate_proj", "up_proj")))
-            yield name.replace("gate_proj", "weights_in"), torch.cat([tensor, other])
-        elif not (split and ".mlp.up_proj." in name):
-            yield name.replace("down_proj", "weights_out") if split else name, tensor
+        if family != "dinov2-vit":
+            yield re.sub(r"^model\.(layer|stages)\.", r"\1.", name), tensor
+            continue
+        if ".mlp.up_proj." in name:
+            continue  # comes with gate_proj
+        if ".mlp.gate_proj." in name:
+            tensor = torch.cat([tensor, tensors.get(name.replace("gate_proj", "up_proj"), tensor[:0])])
+        for now, was in version4:
+            name = name.replace(now, was)
+        yield name, tensor

@@ -116,15 +116,15 @@ def _vit2(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece | tuple[
     yield from _pair("patch", "embeddings.patch_embeddings.projection" if hf else "patch_embed.proj")
     yield from _pair("norm", "layernorm" if hf else "norm")
     for i in range(spec.depth):
-        b, f = f"blocks.{i}", f"layer.{i}" if hf else f"blocks.{i}"
+        b, f = f"blocks.{i}", f"encoder.layer.{i}" if hf else f"blocks.{i}"
         yield from _pair(f"{b}.norm1", f"{f}.norm1")
         yield from _pair(f"{b}.norm2", f"{f}.norm2")
-        yield from _pair(f"{b}.proj", f"{f}.attention.o_proj" if hf else f"{f}.attn.proj")
+        yield from _pair(f"{b}.proj", f"{f}.attention.output.dense" if hf else f"{f}.attn.proj")
         for n in "12":
             yield f"{b}.scale{n}", Piece(f"{f}.layer_scale{n}.lambda1" if hf else f"{f}.ls{n}.gamma")
         for part in ("weight", "bias"):
             if hf:
-                yield f"{b}.qkv.{part}", tuple(Piece(f"{f}.attention.{n}_proj.{part}") for n in "qkv")
+                yield f"{b}.qkv.{part}", tuple(Piece(f"{f}.attention.attention.{n}.{part}") for n in ("query", "key", "value"))
             else:
                 yield f"{b}.qkv.{part}", Piece(f"{f}.attn.qkv.{part}")
             if spec.gated:  # gate and up are one tensor, gate first

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from . import layouts
+from . import cost, layouts
 from .backbone import Backbone
 from .catalog import BackboneSpec
 from .checkpoints import assemble, identify
@@ -40,26 +41,19 @@ def shortened(spec: BackboneSpec, depth: int) -> BackboneSpec:
     return replace(spec, depths=depths, taps=() if spec.convolutional or depths[0] >= 4 else tuple(range(depths[0])))
 
 
+def affordable_depth(spec: BackboneSpec, parameters: int = 450_000_000) -> int:
+    """How many layers to compare where all of them would take more than `parameters`: twice that, times four bytes."""
+    whole = cost.parameters(spec)
+    return max(spec.depths) if whole <= parameters else max(1, spec.depth * parameters // whole)
+
+
 def reference_model(spec: BackboneSpec, seed: int = 0) -> nn.Module:
     """transformers' model of that architecture with random weights. Raises ImportError without transformers."""
     import transformers as hf
+    from transformers.initialization import no_init_weights
 
-    if spec.convolutional:
-        config = hf.DINOv3ConvNextConfig(hidden_sizes=list(spec.dims), depths=list(spec.depths))
-        model = hf.DINOv3ConvNextModel(config)
-    elif spec.family == "dinov3-vit":
-        config = hf.DINOv3ViTConfig(
-            patch_size=spec.patch, hidden_size=spec.dim, intermediate_size=spec.hidden, num_hidden_layers=spec.depth,
-            num_attention_heads=spec.heads, use_gated_mlp=spec.gated, hidden_act="silu" if spec.gated else "gelu",
-            num_register_tokens=spec.registers, query_bias=spec.qkv_bias, value_bias=spec.qkv_bias, key_bias=False)
-        model = hf.DINOv3ViTModel(config)
-    else:
-        kind = "Dinov2WithRegisters" if spec.registers else "Dinov2"
-        more = dict(num_register_tokens=spec.registers) if spec.registers else {}
-        config = getattr(hf, kind + "Config")(
-            patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads,
-            mlp_ratio=4, use_swiglu_ffn=spec.gated, image_size=spec.grid * spec.patch, layer_norm_eps=spec.eps, **more)
-        model = getattr(hf, kind + "Model")(config)
+    with no_init_weights():  # every parameter is drawn below
+        model = _model(hf, spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -72,6 +66,21 @@ def reference_model(spec: BackboneSpec, seed: int = 0) -> nn.Module:
             else:
                 p.normal_(0, 0.2, generator=generator)
     return model.eval().requires_grad_(False)
+
+
+def _model(hf: ModuleType, spec: BackboneSpec) -> nn.Module:
+    if spec.convolutional:
+        return hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(hidden_sizes=list(spec.dims), depths=list(spec.depths)))
+    shared = dict(patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads)
+    registers = dict(num_register_tokens=spec.registers) if spec.registers else {}
+    if spec.family == "dinov3-vit":
+        return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(
+            **shared, **registers, intermediate_size=spec.hidden, use_gated_mlp=spec.gated,
+            hidden_act="silu" if spec.gated else "gelu", query_bias=spec.qkv_bias, value_bias=spec.qkv_bias, key_bias=False))
+    kind = "Dinov2WithRegisters" if spec.registers else "Dinov2"
+    config = getattr(hf, kind + "Config")(**shared, **registers, mlp_ratio=4, use_swiglu_ffn=spec.gated,
+                                          image_size=spec.grid * spec.patch, layer_norm_eps=spec.eps)
+    return getattr(hf, kind + "Model")(config)
 
 
 def converted(model: nn.Module, spec: BackboneSpec) -> Backbone:
