@@ -1,0 +1,165 @@
+"""Which topics of a bag are cameras, and the calibration that holds for each of their images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rosbags.serde import SerdeError
+
+from dino_perception.bags.problems import NO_IMAGES, BagError
+from dino_perception.bags.reader import BagReader
+from dino_perception.bags.topic import Record, Topic
+from dino_perception.messages.camera_info import CameraInfoError, camera_model
+from dino_perception.messages.images import ENCODINGS
+from dino_perception.perception.frame import CameraModel
+
+IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
+_GREY = ("mono8", "mono16", "8UC1", "16UC1")
+
+
+@dataclass(frozen=True)
+class CameraTopics:
+    """A camera of a bag: its name, its image topic and its camera_info topic ("" when there is none)."""
+
+    name: str
+    image: str
+    info: str
+    compressed: bool
+
+
+def choose_cameras(bag: BagReader, asked: Sequence[str], names: Sequence[str], own: Collection[str] = ()) -> list[CameraTopics]:
+    """The cameras to look at.
+
+    `asked` are "[NAME=]IMAGE_TOPIC[,INFO_TOPIC]"; without any, every topic with colour images that has a camera_info
+    beside it is taken, or every one with colour images, or with grey ones. Of a raw and a compressed topic of one image
+    the raw one is taken. `names` are the settings' camera names: a single camera takes its name from there. `own` are
+    topics that a replay writes, which are never looked at. Raises BagError, naming the image topics that there are.
+    """
+    images = {topic.name: topic for topic in bag.topics.values() if topic.type in (IMAGE, COMPRESSED) and topic.count}
+    if asked:
+        chosen = [_asked(bag, images, text) for text in asked]
+    else:
+        chosen = [("", name, _info_beside(bag, name)) for name in _guessed(bag, images, own)]
+    taken: list[CameraTopics] = []
+    for name, topic, info in chosen:
+        if not name and len(chosen) == 1 and len(names) == 1:
+            name = names[0]
+        name = name or _name(topic, [t.name for t in taken])
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in [t.name for t in taken]:
+            raise BagError(f"'{name}' cannot be the name of a camera: letters, digits and underscores, a letter first, each once", NO_IMAGES)
+        taken.append(CameraTopics(name, topic, info, images[topic].type == COMPRESSED))
+    return taken
+
+
+class Calibrations:
+    """The camera models of one camera as its CameraInfos come by; the first one also holds for images before it."""
+
+    def __init__(self, bag: BagReader, info: str):
+        self._bag, self._info = bag, info
+        self._raw: dict[tuple[int, int], tuple[bytes, CameraModel]] = {}
+        self.reason = "the bag has no camera_info for this camera" if not info else ""
+        self.latest: bytes = b""
+        if info:
+            first = next(iter(bag.messages([info])), None)
+            if first is not None:
+                self.take(first)
+
+    def take(self, record: Record) -> None:
+        """A CameraInfo message."""
+        raw = bytes(record.data)
+        self.latest = raw
+        stampless = raw[12:]  # the stamp changes with every message, the calibration hardly ever
+        for size, (known, model) in list(self._raw.items()):
+            if known == stampless:
+                self._raw[size] = self._raw.pop(size)  # the newest last
+                return
+        try:
+            model = camera_model(self._bag.decode(record))
+        except (CameraInfoError, SerdeError) as error:
+            self.reason = f"{self._info}: {error}"
+            return
+        if model is None:
+            self.reason = f"the camera_info on {self._info} says the camera is not calibrated (K is zero)"
+            return
+        self._raw.pop((model.width, model.height), None)
+        self._raw[model.width, model.height] = (stampless, model)
+
+    def model(self, width: int, height: int) -> CameraModel | None:
+        """The newest model for images of this size."""
+        return self._raw[width, height][1] if (width, height) in self._raw else None
+
+
+def _asked(bag: BagReader, images: dict[str, Topic], text: str) -> tuple[str, str, str]:
+    name, _, rest = text.rpartition("=")
+    topic, _, info = rest.partition(",")
+    if topic not in images:
+        there = bag.topics.get(topic)
+        why = f"is of type {there.type}" if there and there.count else "is not in the bag or has no message"
+        raise BagError(f"topic {topic} {why}; {_what_there_is(bag, images)}", NO_IMAGES)
+    if info and (info not in bag.topics or bag.topics[info].type != INFO):
+        raise BagError(f"topic {info} is no CameraInfo of this bag", NO_IMAGES)
+    return name, topic, info or _info_beside(bag, topic)
+
+
+def _guessed(bag: BagReader, images: dict[str, Topic], own: Collection[str]) -> list[str]:
+    colour: list[str] = []
+    grey: list[str] = []
+    for name, topic in images.items():
+        if name in own or _base(name) != name and _base(name) in images:
+            continue
+        encoding = _encoding(bag, topic)
+        if encoding in _GREY and encoding != "16UC1":
+            grey.append(name)
+        elif encoding in ENCODINGS or topic.type == COMPRESSED and encoding and not encoding.startswith(_GREY):
+            colour.append(name)
+    with_info = [name for name in colour if _info_beside(bag, name)]
+    found = with_info or colour or [name for name in grey if _info_beside(bag, name)] or grey
+    if not found:
+        raise BagError(f"{bag.path} holds no camera images; {_what_there_is(bag, images)}", NO_IMAGES)
+    return found
+
+
+def _encoding(bag: BagReader, topic: Topic) -> str:
+    """The encoding of a topic's first image, or what its compressed format names; "" for what is no camera picture."""
+    record = next(iter(bag.messages([topic.name])), None)
+    try:
+        message: Any = bag.decode(record) if record is not None else None
+    except (SerdeError, KeyError):
+        return ""
+    if message is None:
+        return ""
+    if topic.type == IMAGE:
+        return str(message.encoding)
+    form = str(message.format)
+    return "" if "compressedDepth" in form or form.startswith(("16UC1", "32FC1")) else form or "jpeg"
+
+
+def _base(image: str) -> str:
+    return image.removesuffix("/compressed")
+
+
+def _info_beside(bag: BagReader, image: str) -> str:
+    info = _base(image).rpartition("/")[0] + "/camera_info"
+    return info if info in bag.topics and bag.topics[info].type == INFO and bag.topics[info].count else ""
+
+
+def _name(topic: str, taken: Collection[str]) -> str:
+    """A name from the topic: the last part that does not just say that it is an image, more parts where needed."""
+    parts = [part for part in _base(topic).split("/") if part]
+    parts = [part for part in parts if not re.fullmatch(r"image(_\w+)?|color|colour|rgb|raw|compressed", part)] or ["camera"]
+    for count in range(1, len(parts) + 1):
+        name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", "_".join(parts[-count:]))).strip("_")
+        name = name if name[:1].isalpha() else f"camera_{name}"
+        if name not in taken:
+            return name
+    return next(f"{name}_{n}" for n in range(2, 1000) if f"{name}_{n}" not in taken)
+
+
+def _what_there_is(bag: BagReader, images: dict[str, Topic]) -> str:
+    if images:
+        return "its image topics are " + ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in images.values())
+    there = ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in bag.topics.values())
+    return f"its topics are {there}" if there else "it has no topics"
