@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from contextlib import closing
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
-
-    from dino_perception.ros.player import Player, Recorded
+    from dino_perception.bags.reader import BagReader
+    from dino_perception.ros.player import Player
 
 HELP = "play a bag on ROS topics in real time: compressed images raw, with /clock"
 
@@ -40,89 +38,65 @@ def run(args: argparse.Namespace) -> int:
         import rclpy
     except ImportError:
         raise PlayError("playing needs ROS 2's rclpy, which is not installed here") from None
+    from dino_perception.bags.reader import BagReader
     from dino_perception.ros.large_messages import large_message_profile
     from dino_perception.ros.player import Player
 
-    with closing(_opened(args.bag)) as reader:
-        topics = _topics(reader, args.topic)
+    with BagReader(args.bag) as bag:
+        topics = _topics(bag, args.topic)
         os.environ.update(large_message_profile())
         ros_args = [part for remap in args.remap for part in ("-r", remap)]
-        with _context(rclpy) as context:
+        with _Context(rclpy) as context:
             node = rclpy.create_node("bag_player", context=context, cli_args=["--ros-args", *ros_args] if ros_args else None,
                                      enable_rosout=False, start_parameter_services=False)
-            player = Player(node, topics, decode=not args.compressed, latched=_latched(reader), clock_rate=args.clock)
+            player = Player(node, topics, decode=not args.compressed, clock_rate=args.clock,
+                            latched={name for name, topic in bag.topics.items() if topic.latched})
             try:
                 player.wait_for_subscriber(args.wait)
-                seconds = _play(reader, player, args, context.ok)
+                seconds = _play(bag, player, args, context.ok)
             finally:
                 if context.ok():
                     player.close()
-    _tell(player, seconds, args)
+        problems = [problem.sentence for problem in bag.problems]
+    _tell(player, seconds, problems, args)
     return 0
 
 
-def _play(reader: AnyReader, player: Player, args: argparse.Namespace, ok: Any) -> float:
+def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> float:
     """Plays once, or over and over. Returns the bag's seconds that were played."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    length = reader.duration / 1e9
+    from dino_perception.ros.player import Recorded
+
     passed = 0.0
     with Progress(TextColumn(args.bag.name), BarColumn(), TextColumn("{task.completed:.1f} / {task.total:.1f} s"), TimeElapsedColumn(),
-                  transient=True) as progress:
-        task = progress.add_task("", total=length)
+                  transient=True, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("", total=(bag.end_ns - bag.start_ns) / 1e9)
         while True:
-            first = reader.start_time
+            seconds = 0.0
 
             def played(message: Recorded) -> None:
-                progress.update(task, completed=(message.time_ns - first) / 1e9)
+                nonlocal seconds
+                seconds = (message.time_ns - bag.start_ns) / 1e9
+                progress.update(task, completed=seconds)
 
-            player.play(_recorded(reader, set(args.topic or reader.topics)), args.rate, played, ok)
-            passed += progress.tasks[0].completed
+            records = (Recorded(record.topic.name, record.topic.type, record.time_ns, bytes(record.data))
+                       for record in bag.messages(args.topic))
+            player.play(records, args.rate, played, ok)
+            passed += seconds
             if not (args.loop and ok()):
                 return passed
 
 
-def _recorded(reader: AnyReader, topics: set[str]) -> Iterator[Recorded]:
-    from dino_perception.ros.player import Recorded
-
-    connections = [connection for connection in reader.connections if connection.topic in topics]
-    for connection, time_ns, raw in reader.messages(connections):
-        if not reader.is2:
-            raw = reader.typestore.ros1_to_cdr(raw, connection.msgtype)
-        yield Recorded(connection.topic, connection.msgtype, time_ns, bytes(raw))
-
-
-def _opened(path: Path) -> AnyReader:
-    from rosbags.highlevel import AnyReader, AnyReaderError
-    from rosbags.typesys import Stores, get_typestore
-
-    if not path.exists():
-        raise PlayError(f"there is no bag {path}")
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-        return reader
-    except (AnyReaderError, OSError) as error:
-        raise PlayError(f"{path} cannot be read as a bag: {error}") from None
-
-
-def _topics(reader: AnyReader, wanted: list[str] | None) -> dict[str, str]:
+def _topics(bag: BagReader, wanted: list[str] | None) -> dict[str, str]:
     """Topic -> type of what is to be played."""
-    topics = {connection.topic: connection.msgtype for connection in reader.connections}
-    missing = [topic for topic in wanted or [] if topic not in topics]
+    missing = [topic for topic in wanted or [] if topic not in bag.topics]
     if missing:
-        raise PlayError(f"the bag has no topic {', '.join(missing)}; it has {', '.join(sorted(topics))}")
-    return {topic: kind for topic, kind in topics.items() if not wanted or topic in wanted}
+        raise PlayError(f"the bag has no topic {', '.join(missing)}; it has {', '.join(sorted(bag.topics))}")
+    return {name: topic.type for name, topic in bag.topics.items() if not wanted or name in wanted}
 
 
-def _latched(reader: AnyReader) -> set[str]:
-    return {connection.topic for connection in reader.connections
-            if connection.topic == "/tf_static" or any(
-                getattr(profile.durability, "name", "") == "TRANSIENT_LOCAL"
-                for profile in getattr(connection.ext, "offered_qos_profiles", None) or [])}
-
-
-class _context:
+class _Context:
     """A context of our own, so that a process which plays may also do other things with rclpy."""
 
     def __init__(self, rclpy: Any):
@@ -130,14 +104,16 @@ class _context:
 
     def __enter__(self) -> Any:
         self._context = self._rclpy.Context()
-        self._rclpy.init(context=self._context)
+        self._rclpy.init(args=[], context=self._context)
         return self._context
 
     def __exit__(self, *_: object) -> None:
         self._rclpy.try_shutdown(context=self._context)
 
 
-def _tell(player: Player, seconds: float, args: argparse.Namespace) -> None:
+def _tell(player: Player, seconds: float, problems: list[str], args: argparse.Namespace) -> None:
+    for problem in problems:
+        print(problem)
     for topic, kind in player.left_out.items():
         print(f"left out {topic}: {kind} is not installed")
     for topic, reason in player.unreadable.items():

@@ -52,7 +52,7 @@ class Player:
             if not self._types.available(kind):
                 self.left_out[topic] = kind
                 continue
-            decoded = decode and kind == COMPRESSED
+            decoded = self._decodes(topic, kind)
             self._publishers[topic] = node.create_publisher(
                 self._types.type("sensor_msgs/msg/Image" if decoded else kind),
                 topic.removesuffix("/compressed") if decoded else topic, _qos(topic in latched))
@@ -113,9 +113,13 @@ class Player:
                 _acknowledged(publisher)
                 self._node.destroy_publisher(publisher)
 
+    def _decodes(self, topic: str, kind: str) -> bool:
+        # image_transport's name for a camera's compressed pictures; depth and masks are compressed under other names.
+        return self._decode and kind == COMPRESSED and topic.endswith("/compressed")
+
     def _ready(self, message: Recorded) -> Any:
         """What goes out: the recorded bytes, or the raw image (None when it cannot be decoded)."""
-        if message.type != COMPRESSED or not self._decode:
+        if not self._decodes(message.topic, message.type):
             return message.data
         compressed = deserialize_message(message.data, CompressedImage)
         try:

@@ -1,0 +1,118 @@
+"""`dino-perception demo`: the node on a recorded drive over real ROS 2, everything it says measured against the truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+RESULTS = ("pictures.png", "report.json", "drive", "node.log")
+
+HELP = "run the node on the sample drive and measure what it publishes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bag", type=Path, help="a drive with ground truth (default: the sample drive that comes with the package)")
+    parser.add_argument("--params-file", type=Path, help="the node's parameters (default: config/rover.yaml)")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter; wins over the file")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results (default: out/demo)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when a topic is missing or something does not fit together."""
+    from rich.console import Console
+
+    from dino_perception.share import share
+
+    console = Console(highlight=False)
+    bag = args.bag or share("data", "sample_drive")
+    out = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+
+    image, info, image_topic = _camera(bag)
+    heard = _play(console, bag, image, info, args.params_file or share("config", "rover.yaml"), _parameters(args.param), out)
+    with console.status("scoring against the ground truth"):
+        scored, samples, labels, types = _scored(bag, heard, image_topic)
+        for path in filter(None, (out / "report.json", args.json)):
+            path.write_text(json.dumps(scored.report, indent=2) + "\n")
+    with console.status("writing the bag and the pictures"):
+        _keep(out, bag, heard, scored, samples, labels, types)
+
+    from dino_perception.cli.demo_report import show
+
+    show(console, scored.report, heard.status, scored.problems)
+    console.print(f"results in {out}: {', '.join(RESULTS)}")
+    return 1 if scored.problems else 0
+
+
+def _play(console: Any, bag: Path, image: str, info: str, params_file: Path, overrides: dict[str, str], out: Path) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from dino_perception.bags.reader import BagReader
+    from dino_perception.cli import demo_run
+
+    with BagReader(bag) as reader:
+        frames = reader.topics[info].count
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn())
+    if not console.is_terminal:
+        console.print(f"playing {bag.name} to the node")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting the node", total=None, news="")
+
+        def progress(published: int, seen: int) -> None:
+            if published:
+                bar.update(task, description=f"playing {bag.name}", total=frames, completed=published,
+                           news=f"{published} of {frames} frames, {seen} looked at")
+
+        return demo_run.run(bag, image, info, params_file, overrides, out / "node.log",
+                            lambda sentence: bar.update(task, news=sentence.removeprefix("configuring: ")), progress)
+
+
+def _camera(bag: Path) -> tuple[str, str, str]:
+    """Names of the images and of their camera_info as they are played, and of the images in the bag."""
+    from dino_perception.training.datasets.bag import Bag
+
+    recorded = Bag(bag)
+    try:
+        topic = recorded.image_topic()
+    finally:
+        recorded.close()
+    image = topic.removesuffix("/compressed")
+    return image, f"{image.rpartition('/')[0]}/camera_info", topic
+
+
+def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
+    from dino_perception.cli.demo_score import score
+    from dino_perception.messages.types import RosbagsTypes
+    from dino_perception.training.datasets import bag as recorded
+
+    dataset = recorded.read(bag)
+    samples = {sample.stamp_ns: sample for sample in dataset.samples}
+    types = RosbagsTypes()
+    classes = 1 + max(label.id for label in dataset.labels)
+    return score(heard, image_topic, samples, classes, types), samples, dataset.labels, types
+
+
+def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: Any, types: Any) -> None:
+    from dino_perception.cli.demo_pictures import draw
+    from dino_perception.cli.demo_report import write_bag
+
+    write_bag(out / "drive", bag, heard)
+    values = heard.status.get("dino_perception: perception", ("", {}))[1]
+    untrained = "" if scored.report["weights_trained"] else "  (untrained weights)"
+    title = f"{bag.name}: {values.get('backbone', '')} on {values.get('engine', '')}{untrained}"
+    draw(out / "pictures.png", heard, samples, labels, scored.match_errors, types, title)
+
+
+def _parameters(texts: list[str]) -> dict[str, str]:
+    from dino_perception.cli.demo_run import DemoError
+
+    for text in texts:
+        if ":=" not in text:
+            raise DemoError(f"--param is '{text}'; accepted is NAME:=VALUE")
+    return dict(text.split(":=", 1) for text in texts)

@@ -1,0 +1,138 @@
+"""The live part of the demo: the node in a process of its own, the bag played to it by another, and what was heard."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dino_perception.messages.percepts import TOPICS
+from dino_perception.ros.isolation import isolated
+from dino_perception.ros.large_messages import large_message_profile
+from dino_perception.ros.watcher import Heard, Watcher
+
+NODE = "/dino_perception"
+READY_S = 600.0
+"""A first start on a slow machine builds and checks engines."""
+QUIET_S = 1.0
+"""When nothing has come for this long after the bag's end, nothing more will."""
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was played and heard. `played` counts messages by the bag's topic names. `heard` are the node's messages by
+    full topic name. `images` holds the camera_info that was published right after each image, by its stamp. `status`
+    holds the node's last diagnostics."""
+
+    played: Mapping[str, int]
+    heard: Mapping[str, list[Heard]]
+    images: Mapping[int, Heard]
+    status: Mapping[str, tuple[str, Mapping[str, str]]]
+
+
+def output_topics() -> dict[str, str]:
+    """Full name -> type of everything one camera's node publishes."""
+    return {**{f"{NODE}/{name}": topic.type for name, topic in TOPICS.items()}, "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
+
+
+def run(bag: Path, image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path,
+        say: Callable[[str], None], progress: Callable[[int, int], None]) -> Run:
+    """Plays `bag` to the node, in real time, on a ROS domain of its own on this machine.
+
+    `image` and `camera_info` are topic names as they are played; `overrides` are further parameters. The node's output
+    goes to the file `log`. `say` is told what is being waited for, `progress` how many images were published and
+    looked at. Raises DemoError when the node does not come up, or dies.
+    """
+    with isolated():
+        outputs = output_topics()
+        latched = {f"{NODE}/{name}" for name, topic in TOPICS.items() if topic.qos == "latched"}
+        watcher = Watcher({**outputs, camera_info: "sensor_msgs/msg/CameraInfo"}, latched)
+        try:
+            with _node(image, camera_info, params_file, overrides, log) as node:
+                _wait_until_active(node, watcher, log, say)
+                played = _play(bag, node, watcher, camera_info, log, progress)
+            return Run(played, {topic: watcher.heard[topic] for topic in outputs},
+                       {heard.stamp_ns: heard for heard in watcher.heard[camera_info]}, dict(watcher.diagnostics))
+        finally:
+            watcher.close()
+
+
+@contextmanager
+def _node(image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    parameters = {"use_sim_time": "true", **overrides}
+    command = [sys.executable, "-m", "dino_perception.ros", "--ros-args", "--params-file", str(params_file),
+               "-r", f"image:={image}", "-r", f"camera_info:={camera_info}",
+               *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}"))]
+    with open(log, "w") as file:
+        node = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **large_message_profile()},
+                                start_new_session=True)  # Ctrl-C is for this process, which then ends the node
+        try:
+            yield node
+        finally:
+            _stop(node)
+
+
+def _wait_until_active(node: subprocess.Popen, watcher: Watcher, log: Path, say: Callable[[str], None]) -> None:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        _still_running(node, log)
+        sentence, values = watcher.diagnostics.get("dino_perception: perception", ("starting", {}))
+        if values.get("state") == "active":
+            return
+        if sentence.startswith("not configured"):
+            raise DemoError(f"the node is {sentence}")
+        say(sentence)
+        time.sleep(0.1)
+    raise DemoError(f"the node was not ready after {READY_S:.0f} s; see {log}")
+
+
+def _play(bag: Path, node: subprocess.Popen, watcher: Watcher, camera_info: str, log: Path,
+          progress: Callable[[int, int], None]) -> dict[str, int]:
+    """Plays the bag and waits until nothing more comes. Returns how many messages of each topic were played."""
+    counts = log.with_name("played.json")
+    player = subprocess.Popen([sys.executable, "-m", "dino_perception.cli", "play", str(bag), "--wait", "30", "--json", str(counts)],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        mask = f"{NODE}/segmentation/mask"
+        last, changed = 0, time.monotonic()
+        while player.poll() is None or time.monotonic() - changed < QUIET_S:
+            _still_running(node, log)
+            total = sum(len(watcher.heard[topic]) for topic in watcher.heard if topic != "/diagnostics")
+            if total != last:
+                last, changed = total, time.monotonic()
+            progress(len(watcher.heard[camera_info]), len(watcher.heard[mask]))
+            time.sleep(0.05)
+        if player.returncode:
+            raise DemoError(f"the bag could not be played: {player.communicate()[0].strip()}")
+        played = json.loads(counts.read_text())["counts"]
+        counts.unlink()
+        return played
+    finally:
+        _stop(player)
+
+
+def _still_running(node: subprocess.Popen, log: Path) -> None:
+    if node.poll() is not None:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        raise DemoError(f"the node ended with exit code {node.returncode}; its last words, from {log}:\n{tail}")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            process.send_signal(how)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                continue

@@ -1,0 +1,42 @@
+"""One progress bar for work that comes in stages."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Stages:
+    """Call it with (what, done, total) as work goes on; every new `what` is a new line. A context manager.
+
+    Where the output is no terminal, each stage is one printed line.
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                              TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+                              disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.stop_task(task)
+            self._tasks[what] = self._bars.add_task(what, total=total, note=note)
+            if not self.console.is_terminal:
+                self.console.print(f"{what} ({total})" if total > 1 else what)
+        self._bars.update(self._tasks[what], completed=min(done + (done == total - 1), total), total=total, note=note)
+
+    def say(self, line: str) -> None:
+        """A line above the bars."""
+        self.console.print(line, highlight=False)
+
+    def __enter__(self) -> Stages:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()

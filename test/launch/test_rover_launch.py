@@ -1,0 +1,136 @@
+"""The launch files, started by the launch system itself: what they start publishes, under the names asked for.
+
+Run where ROS 2's launch_pytest is installed, in a sourced workspace: `python -m pytest test/launch`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+launch_pytest = pytest.importorskip("launch_pytest", reason="launch and launch_pytest are not installed")
+rclpy = pytest.importorskip("rclpy")
+
+from ament_index_python.packages import get_package_share_directory  # noqa: E402
+from launch import LaunchDescription  # noqa: E402
+from launch.actions import IncludeLaunchDescription  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from rclpy.qos import qos_profile_sensor_data  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
+
+from dino_perception.messages.types import RclpyTypes  # noqa: E402
+
+READY_S = 90.0
+"""A first start builds the engines."""
+SMALL = {"engine": "torch", "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64, "max_age": 60.0}
+
+
+def launched(file: str, **arguments: str) -> LaunchDescription:
+    path = Path(get_package_share_directory("dino_perception"), "launch", file)
+    return LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)), launch_arguments=arguments.items())])
+
+
+@pytest.fixture(scope="module")
+def params_file(tmp_path_factory) -> str:
+    """rover.yaml with a small input, so that a test takes seconds."""
+    path = tmp_path_factory.mktemp("launch") / "small.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": SMALL}}))
+    return str(path)
+
+
+@launch_pytest.fixture(scope="module")
+def one_camera(params_file):
+    return launched("rover.launch.py", namespace="rover", image="/front/image_raw", params_file=params_file)
+
+
+@launch_pytest.fixture(scope="module")
+def two_cameras(params_file, tmp_path_factory):
+    cameras = tmp_path_factory.mktemp("cameras") / "cameras.yaml"
+    cameras.write_text(yaml.safe_dump({"cameras": {"front": {"image": "/a/image_raw"},
+                                                   "rear": {"image": "/b/image_raw", "camera_info": "/elsewhere/info"}}}))
+    return launched("rover.launch.py", cameras=str(cameras), params_file=params_file)
+
+
+@pytest.fixture
+def listener():
+    """A node that collects messages and feeds images."""
+    with Listener() as node:
+        yield node
+
+
+@pytest.mark.launch(fixture=one_camera)
+def test_one_camera_is_remapped_and_everything_carries_its_stamp(listener):
+    listener.hear("/rover/dino_perception/segmentation/mask", Image)
+    listener.hear("/rover/dino_perception/depth/image", Image)
+    listener.hear("/rover/dino_perception/points", PointCloud2)
+    listener.feed({"/front/image_raw": "/front/camera_info"}, until=lambda: listener.all_heard())
+    for topic, message in listener.newest.items():
+        assert (message.header.frame_id, message.height, message.width) == ("front_optical", 48, 64), topic
+        assert stamp(message) in listener.fed, topic
+
+
+@pytest.mark.launch(fixture=two_cameras)
+def test_several_cameras_come_from_one_file(listener):
+    for camera in ("front", "rear"):
+        listener.hear(f"/dino_perception/{camera}/segmentation/mask", Image)
+        listener.hear(f"/dino_perception/{camera}/points", PointCloud2)  # needs the camera_info, so both are remapped
+    listener.feed({"/a/image_raw": "/a/camera_info", "/b/image_raw": "/elsewhere/info"}, until=lambda: listener.all_heard())
+    assert listener.newest["/dino_perception/front/points"].header.frame_id == "a_optical"
+    assert listener.newest["/dino_perception/rear/points"].header.frame_id == "b_optical"
+
+
+def stamp(message) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+class Listener:
+    def __enter__(self) -> Listener:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("launch_test", context=self._context)
+        self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._types = RclpyTypes()
+        self.newest: dict[str, object] = {}
+        self._wanted: set[str] = set()
+        self.fed: set[int] = set()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def hear(self, topic: str, kind: type) -> None:
+        self._wanted.add(topic)
+        self._node.create_subscription(kind, topic, lambda message: self.newest.__setitem__(topic, message),
+                                       qos_profile_sensor_data)
+
+    def all_heard(self) -> bool:
+        return self._wanted <= set(self.newest)
+
+    def feed(self, cameras: dict[str, str], until, seconds: float = READY_S) -> None:
+        """Publishes an image and its CameraInfo on each camera's topics, 5 times a second."""
+        images = {topic: self._node.create_publisher(Image, topic, 1) for topic in cameras}
+        infos = {topic: self._node.create_publisher(CameraInfo, info, 1) for topic, info in cameras.items()}
+        picture = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+        k = np.array([100.0, 0, 63.5, 0, 100, 47.5, 0, 0, 1])
+        p = np.array([100.0, 0, 63.5, 0, 0, 100, 47.5, 0, 0, 0, 1, 0])
+        end = time.monotonic() + seconds
+        while not until():
+            assert time.monotonic() < end, f"nothing came on {sorted(self._wanted - set(self.newest))}"
+            now = self._node.get_clock().now().nanoseconds
+            self.fed.add(now)
+            for topic in cameras:
+                header = self._types.header(now, f"{topic.split('/')[1]}_optical")
+                infos[topic].publish(self._types.make("sensor_msgs/msg/CameraInfo", header=header, height=96, width=128,
+                                                      distortion_model="plumb_bob", d=[0.0] * 5, k=k, r=np.eye(3).ravel(), p=p))
+                images[topic].publish(self._types.make("sensor_msgs/msg/Image", header=header, height=96, width=128,
+                                                       encoding="rgb8", step=384, data=picture))
+            pause = time.monotonic() + 0.2
+            while time.monotonic() < pause:
+                self._executor.spin_once(timeout_sec=0.05)
