@@ -37,9 +37,9 @@ class BagWriter:
                 self._storage: Any = SqliteWriter(self.file, keep=keep)
             else:
                 self._storage = McapWriter(self.file, compression=compression, keep=keep)
-        except FileExistsError:
-            raise BagError(f"{self.file} exists", UNWRITABLE) from None
         except (OSError, McapError) as error:
+            if isinstance(error, FileExistsError) and self.file.exists():
+                raise BagError(f"{self.file} exists", UNWRITABLE) from None
             raise BagError(f"{self.path} cannot be written: {_reason(error)}", UNWRITABLE) from None
         self._ids = {(topic.name, topic.type): number + 1 for number, topic in enumerate(self._storage.topics)}
         self._digest = hashlib.sha256()
