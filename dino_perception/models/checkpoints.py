@@ -47,7 +47,16 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
     bundled = BUNDLED / f"{backbone_id}.safetensors"
     if weights or bundled.is_file():
         return _load(spec, Path(weights or bundled).expanduser())
-    backbone = CLASSES[spec.family](spec)
+    return untrained(spec)
+
+
+def untrained(spec: BackboneSpec) -> Backbone:
+    """The backbone with random weights from a fixed seed, see `Backbone.draw`."""
+    with torch.device("meta"):  # torch's own start would cost time and move everybody's random numbers
+        backbone = CLASSES[spec.family](spec)
+    backbone.to_empty(device="cpu")
+    if spec.family == "dinov3-vit":
+        backbone.periods.copy_(VisionTransformer.default_periods(spec))
     backbone.draw()
     return backbone.eval().requires_grad_(False)
 
@@ -241,8 +250,8 @@ def _normalisation(found: Found, path: Path, spec: BackboneSpec | None) -> catal
     for entry in map(catalog.get, catalog.all_ids()):
         if entry.file == path.name:
             return entry.normalisation
-    if found.fits(catalog.get("dinov3-vitl16")) and found.layout == "original" and (not spec or spec.id.startswith("dinov3-")):
-        return catalog.SATELLITE if "local_cls_norm.weight" in found.tensors else catalog.IMAGENET
+    if (found.dims == (1024,) and "local_cls_norm.weight" in found.tensors) and (not spec or spec.id.startswith("dinov3-")):
+        return catalog.SATELLITE
     return None
 
 

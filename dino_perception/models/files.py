@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|global:? ([\w.]+)", str(error))
-        name = next((g for g in found.groups() if g), "") if found else ""
-        if name:
-            raise FileError(f"{path} is refused: besides tensors it asks to run '{name}'; save its state dict alone, or as "
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise FileError(f"{path} is refused: besides tensors it asks to run '{found[1]}'; save its state dict alone, or as "
                             "safetensors") from None
-        raise FileError(f"{path} is neither a safetensors nor a torch file, or it is damaged") from None
+        raise FileError(f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run code") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileError(f"{path} is not a whole torch file ({reason.rstrip('.')}); download or copy it again") from None

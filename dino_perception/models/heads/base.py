@@ -140,7 +140,8 @@ def create_head(kind: str, backbone: Backbone, arch: str = "", *, labels: Sequen
     b = backbone.spec
     spec = HeadSpec(kind, arch, b.id, backbone.weights_hash, tuple(taps or ()), (), b.normalisation,
                     labels=tuple(labels), depth_range=depth_range, options=dict(options))
-    head = _build(cls, cls.complete(spec, backbone), backbone)
+    with torch.random.fork_rng(devices=[]):  # torch's own start would move everybody's random numbers
+        head = _build(cls, cls.complete(spec, backbone), backbone)
     _draw(head)
     return head
 
