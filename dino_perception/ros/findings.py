@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSCompatibility, ReliabilityPolicy, qos_check_compatible
 
 from dino_perception.ros.account import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
@@ -66,9 +66,6 @@ def _camera_state(node: Any, inputs: CameraInput, account: CameraAccount, max_ag
 def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tuple[bytes, str]:
     """Why no image comes."""
     topic = inputs.image_topic
-    if topic in inputs.incompatible:
-        return ERROR, (f"the publisher of {topic} and this node do not agree on QoS ({inputs.incompatible[topic]}); "
-                       "no image can come")
     publishers = node.get_publishers_info_by_topic(topic)
     since = f"no image for {quiet:.0f} s" if before else "no image yet"
     if not publishers:
@@ -78,6 +75,10 @@ def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tupl
     if wanted not in offered:
         return ERROR, (f"{since}: {topic} carries {', '.join(sorted(offered))}, this node reads {wanted} there; "
                        "check the remapping and the parameter image_transport")
+    verdicts = [qos_check_compatible(info.qos_profile, inputs.wish()) for info in publishers]
+    if all(verdict == QoSCompatibility.ERROR for verdict, _ in verdicts):
+        reason = verdicts[0][1].removeprefix("ERROR: ").rstrip(";").lower()
+        return ERROR, f"{since}: the publisher of {topic} and this node do not agree on QoS: {reason}"
     if quiet <= SILENT_S:
         return OK, f"waiting for the first image on {topic}"
     reliable = any(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import (DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind)
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -15,11 +15,6 @@ from dino_perception.messages.images import decode_compressed, decode_image
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.ros.account import CameraAccount, Rate
 from dino_perception.ros.mailbox import Letter, Mailbox
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 NEWEST = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
                     durability=DurabilityPolicy.VOLATILE)
@@ -37,8 +32,6 @@ class CameraInput:
         self.image_type = CompressedImage if transport == "compressed" else Image
         self.infos_seen = Rate()
         self.opened_s = 0.0
-        self.incompatible: dict[str, str] = {}
-        """Topic -> the QoS policy in which its publisher and this node do not meet."""
         self._node, self._account = node, account
         self._mailbox = Mailbox()
         self._decode = decode_compressed if transport == "compressed" else decode_image
@@ -50,7 +43,6 @@ class CameraInput:
         """Subscribe; images go into this mailbox."""
         self._mailbox = mailbox
         self.opened_s = time.monotonic()
-        self.incompatible.clear()
         self._subscriptions = [self._subscribe(self.image_type, self.image_topic, self._image),
                                self._subscribe(CameraInfo, self.info_topic, self._info)]
 
@@ -70,14 +62,14 @@ class CameraInput:
         model, self._account.no_points = self._model_for(width, height)
         return Frame(self.camera, letter.stamp_ns, message.header.frame_id, image, model)
 
-    def _subscribe(self, kind: type, topic: str, callback) -> Any:
-        def incompatible(event) -> None:
-            self.incompatible[topic] = qos_policy_name_from_kind(event.last_policy_kind).split(".")[-1].lower()
+    def wish(self) -> QoSProfile:
+        """The QoS with which images are subscribed to, after the user's overrides."""
+        return self._subscriptions[0].qos_profile if self._subscriptions else NEWEST
 
+    def _subscribe(self, kind: type, topic: str, callback) -> Any:
         # The overrides let a user ask for reliable images where a camera's process cannot be given the profile for
         # large messages: qos_overrides.<topic>.subscription.reliability.
         return self._node.create_subscription(kind, topic, callback, NEWEST,
-                                              event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
                                               qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
     def _image(self, message: Any) -> None:

@@ -13,3 +13,20 @@ def ros():
     rclpy.init()
     yield rclpy
     rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def start(ros):
+    """start(parameters, *arguments, name=...) -> (LiveNode, Client); all end with the module."""
+    from live_node import Client, LiveNode
+
+    started = []
+
+    def make(parameters, *arguments, name="dino_perception"):
+        started.append((LiveNode(parameters, *arguments, name=name), Client(name)))
+        return started[-1]
+
+    yield make
+    for node, client in started:
+        node.stop()
+        client.close()
