@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--batch", type=_whole, default=None, help="looks a step (default: 8)")
     training.add_argument("--rate", type=float, default=None, help="highest learning rate (default: 0.001)")
     training.add_argument("--weight-decay", type=float, default=None, help="default: 0.01")
-    training.add_argument("--patience", type=_whole, default=None, help="stop after so many validations without a better one (default: 8)")
+    training.add_argument("--patience", type=_whole, default=None, help="stop after so many validations without a better one (default: 12)")
     training.add_argument("--label-smoothing", type=float, default=None, help="share of each label spread over all classes (default: 0)")
     training.add_argument("--class-weights", choices=("none", "sqrt"), default=None, help="sqrt: rare classes count more (default: none)")
     training.add_argument("--seed", type=int, default=0, help="of the split, the order and the dropout (default: 0)")
@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.models.checkpoints import load_backbone
     from dino_perception.models.heads import create_head
     from dino_perception.training.features import FeatureCache
+    from dino_perception.training.splitting import with_truth
 
     if args.out is None and not (args.curve and args.json):
         raise TrainError("say with --out which file to write")
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         backbone = load_backbone(args.backbone, args.weights)
         if not backbone.trained:
             stages.say(f"{args.backbone} has no weights here: its features are random, and so the head learns little; give --weights")
-        data = opened(args, args.data, stages)
+        data = with_truth(opened(args, args.data, stages), args.head)
         options = {"depth_range": tuple(args.depth_range)} if args.depth_range else {}
         head = create_head(args.head, backbone, args.arch, taps=args.taps,
                            **(options if args.head == "depth" else {"labels": data.labels}))
@@ -169,7 +170,7 @@ def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device,
     if args.head != "segmentation":
         raise TrainError("--curve measures mIoU and is for segmentation heads")
     if args.test:
-        train, test = with_truth(data, args.head), with_truth(opened(args, args.test, stages), args.head)
+        train, test = data, with_truth(opened(args, args.test, stages), args.head)
         _same_classes(test, data, args.head)
     else:
         train, test = _parts(args, data, stages)
@@ -210,7 +211,6 @@ def _parts(args: argparse.Namespace, data: Dataset, stages: Stages) -> tuple[Dat
     """Frames to learn from and frames to judge by."""
     from dino_perception.training.splitting import limited, split, with_truth
 
-    data = with_truth(data, args.head)
     try:
         share = float(args.val)
     except ValueError:

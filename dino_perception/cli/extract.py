@@ -1,0 +1,79 @@
+"""`dino-perception extract`: evenly spaced frames of a bag as pictures, ready to be labelled."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write evenly spaced frames of a bag to a folder, to be labelled and trained on"
+
+
+class ExtractError(ValueError):
+    """The frames cannot be written; the message says why."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, help="a bag")
+    parser.add_argument("out", type=Path, help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/")
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="how many frames (default: 20)")
+    parser.add_argument("--image-topic", default="", help="camera topic, when there are several")
+    parser.add_argument("--mask-topic", default="", help="topic with class ids to write to masks/")
+    parser.add_argument("--depth-topic", default="", help="aligned depth topic to write to depth/")
+    parser.add_argument("--truth", action="store_true", help="write masks and depth wherever the bag has them")
+    parser.add_argument("--labels", type=Path, default=None, metavar="FILE", help="your labels.yaml, to be copied along")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dino_perception.cli.progress import Stages
+    from dino_perception.training.datasets.bag import read
+    from dino_perception.training.datasets.labels import DEFAULT, read_labels, write_labels
+    from dino_perception.training.evaluation import spread
+
+    if args.count < 1:
+        raise ExtractError(f"--count is {args.count}; accepted is 1 or more")
+    if (args.out / "images").exists() and any((args.out / "images").iterdir()):
+        raise ExtractError(f"{args.out / 'images'} holds files already; give another folder")
+    labels = read_labels(args.labels) if args.labels else DEFAULT
+    console = Console()
+    data = read(args.bag, labels=labels, image_topic=args.image_topic, mask_topic=args.mask_topic, depth_topic=args.depth_topic)
+    masks, depth = args.truth or bool(args.mask_topic), args.truth or bool(args.depth_topic)
+    usable = [s for s in data.samples if (not masks or s.read_classes or not data.labels) and (not depth or s.read_depth)]
+    if not usable:
+        raise ExtractError(f"{args.bag} has no picture with the {'mask and depth' if masks and depth else 'mask' if masks else 'depth'} "
+                           "of its time")
+    chosen = spread(usable, args.count)
+    with Stages(console) as stages:
+        for done, sample in enumerate(chosen):
+            stages("writing frames", done, len(chosen))
+            _write(sample, args.out, masks and sample.read_classes is not None, depth)
+    write_labels(args.out / "labels.yaml", labels.labels)
+    console.print(f"{len(chosen)} of {len(data.samples)} frames in {args.out / 'images'}" + (" with masks" if masks else "")
+                  + (" with depth" if depth else ""), highlight=False)
+    if not masks:
+        console.print(f"label them: one PNG of class ids each, of the same name, in {args.out / 'masks'}; the ids are in "
+                      f"{args.out / 'labels.yaml'}", highlight=False)
+    return 0
+
+
+def _write(sample, out: Path, mask: bool, depth: bool) -> None:
+    import cv2
+    import numpy as np
+
+    image = sample.read_image()
+    files = {"images": cv2.cvtColor(image, cv2.COLOR_RGB2BGR)}
+    if mask:
+        files["masks"] = sample.truth("segmentation", image)
+    if depth:
+        metres = sample.truth("depth", image)
+        if np.nanmax(metres, initial=0) <= 65.535:
+            files["depth"] = np.nan_to_num(np.round(metres * 1000)).astype(np.uint16)
+        else:
+            (out / "depth").mkdir(parents=True, exist_ok=True)
+            np.save(out / "depth" / f"{sample.stamp_ns}.npy", metres)
+    for folder, picture in files.items():
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        path = out / folder / f"{sample.stamp_ns}.png"
+        if not cv2.imwrite(str(path), picture):
+            raise ExtractError(f"{path} cannot be written")

@@ -1,0 +1,130 @@
+"""What can be had without a network: the numbers that a head's numbers are read beside."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from dino_perception.perception.frame import IGNORE
+
+
+class ColourNeighbours:
+    """Classes by colour alone: the majority among the `neighbours` labelled pixels nearest in CIELAB.
+
+    Fitted on up to `samples` pixels drawn evenly from the frames; predictions come from a table over colours of 5 bits a
+    channel. A generous baseline: it is fitted on frames of the same drive that it is judged on.
+    """
+
+    def __init__(self, classes: int, *, neighbours: int = 9, samples: int = 6000, seed: int = 0):
+        self.classes, self.neighbours, self.samples = classes, neighbours, samples
+        self.random = np.random.default_rng(seed)
+        self.colours: list[np.ndarray] = []
+        self.ids: list[np.ndarray] = []
+        self._table: np.ndarray | None = None
+
+    def add(self, image: np.ndarray, truth: np.ndarray, pixels: int) -> None:
+        """Remember `pixels` labelled pixels of a frame: `image` (H, W, 3) uint8, `truth` (h, w) uint8 that shows the
+        same."""
+        v, u = np.nonzero(truth != IGNORE)
+        if not v.size:
+            return
+        chosen = self.random.choice(v.size, min(pixels, v.size), replace=False)
+        v, u = v[chosen], u[chosen]
+        at_v, at_u = v * image.shape[0] // truth.shape[0], u * image.shape[1] // truth.shape[1]
+        self.colours.append(image[at_v, at_u])
+        self.ids.append(truth[v, u])
+        self._table = None
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Class ids (H, W) uint8 of an image (H, W, 3) uint8; IGNORE everywhere when nothing was remembered."""
+        if not self.ids:
+            return np.full(image.shape[:2], IGNORE, np.uint8)
+        if self._table is None:
+            self._table = self._build()
+        c = (image >> 3).astype(np.int32)
+        return self._table[c[..., 0] << 10 | c[..., 1] << 5 | c[..., 2]]
+
+    def _build(self) -> np.ndarray:
+        known, ids = np.concatenate(self.colours), torch.from_numpy(np.concatenate(self.ids).astype(np.int64))
+        cells = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), -1).reshape(-1, 3).astype(np.uint8) * 8 + 4
+        known_lab, cells_lab = (torch.from_numpy(_lab(c)) for c in (known, cells))
+        k = min(self.neighbours, len(ids))
+        table = []
+        for part in cells_lab.split(2048):
+            nearest = torch.cdist(part, known_lab).topk(k, largest=False).indices
+            votes = torch.zeros(len(part), self.classes).scatter_add_(1, ids[nearest], torch.ones(len(part), k))
+            table.append(votes.argmax(1))
+        return torch.cat(table).to(torch.uint8).numpy()
+
+
+class FlatGround:
+    """Depth as if the ground were one plane under a camera that never tilts: 1 / z = a u + b v + c in pixels, which is
+    exact for a plane. Fitted to the true depth of frames of the same drive, so that height and tilt need not be known
+    (generous again); what the plane does not reach is `farthest` metres away."""
+
+    def __init__(self, farthest: float = 100.0):
+        self.farthest = farthest
+        self.sums = np.zeros((3, 3)), np.zeros(3)
+
+    def add(self, truth: np.ndarray) -> None:
+        """Remember a frame's true depth (h, w) metres, NaN where unknown."""
+        v, u = np.nonzero(np.isfinite(truth) & (truth < self.farthest))
+        z = truth[v, u].astype(np.float64)
+        rows = self._rows(truth.shape, u, v) * z[:, None]  # residuals relative to 1 / z: near and far count alike
+        self.sums[0][:] += rows.T @ rows
+        self.sums[1][:] += rows.sum(axis=0)
+
+    def predict(self, shape: tuple[int, int]) -> np.ndarray:
+        """Depth (h, w) float64 metres; NaN when nothing was remembered."""
+        if not self.sums[0].any():
+            return np.full(shape, np.nan)
+        plane = np.linalg.lstsq(self.sums[0], self.sums[1], rcond=None)[0]
+        v, u = np.mgrid[: shape[0], : shape[1]]
+        inverse = (self._rows(shape, u.ravel(), v.ravel()) @ plane).reshape(shape)
+        return 1 / np.maximum(inverse, 1 / self.farthest)
+
+    @staticmethod
+    def _rows(shape: tuple[int, int], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.stack([u / shape[1], v / shape[0], np.ones(len(u))], axis=1)
+
+
+def orb_matches(reference: np.ndarray, image: np.ndarray, *, features: int = 2000,
+                ratio: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends (N, 2) float64 of ORB matches (Rublee et al. 2011) that pass Lowe's ratio test. Images (H, W, 3) uint8."""
+    orb = cv2.ORB_create(features)
+    (points, described), (other, other_described) = (orb.detectAndCompute(_grey(i), None) for i in (reference, image))
+    if described is None or other_described is None or len(other_described) < 2:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    pairs = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(described, other_described, k=2)
+    good = [best for best, second in (p for p in pairs if len(p) == 2) if best.distance < ratio * second.distance]
+    return (np.array([points[m.queryIdx].pt for m in good], np.float64).reshape(-1, 2),
+            np.array([other[m.trainIdx].pt for m in good], np.float64).reshape(-1, 2))
+
+
+def lucas_kanade_matches(reference: np.ndarray, image: np.ndarray, *, corners: int = 600,
+                         consistency: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends (N, 2) float64 of corners followed by pyramidal Lucas-Kanade (Bouguet 2001) that come back to within
+    `consistency` pixels of where they started. Images (H, W, 3) uint8."""
+    first, second = _grey(reference), _grey(image)
+    start = cv2.goodFeaturesToTrack(first, corners, 0.01, 7)
+    if start is None:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    options = dict(winSize=(21, 21), maxLevel=4)
+    end, found, _ = cv2.calcOpticalFlowPyrLK(first, second, start, None, **options)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, end, None, **options)
+    kept = (found & found_back).ravel().astype(bool) & (np.linalg.norm((back - start).reshape(-1, 2), axis=1) <= consistency)
+    return start.reshape(-1, 2)[kept].astype(np.float64), end.reshape(-1, 2)[kept].astype(np.float64)
+
+
+MATCHERS = {"orb": orb_matches, "lk": lucas_kanade_matches}
+"""The classical matchers by the name they have in reports."""
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    """CIELAB (N, 3) float32 of colours (N, 3) uint8, where distances are about as people see them."""
+    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]

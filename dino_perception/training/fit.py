@@ -1,0 +1,189 @@
+"""Trains a head on cached features: batches, steps, validation, and the weights that did best."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dino_perception.models.heads import Head
+from dino_perception.perception.frame import IGNORE
+from dino_perception.training.features import Item
+from dino_perception.training.losses import class_weights, depth_loss, segmentation_loss
+from dino_perception.training.metrics import DepthScore, SegmentationScore
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is trained. `epochs` passes over the frames, but at least `least_steps` steps, so that a handful of
+    frames is enough; training ends early after `patience` validations without a better one."""
+
+    epochs: int = 30
+    least_steps: int = 400
+    batch: int = 8
+    rate: float = 1e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    patience: int = 12
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """How far training is: told after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    score: float
+    best: float
+
+
+@dataclass
+class Outcome:
+    """What came of it. `history` has one row a validation: step, loss since the last one, score."""
+
+    steps: int
+    best_step: int
+    stopped_early: bool
+    history: list[tuple[int, float, float]] = field(default_factory=list)
+    metrics: dict[str, object] = field(default_factory=dict)
+
+
+def fit(head: Head, train: Sequence[Item], validation: Sequence[Item], recipe: Recipe, device: torch.device | str = "cpu",
+        progress: Callable[[State], None] | None = None) -> Outcome:
+    """Train `head` in place and leave it in eval mode on the CPU, with the weights that did best on `validation`, or
+    the last ones where that is empty. The same seed gives the same weights on the same machine.
+
+    AdamW, a linear warm-up over a twentieth of the steps, then a cosine to zero. A segmentation head is judged by mIoU,
+    a depth head by AbsRel.
+    """
+    torch.manual_seed(recipe.seed)
+    order = torch.Generator().manual_seed(recipe.seed)
+    head.to(device).requires_grad_(True)
+    decayed = [p for p in head.parameters() if p.dim() >= 2]
+    others = [p for p in head.parameters() if p.dim() < 2]
+    optimiser = torch.optim.AdamW([dict(params=decayed, weight_decay=recipe.weight_decay),
+                                   dict(params=others, weight_decay=0.0)], lr=recipe.rate)
+    epoch_steps = max(1, math.ceil(len(train) / recipe.batch))
+    steps = max(recipe.epochs * epoch_steps, recipe.least_steps)
+    every = max(epoch_steps, steps // 30)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
+    weights = _weights(head, train, recipe).to(device) if _weighted(head, recipe) else None
+    sign = -1.0 if head.spec.kind == "depth" else 1.0  # AbsRel is better when smaller
+    outcome, best, kept, losses, since = Outcome(0, 0, False), -math.inf, None, [], 0
+    shown = math.nan
+    batches = _endless(len(train), recipe.batch, order)
+    for step in range(1, steps + 1):
+        head.train()
+        features, truth = load([train[i] for i in next(batches)], device)
+        loss = _loss(head, head(*features), truth, weights, recipe)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        outcome.steps = step
+        if step % every == 0 or step == steps:
+            shown = score(head, validation, device) if validation else math.nan
+            outcome.history.append((step, float(np.mean(losses)), shown))
+            losses, since = [], since + 1
+            if validation and sign * shown > best:
+                best, kept, outcome.best_step, since = sign * shown, copy.deepcopy(head.state_dict()), step, 0
+        if progress:
+            progress(State(step, steps, loss.item(), shown, sign * best))
+        if validation and since >= recipe.patience:
+            outcome.stopped_early = True
+            break
+    if kept is not None:
+        head.load_state_dict(kept)
+    else:
+        outcome.best_step = outcome.steps
+    head.to("cpu").eval().requires_grad_(False)
+    head.trained = True
+    return outcome
+
+
+def measure(head: Head, items: Sequence[Item], device: torch.device | str = "cpu") -> dict[str, object]:
+    """The head's numbers on cached features, at the size of the truth: mIoU, IoU a class, pixel accuracy and ECE, or
+    AbsRel, RMSE and deltas up to 30 m."""
+    numbers = _measured(head, items, device)
+    if isinstance(numbers, DepthScore):
+        return {k: round(v, 5) for k, v in numbers.numbers().items()} | {"up_to_m": numbers.farthest, "looks": len(items)}
+    iou = {label.name: _rounded(v) for label, v in zip(head.spec.labels, numbers.iou)}
+    return {"miou": round(numbers.miou, 5), "iou": iou, "pixel_accuracy": round(numbers.accuracy, 5),
+            "ece": round(numbers.ece(), 5), "looks": len(items)}
+
+
+def score(head: Head, items: Sequence[Item], device: torch.device | str = "cpu") -> float:
+    """The one number that decides: mIoU or AbsRel."""
+    numbers = _measured(head, items, device)
+    return numbers.numbers()["abs_rel"] if isinstance(numbers, DepthScore) else numbers.miou
+
+
+def load(items: Sequence[Item], device: torch.device | str) -> tuple[list[Tensor], Tensor]:
+    """Feature maps (B, C, h, w) float32 of each tap, and truth (B, H, W)."""
+    loaded = [item.load() for item in items]
+    taps = zip(*(features for features, _ in loaded))
+    features = [torch.from_numpy(np.stack(maps)).to(device).float() for maps in taps]
+    return features, torch.from_numpy(np.stack([truth for _, truth in loaded])).to(device)
+
+
+def recipe_record(recipe: Recipe) -> dict[str, object]:
+    return asdict(recipe)
+
+
+@torch.inference_mode()
+def _measured(head: Head, items: Sequence[Item], device) -> SegmentationScore | DepthScore:
+    head.to(device).eval()
+    numbers = DepthScore() if head.spec.kind == "depth" else SegmentationScore(len(head.spec.labels))
+    for start in range(0, len(items), 8):
+        features, truth = load(items[start : start + 8], device)
+        reduced = [t.cpu().numpy() for t in head.reduce(head(*features), *truth.shape[1:])]
+        for i, true in enumerate(truth.cpu().numpy()):
+            numbers.add(true, *(array[i] for array in reduced))
+    return numbers
+
+
+def _loss(head: Head, raw: Tensor, truth: Tensor, weights: Tensor | None, recipe: Recipe) -> Tensor:
+    if head.spec.kind == "depth":
+        return depth_loss(raw, truth, head.spec.depth_range)
+    return segmentation_loss(raw, truth, weights=weights, smoothing=recipe.label_smoothing)
+
+
+def _weighted(head: Head, recipe: Recipe) -> bool:
+    return head.spec.kind == "segmentation" and recipe.class_weights != "none"
+
+
+def _weights(head: Head, items: Sequence[Item], recipe: Recipe) -> Tensor:
+    counts = np.zeros(256, np.int64)
+    for item in items:
+        counts += np.bincount(np.load(item.truth).ravel(), minlength=256)
+    counts[IGNORE] = 0
+    return class_weights(torch.from_numpy(counts[: len(head.spec.labels)]).double(), recipe.class_weights)
+
+
+def _endless(count: int, batch: int, generator: torch.Generator):
+    """Batches of indices, every one once before any comes again."""
+    while True:
+        order = torch.randperm(count, generator=generator).tolist()
+        for start in range(0, count, batch):
+            yield order[start : start + batch]
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) else None

@@ -1,0 +1,53 @@
+"""What the heads are trained to make small."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dino_perception.models.heads.decoders import resize
+from dino_perception.perception.frame import IGNORE
+
+
+def segmentation_loss(logits: Tensor, truth: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy a labelled pixel, at the size of the truth.
+
+    `logits` (B, K, h, w), `truth` (B, H, W) uint8 with IGNORE. `weights` (K,) counts classes differently. Zero, with a
+    gradient, when nothing is labelled.
+    """
+    logits, truth = resize(logits, truth.shape[1:]), truth.long()
+    known = truth != IGNORE
+    if not known.any():
+        return logits.sum() * 0
+    return F.cross_entropy(logits, truth, weights, ignore_index=IGNORE, label_smoothing=smoothing)
+
+
+def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
+    """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
+    that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely
+    2018, sec. 4.2), which keeps edges where they are.
+
+    `metres` (B, 1, h, w), `truth` (B, H, W) float32 with NaN. Zero, with a gradient, when nothing is known.
+    """
+    metres = resize(metres, truth.shape[1:])[:, 0]
+    known = (truth >= reach[0]) & (truth <= reach[1])
+    if not known.any():
+        return metres.sum() * 0
+    error = torch.where(known, metres.clamp_min(1e-3).log() - torch.where(known, truth, torch.ones_like(truth)).log(), 0.0)
+    loss = error.abs().sum() / known.sum()
+    for dim in (1, 2):
+        both = known.narrow(dim, 1, known.shape[dim] - 1) & known.narrow(dim, 0, known.shape[dim] - 1)
+        step = error.diff(dim=dim).abs()
+        loss = loss + gradient * (step * both).sum() / both.sum().clamp_min(1)
+    return loss
+
+
+def class_weights(counts: Tensor, how: str) -> Tensor | None:
+    """(K,) weights of the classes for their pixel counts: "none", or "sqrt": one over the root of the frequency, with
+    mean one over the pixels. A class that does not occur weighs nothing."""
+    if how == "none":
+        return None
+    share = counts / counts.sum()
+    weights = torch.where(share > 0, share.clamp_min(1e-12).rsqrt(), 0.0)
+    return (weights / (weights * share).sum()).float()

@@ -1,0 +1,56 @@
+"""Which frames a head is trained on and which judge it meanwhile."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dino_perception.training.datasets import DataError, Dataset
+
+
+def with_truth(data: Dataset, kind: str) -> Dataset:
+    """The samples that a head of this kind can learn from. Raises DataError when there are none."""
+    has = [i for i, s in enumerate(data.samples) if (s.read_classes if kind == "segmentation" else s.read_depth)]
+    if not has:
+        what = "masks" if kind == "segmentation" else "depth"
+        raise DataError(f"{data.source} has no {what}, so no {kind} head can be trained on it")
+    if len(has) == len(data.samples):
+        return data
+    new = {old: place for place, old in enumerate(has)}
+    splits = {name: tuple(new[i] for i in part if i in new) for name, part in data.splits.items()}
+    chosen = data.chosen(has)
+    return Dataset(chosen.source, chosen.samples, data.labels, data.continuous, {n: p for n, p in splits.items() if p})
+
+
+def limited(data: Dataset, count: int, seed: int) -> Dataset:
+    """`count` samples drawn by the seed, in order; a larger count keeps those of a smaller one."""
+    if count <= 0 or count >= len(data.samples):
+        return data
+    return data.chosen(sorted(np.random.default_rng(seed).permutation(len(data.samples))[:count].tolist()))
+
+
+def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(training, validation): the data's own parts where it has them (a "test" part is not touched), else `share` of
+    it set aside.
+
+    Whole drives when there are five or more. In a drive, neighbouring frames look alike, so its end is set aside; of
+    pictures that are no drive every so-manieth.
+    """
+    if "val" in data.splits:
+        return data.part("train"), data.part("val")
+    if "train" in data.splits:
+        data = data.part("train")
+    count = len(data.samples)
+    wanted = round(share * count)
+    if share > 0 and count > 1:
+        wanted = min(max(wanted, 1), count - 1)
+    scenes = data.scenes()
+    if wanted == 0:
+        held: set[int] = set()
+    elif len(scenes) >= 5:
+        names = [list(scenes)[i] for i in np.random.default_rng(seed).permutation(len(scenes))]
+        held = {i for name in names[: max(1, round(share * len(names)))] for i in scenes[name]}
+    elif data.continuous:
+        held = {i for part in scenes.values() for i in part[len(part) - round(share * len(part)):]} or {count - 1}
+    else:
+        held = {round((k + 0.5) * count / wanted - 0.5) for k in range(wanted)}
+    return (data.chosen([i for i in range(count) if i not in held]), data.chosen(sorted(held)))
