@@ -1,0 +1,159 @@
+"""Points that keep their identity: what is matched in a frame is looked for again in the next."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dino_perception.perception import matching
+from dino_perception.perception.frame import Correspondences, Frame
+from dino_perception.perception.geometry import Letterbox
+from dino_perception.perception.matching import Field, View
+from dino_perception.perception.refine import FINE, WIDE, Refiner
+from dino_perception.perception.settings import CorrespondenceSettings
+
+ALIKE = 0.85
+"""Least correlation of the two windows of a match."""
+NOISE = 10.0
+"""Corner strength (8-bit grey levels squared, Sobel-weighted) that sensor noise in an empty sky stays below."""
+SPARE = 1.25
+"""Points looked for per match that a message may carry: some leave the image, some fail."""
+
+
+class Tracker:
+    """The points of one camera. `update` takes its frames in order.
+
+    Points are chosen in the reference frame and matched from there directly, so that positions do not drift along a
+    chain of frames; features matched from the frame before say where to look. The reference is that frame itself, or a
+    key frame for as long as enough of its points are found again. The same frames give the same tracks, bit for bit.
+    """
+
+    def __init__(self) -> None:
+        self._next_id = 1
+        self._refiner = Refiner()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the frames. Ids go on counting, so that an old id never means a new point."""
+        self._reference: View | None = None
+        self._previous: View | None = None
+        self._flow: Field | None = None  # from the reference to the frame before
+        self._ids = np.zeros(0, np.uint64)
+        self._xy = np.zeros((0, 2))  # in the reference
+        self._last = np.zeros((0, 2))  # in the frame before, predicted where not found
+
+    @torch.inference_mode()
+    def update(
+        self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings
+    ) -> Correspondences:
+        """The matches of this frame with the reference frame; none for the first frame or one of another size.
+
+        `descriptors` (N, D) are unit vectors, one for each `stride` x `stride` patch of the network's input.
+        """
+        view = View.of(frame, box, descriptors, stride)
+        reference, previous = self._reference, self._previous
+        if previous is None or not _comparable(previous, view):
+            self.reset()
+            self._start(view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)))
+            nothing = np.zeros(0, np.float32)
+            return Correspondences(view.stamp_ns, view.frame_id, view.width, view.height, np.zeros(0, np.uint64),
+                                   nothing, nothing, nothing, nothing, nothing)  # fmt: skip
+        position, alike = self._match(reference, previous, view)
+        score = np.zeros(len(alike), np.float32)
+        found = np.flatnonzero(alike > ALIKE)
+        score[found] = matching.similarity(reference, self._xy[found], view, position[found])
+        found = found[score[found] >= settings.min_score]
+        chosen = _even(found, position, alike, self._ids, view, settings.max_matches)
+        x, y, reference_x, reference_y = (a[chosen].astype(np.float32) for a in (*position.T, *self._xy.T))
+        result = Correspondences(reference.stamp_ns, reference.frame_id, view.width, view.height, self._ids[chosen],
+                                 x, y, reference_x, reference_y, score[chosen])  # fmt: skip
+        enough = len(found) >= settings.keyframe_overlap * max(1, len(self._ids))
+        if settings.reference == "keyframe" and enough:
+            self._previous, self._last = view, position
+        else:
+            self._start(view, settings, self._ids[found], position[found])
+        return result
+
+    def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """Where every point is in `view`: positions (N, 2) and the correlation (N,) there.
+
+        Sets the flow from the reference; a point that is not found is predicted by it.
+        """
+        step = matching.motion(previous, view) or Field.still(view)
+        seed, shape = step.at(self._last)
+        if self._flow is not None:
+            shape = shape @ self._flow.at(self._xy)[1]
+        position, alike = seed, np.full(len(seed), -1.0, np.float32)
+        within = np.flatnonzero(_inside(seed, view))
+        self._try(reference, view, within, seed, shape, FINE, position, alike)
+        failed = within[alike[within] <= ALIKE]
+        self._flow = None
+        if len(failed) > 0.15 * len(within) or reference is not previous:
+            good = np.flatnonzero(alike > ALIKE)
+            voters = good[np.unique(np.linspace(0, len(good) - 1, 256).round().astype(int))] if len(good) else good
+            self._flow = matching.field(reference, self._xy[voters], position[voters])
+            if self._flow is None:  # lost: search wide from where the points were
+                failed, seed, plan = np.arange(len(seed)), self._last, WIDE
+            else:
+                seed, shape = self._flow.at(self._xy)
+                stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
+                alike[good[stray]] = -1
+                position[alike <= ALIKE] = seed[alike <= ALIKE]
+                failed, plan = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), FINE
+            self._try(reference, view, failed, seed, shape, plan, position, alike)
+        return position, alike
+
+    def _try(self, reference, view, which, seed, shape, plan, position, alike) -> None:
+        """Refines the points `which` and keeps what is better than what `position` and `alike` hold."""
+        new, score = self._refiner.refine(reference.levels, view.levels, self._xy[which], seed[which], shape[which], plan)
+        better = score > np.maximum(alike[which], ALIKE)
+        position[which[better]] = new[better]
+        alike[which[better]] = score[better]
+
+    def _start(self, view: View, settings: CorrespondenceSettings, ids: np.ndarray, xy: np.ndarray) -> None:
+        """Make `view` the reference: keep the points that were found in it, fill the gaps between with new corners."""
+        wanted = round(SPARE * settings.max_matches)
+        cell = (view.width * view.height / (1.5 * wanted)) ** 0.5
+        order = np.argsort(ids, kind="stable")  # where two points have run together, the older stays
+        _, first = np.unique(_cells(xy[order], 0.5 * cell, view), return_index=True)
+        keep = np.sort(order[first])
+        ids, xy = ids[keep], xy[keep]
+        corner, strength = matching.corners(view, round(1.5 * wanted))
+        free = (strength > NOISE) & ~np.isin(_cells(corner, cell, view), _cells(xy, cell, view))
+        corner = corner[free]
+        room = max(0, min(len(corner), wanted - len(ids)))
+        corner = corner[np.unique(np.linspace(0, len(corner) - 1, room).round().astype(int))] if room else corner[:0]
+        new = np.arange(self._next_id, self._next_id + len(corner), dtype=np.uint64)
+        self._next_id += len(corner)
+        self._reference = self._previous = view
+        self._flow = None
+        self._ids = np.concatenate([ids, new])
+        self._xy = self._last = np.concatenate([xy, corner])
+
+
+def _comparable(a: View, b: View) -> bool:
+    return (a.width, a.height, a.descriptors.shape) == (b.width, b.height, b.descriptors.shape)
+
+
+def _inside(xy: np.ndarray, view: View) -> np.ndarray:
+    """Whether points lie in the view, a patch more all round allowed: a seed is not exact."""
+    return ((xy > -np.array(view.patch)) & (xy < np.array([view.width, view.height]) + view.patch)).all(axis=1)
+
+
+def _cells(xy: np.ndarray, cell: float, view: View) -> np.ndarray:
+    """The number of the square that each point lies in."""
+    x, y = ((xy + 0.5) / cell).astype(np.int64).T
+    return y * (int(view.width / cell) + 2) + x
+
+
+def _even(found: np.ndarray, position, alike, ids, view: View, most: int) -> np.ndarray:
+    """At most `most` of the found points, taken in turns from 12 x 9 parts of the image; from each part the well aligned
+    first, and among these the older. In the order of their ids."""
+    if len(found) > most:
+        x, y = (position[found] / [view.width / 12, view.height / 9]).astype(int).T
+        part = y * 12 + x
+        order = np.lexsort((ids[found], alike[found] < 0.9, part))
+        starts = np.r_[True, part[order][1:] != part[order][:-1]]
+        turn = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+        found = found[order][np.lexsort((part[order], turn))][:most]
+    return found[np.argsort(ids[found], kind="stable")]
