@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch._inductor
 
 from dino_perception.engines import retype
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
@@ -45,17 +44,21 @@ class CudaGraphs(Engine):
         return gpu_identity()
 
     def build(self, program: Program, precision: str, threads: int) -> bytes:
+        from torch._inductor import aoti_compile_and_package  # seconds to import, and only a build needs it
+
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "engine.pt2"))
-            torch._inductor.aoti_compile_and_package(typed_on(program, precision, self.device()), package_path=path,
-                                                     inductor_configs={"max_autotune": True})
+            aoti_compile_and_package(typed_on(program, precision, self.device()), package_path=path,
+                                     inductor_configs={"max_autotune": True})
             return Path(path).read_bytes()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
+        from torch._inductor import aoti_load_package
+
         with tempfile.TemporaryDirectory() as folder:  # the package is unpacked on load; the file is not used again
             path = Path(folder, "engine.pt2")
             path.write_bytes(blob)
-            model = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+            model = aoti_load_package(str(path), run_single_threaded=True)
         return CudaGraphsCompiled(model, example, precision, self.device())
 
     def compile(self, program: Program, precision: str, threads: int) -> Compiled:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ _HINTS = {"bfloat16": "bf16", "float32": "f32"}
 
 @functools.cache
 def _core():
+    # Unless told otherwise, importing openvino forks a process that reports to its makers. A rover's node does neither.
+    sys.modules.setdefault("openvino_telemetry", None)
     import openvino
 
     return openvino.Core()

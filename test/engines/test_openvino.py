@@ -1,0 +1,101 @@
+"""OpenVINO computes what float32 torch computes, for every family of backbone, and shares memory instead of copying."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dino_perception import engines
+from dino_perception.engines.openvino import OpenVino
+from dino_perception.engines.parity import Gate, kinds
+
+pytestmark = pytest.mark.skipif(bool(OpenVino().unavailable()), reason=OpenVino().unavailable() or "-")
+
+needs_bf16 = pytest.mark.skipif("bfloat16" not in OpenVino().ladder(), reason="this CPU has no bfloat16")
+
+
+@pytest.fixture(scope="module", params=["vit", "convnext"])
+def graph(request):
+    return request.getfixturevalue(request.param)
+
+
+@needs_bf16
+def test_bfloat16_stays_within_the_gate_for_vit_and_convnext(graph):
+    compiled = engines.build(graph, (graph.example(),), engine="openvino", precision="bfloat16")
+    parity = compiled.info.parity
+    assert parity["frames"] >= 3
+    for output in parity["outputs"]:
+        assert output["cosine_mean"] >= 0.999 and output["cosine_worst"] >= 0.99 and output["nonfinite"] == 0
+    assert not Gate().failures(parity)
+
+
+def test_float32_agrees_to_rounding(graph, frame):
+    compiled = engines.build(graph, (frame,), engine="openvino", precision="float32")
+    with torch.inference_mode():
+        wanted = graph(frame)
+    for got, w in zip(compiled(frame), wanted):
+        assert got.dtype == torch.float32 and got.shape == w.shape
+        assert (got - w).abs().max() <= 2e-4 * w.abs().max()
+
+
+def test_a_batch_gives_what_its_frames_give_alone(vit, frame):
+    other = 255 - frame
+    alone = engines.build(vit, (frame,), engine="openvino", precision="float32")
+    singles = [[t.clone() for t in alone(f)] for f in (frame, other)]
+    together = engines.build(vit, (frame.repeat(2, 1, 1, 1),), engine="openvino", precision="float32")
+    for i, maps in enumerate(zip(*singles)):
+        batch = together(torch.cat([frame, other]))[i]
+        assert torch.allclose(batch, torch.cat(maps), atol=1e-3)
+
+
+def test_outputs_are_the_engines_own_memory_and_inputs_are_read_in_place(vit, frame):
+    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
+    first = compiled(frame)
+    before = first[0].clone()
+    second = compiled(255 - frame)
+    assert [t.data_ptr() for t in first] == [t.data_ptr() for t in second]
+    assert not torch.equal(before, first[0]), "an output is valid until the next call, which overwrites it"
+    picture = np.ascontiguousarray(frame.numpy())
+    compiled(torch.from_numpy(picture))
+    assert compiled.request.get_input_tensor(0).data.ctypes.data == picture.ctypes.data
+
+
+def test_a_view_of_a_larger_image_is_accepted(vit, frame):
+    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
+    wanted = [t.clone() for t in compiled(frame)]
+    wide = torch.zeros(1, frame.shape[1], frame.shape[2] + 5, 3, dtype=torch.uint8)
+    wide[:, :, 2:-3] = frame
+    for got, w in zip(compiled(wide[:, :, 2:-3]), wanted):
+        assert torch.equal(got, w)
+
+
+def test_a_wrong_shape_is_one_sentence(vit, frame):
+    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
+    with pytest.raises(engines.EngineError, match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"):
+        compiled(frame[:, :, :64])
+
+
+def test_heads_take_the_backbones_own_output(vit, frame):
+    from dino_perception.models.checkpoints import load_backbone
+    from dino_perception.models.heads.base import load_head
+
+    backbone = load_backbone("rover-tiny")
+    for kind in ("segmentation", "depth", "correspondences"):
+        head = load_head(kind, backbone)
+        graph = backbone.at(64, 96, head.spec.taps)
+        body = engines.build(graph, (frame,), engine="openvino", precision="float32")
+        features = body(frame)
+        top = engines.build(head.at(32, 48), tuple(t.clone() for t in features), engine="openvino",
+                            precision="float32", name=kind)
+        with torch.inference_mode():
+            wanted = head.at(32, 48)(*graph(frame))
+        got = top(*features)
+        assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in wanted]
+        for what, g, w in zip(kinds(wanted), got, wanted):
+            if what == "labels":
+                assert (g == w).float().mean() >= 0.995
+            elif what == "levels":
+                assert (g.int() - w.int()).abs().max() <= 2
+            else:
+                assert torch.allclose(g, w, rtol=1e-2, atol=1e-3, equal_nan=True)

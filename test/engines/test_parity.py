@@ -1,0 +1,134 @@
+"""The gate: what passes is right, and every way of being wrong that DINO engines have shown is caught."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dino_perception.engines.eager import Eager
+from dino_perception.engines.base import Program
+from dino_perception.engines.frames import parity_inputs
+from dino_perception.engines.parity import Gate, Reference, compare, kinds, summary
+
+
+def engine_of(module, example):
+    return Eager().compile(Program(module, example), "float32", 0)
+
+
+def failures(reference: Reference, module) -> list[str]:
+    return Gate().failures(reference.compare(engine_of(module, reference.inputs[0])))
+
+
+@pytest.fixture(scope="module")
+def reference(vit):
+    return Reference(vit, parity_inputs((vit.example(),)), torch.device("cpu"))
+
+
+def test_the_reference_agrees_with_itself(reference, vit):
+    record = reference.compare(engine_of(vit, reference.inputs[0]))
+    assert record["frames"] == 3 and not Gate().failures(record)
+    assert all(output["cosine_worst"] > 0.999999 for output in record["outputs"])
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_a_missing_block_fails(reference, vit, block):
+    """Each block of the graph counts: random weights with LayerScale near one do not hide a lost block."""
+    broken = copy.deepcopy(vit)
+    scales = [p for name, p in broken.named_parameters() if f"blocks.{block}." in name and name.endswith(("scale1", "scale2"))]
+    assert len(scales) == 2
+    for scale in scales:
+        scale.zero_()
+    assert failures(reference, broken)
+
+
+def test_swapped_height_and_width_fails(reference, vit):
+    class Transposed(torch.nn.Module):
+        def forward(self, pixels):
+            return tuple(t.transpose(2, 3).reshape(t.shape) for t in vit(pixels))
+
+    assert failures(reference, Transposed())
+
+
+def test_one_bad_patch_fails_by_the_worst_and_not_by_the_mean(reference, vit):
+    class Speck(torch.nn.Module):
+        def forward(self, pixels):
+            first, last = vit(pixels)
+            last = last.clone()
+            last[:, :, 1, 2] = last[:, :, 1, 2].flip(1)
+            return first, last
+
+    found = failures(reference, Speck())
+    assert len(found) == 2 and all("output 1" in text for text in found)
+    generous = Gate(cosine_mean=0.9)
+    record = reference.compare(engine_of(Speck(), reference.inputs[0]))
+    assert [text for text in generous.failures(record) if "cosine_worst" in text] == generous.failures(record) != []
+
+
+def test_nan_and_inf_fail(reference, vit):
+    for poison in (math.nan, math.inf):
+        class Poisoned(torch.nn.Module):
+            def forward(self, pixels):
+                maps = [t.clone() for t in vit(pixels)]
+                maps[0][0, 0, 0, 0] = poison
+                return tuple(maps)
+
+        assert any("1 NaN or Inf" in text or "3 NaN or Inf" in text for text in failures(reference, Poisoned()))
+
+
+def test_a_constant_output_fails(reference, vit):
+    class Flat(torch.nn.Module):
+        def forward(self, pixels):
+            return tuple(torch.ones_like(t) for t in vit(pixels))
+
+    assert failures(reference, Flat())
+
+
+def test_cosine_matches_numpy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 1, 5, 3, 4)).astype(np.float32)
+    numbers = compare("features", torch.from_numpy(a), torch.from_numpy(b))
+    cosine = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    assert numbers["cosine_mean"] == pytest.approx(cosine.mean(), abs=1e-6)
+    assert numbers["cosine_worst"] == pytest.approx(cosine.min(), abs=1e-6)
+
+
+def test_masks_confidences_and_depths_are_compared_in_their_own_terms():
+    mask = torch.arange(100, dtype=torch.uint8).reshape(1, 10, 10) % 5
+    other = mask.clone()
+    other[0, 0, :3] += 1
+    assert compare("labels", mask, other)["label_agreement"] == pytest.approx(0.97)
+    assert compare("levels", mask, mask + 3)["level_difference"] == pytest.approx(3.0)
+
+    depth = torch.full((1, 10, 10), 4.0)
+    depth[0, 0, 0] = math.nan
+    close = depth * 1.02
+    close[0, 0, 1] = math.nan
+    numbers = compare("depth", depth, close)
+    assert numbers["depth_abs_rel"] == pytest.approx(0.02, rel=1e-4)
+    assert numbers["unknown_difference"] == pytest.approx(0.01)
+    assert numbers["nonfinite"] == 0
+    assert Gate().failures({"outputs": [compare("depth", depth, torch.full_like(depth, math.nan))]})
+
+
+def test_every_kind_of_output_is_told_apart():
+    unit = torch.nn.functional.normalize(torch.randn(1, 12, 8), dim=-1)
+    levels = torch.randint(0, 256, (1, 4, 4), dtype=torch.uint8)
+    assert kinds((levels, levels, torch.rand(1, 4, 4) * 9, unit, torch.rand(1, 3, 2, 2), torch.rand(1, 8))) == \
+        ("labels", "levels", "depth", "features", "features", "features")
+
+
+def test_pictures_fill_a_batch_with_different_ones():
+    inputs = parity_inputs((torch.zeros(2, 48, 64, 3, dtype=torch.uint8),))
+    assert len(inputs) >= 3
+    for (pixels,) in inputs:
+        assert pixels.shape == (2, 48, 64, 3) and pixels.dtype == torch.uint8
+        assert pixels.float().std() > 10 and not torch.equal(pixels[0], pixels[1])
+
+
+def test_a_record_reads_as_one_line(reference, vit):
+    line = summary(reference.compare(engine_of(vit, reference.inputs[0])))
+    assert line == "cosine 1.00000 (worst 1.00000); cosine 1.00000 (worst 1.00000) on 3 frames"
