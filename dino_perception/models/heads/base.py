@@ -252,10 +252,11 @@ def _build(cls: type[Head], spec: HeadSpec, backbone: Backbone) -> Head:
 def _draw(head: Head) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(f"{head.spec.backbone} {head.spec.kind}".encode()))
     with torch.no_grad():
-        for p in head.parameters():
+        for name, p in head.named_parameters():
             if p.dim() >= 2:
                 p.normal_(0, (2 / p[0].numel()) ** 0.5, generator=generator)
-            # norms and biases stay at one and zero
+            elif name.endswith("bias"):
+                p.zero_()  # torch draws those of convolutions from its own, unseeded stream
 
 
 def _class(kind: str) -> type[Head]:
