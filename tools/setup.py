@@ -172,7 +172,7 @@ def run(command: list[str], failure: str | None) -> bool:
         done = subprocess.run(command, cwd=ROOT, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT)
     if done.returncode and failure:
         tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-15:])
-        raise SetupError(f"{tail}\n\n{failure}; the whole output is in {LOG.relative_to(ROOT)}.")
+        raise SetupError(f"{tail}\n\n{failure}; the whole output is in {os.path.relpath(LOG, ROOT)}.")
     return done.returncode == 0
 
 

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compressed", action="store_true", help="leave compressed images compressed, under their own names")
     parser.add_argument("--remap", action="append", default=[], metavar="FROM:=TO", help="publish a topic under another name")
     parser.add_argument("--clock", type=float, default=100.0, metavar="HZ", help="rate of /clock; 0: none (default: 100)")
-    parser.add_argument("--wait", type=float, default=5.0, metavar="SECONDS",
-                        help="longest wait for a first subscriber of an image topic (default: 5)")
+    parser.add_argument("--wait", type=float, default=10.0, metavar="SECONDS",
+                        help="longest wait for subscribers of the images before the start (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was played: counts a topic, seconds")
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             player = Player(node, topics, decode=not args.compressed, clock_rate=args.clock,
                             latched={name for name, topic in bag.topics.items() if topic.latched})
             try:
-                player.wait_for_subscriber(args.wait)
+                player.wait_for_subscribers(args.wait)
                 seconds = _play(bag, player, args, context.ok)
             finally:
                 if context.ok():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -20,6 +21,7 @@ from dino_perception.messages.types import RclpyTypes
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 IMAGES = (COMPRESSED, "sensor_msgs/msg/Image")
+SETTLED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,20 @@ class Player:
         self._clock = node.create_publisher(Clock, "/clock", _qos(False)) if clock_rate > 0 else None
         self._tick_s = 1 / clock_rate if clock_rate > 0 else float("inf")
 
-    def wait_for_subscriber(self, seconds: float) -> bool:
-        """Waits until somebody listens to an image topic (to anything, when there is none), at most `seconds`."""
+    def wait_for_subscribers(self, seconds: float) -> bool:
+        """Waits until somebody listens to an image topic (to anything, when there is none) and for `SETTLED_S` nobody
+        else has joined, at most `seconds`. Readers of several topics find them one after another."""
         watched = [self._publishers[topic] for topic in self._images or self._publishers]
         until = time.monotonic() + seconds
-        while not any(publisher.get_subscription_count() for publisher in watched):
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.05)
-        return True
+        joined, since = 0, time.monotonic()
+        while (now := time.monotonic()) < until:
+            readers = sum(publisher.get_subscription_count() for publisher in self._publishers.values())
+            if readers != joined:
+                joined, since = readers, now
+            if now - since >= SETTLED_S and any(publisher.get_subscription_count() for publisher in watched):
+                return True
+            time.sleep(0.02)
+        return False
 
     def play(self, messages: Iterator[Recorded], rate: float = 1.0, played: Callable[[Recorded], None] = lambda _: None,
              ok: Callable[[], bool] = lambda: True) -> None:
@@ -106,12 +113,15 @@ class Player:
         """The name under which a recorded topic is published."""
         return self._publishers[topic].topic_name
 
-    def close(self) -> None:
-        """Destroy the publishers once every reliable reader has what was sent."""
-        for publisher in [*self._publishers.values(), self._clock]:
-            if publisher is not None:
-                _acknowledged(publisher)
-                self._node.destroy_publisher(publisher)
+    def close(self, seconds: float = 1.0) -> None:
+        """Destroy the publishers, once their readers have what was sent or after `seconds`."""
+        until = time.monotonic() + seconds
+        for publisher in filter(None, [*self._publishers.values(), self._clock]):
+            try:
+                publisher.wait_for_all_acked(Duration(seconds=max(until - time.monotonic(), 0)))
+            except RuntimeError:  # a context that is shutting down cannot wait
+                pass
+            self._node.destroy_publisher(publisher)
 
     def _decodes(self, topic: str, kind: str) -> bool:
         # image_transport's name for a camera's compressed pictures; depth and masks are compressed under other names.
@@ -142,11 +152,3 @@ def _qos(latched: bool) -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
                       durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
 
-
-def _acknowledged(publisher: Any) -> None:
-    try:
-        from rclpy.duration import Duration
-
-        publisher.wait_for_all_acked(Duration(seconds=1))
-    except Exception:  # a context that is shutting down cannot wait
-        pass

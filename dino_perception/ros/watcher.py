@@ -68,8 +68,10 @@ class Watcher:
         self._thread.start()
 
     def close(self) -> None:
-        rclpy.try_shutdown(context=self._context)
+        self._executor.shutdown()
         self._thread.join(timeout=5)
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
 
     def _spin(self) -> None:
         try:
