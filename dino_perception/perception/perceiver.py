@@ -126,6 +126,8 @@ class Perceiver:
             "engine": one.engine, "precision": one.precision, "device": one.device, "reason": one.reason,
             "overridden": [name for name, sizes in graphs.items() if any(g.info.overridden for g in sizes.values())],
             "parity": {name: next(iter(sizes.values())).info.parity for name, sizes in graphs.items()},
+            "graphs": [{"name": name, "batch": batch, **dataclasses.asdict(graph.info)}
+                       for name, sizes in graphs.items() for batch, graph in sizes.items()],
             "from_cache": all(g.info.from_cache for sizes in graphs.values() for g in sizes.values()),
             "batch_sizes": sorted(self._backbone), "start_s": self.start_s, "trained": self.trained,
             "parts": self._parts, "backbone": self.settings.backbone, "heads": list(self._heads),
@@ -160,10 +162,11 @@ class Perceiver:
             inputs = functools.cache(functools.partial(_head_inputs, graph, example, pictures))
             for kind, head in heads.items():
                 features = tuple(self._map_zeros(backbone, size, tap) for tap in head.spec.taps)
+                # Asked for only when the head must be built; given at once when the user's own pictures are to judge it.
+                maps = lambda kind=kind: [tuple(f[i] for i in self._head_taps[kind]) for f in inputs()]  # noqa: E731
                 self._heads[kind][size] = engines.build(
                     head.at(s.output_height, s.output_width), features, engine=engine, name=kind,
-                    parity_inputs=lambda kind=kind: [tuple(f[i] for i in self._head_taps[kind]) for f in inputs()],
-                    **options,
+                    parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 
     def _map_zeros(self, backbone: Backbone, size: int, tap: int) -> torch.Tensor:
