@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .terrain_drive import Drive, camera_mount, plan
 from .terrain_ground import NEAR_MEAN, WIDE_MEAN, Ground
-from .terrain_light import Light, Shade, mean_heights
+from .terrain_light import Light, Shade, mean_heights, raised_grids
 from .terrain_noise import stream, uniform
 from .terrain_rocks import Rocks
 from .terrain_sensor import Sensor
@@ -65,7 +65,8 @@ class World:
         with torch.inference_mode():
             self.ground = Ground(seed, self.style, self.device)
             self.rocks = Rocks(seed, self.style, self.ground)
-            near, wide = zip(*mean_heights(self.ground, self.rocks))
+            self._raised = raised_grids(self.ground, self.rocks)
+            near, wide = zip(*mean_heights(self._raised))
             self.ground.surface[:, NEAR_MEAN] = torch.cat([m.flatten() for m in near])
             self.ground.surface[:, WIDE_MEAN] = torch.cat([m.flatten() for m in wide])
             self.colours = self._palette()
@@ -77,8 +78,8 @@ class World:
         self.light = light or Light.draw(light_seed, self.style)
         self.sensor = sensor or Sensor.draw(light_seed)
         with torch.inference_mode():
-            self.shade = Shade(self.ground, self.rocks, self.light.sun)
-            self.textures = Textures(self.seed, self.light.sun, self.device)
+            self.shade = Shade(self._raised, self.light.sun)
+            self.textures = Textures(self.seed, self.light.sun, self.style.wind, self.device)
 
     def drive(self, frames: int, rate_hz: float = 10.0, *, seed: int = 0, camera_height: float | None = None,
               **options) -> np.ndarray:
@@ -138,10 +139,10 @@ class World:
         """soil, sand, bedrock, rock, dust: the style's albedos, a little different in each world."""
         rng = stream(self.seed, "palette")
         colours = []
-        shared = 1.0 + 0.05 * torch.randn(3, generator=rng)
+        shared = 1.0 + 0.025 * torch.randn(3, generator=rng)
         for name in ("soil", "sand", "bedrock", "rock", "dust"):
             base = torch.tensor(getattr(self.style, name))
-            own = 1.0 + 0.10 * torch.randn(1, generator=rng) + 0.02 * torch.randn(3, generator=rng)
+            own = 1.0 + 0.10 * torch.randn(1, generator=rng) + 0.008 * torch.randn(3, generator=rng)
             colours.append((base * shared * own.clamp(0.75, 1.3)).clamp(0.01, 0.9).to(self.device))
         self.dustiness = uniform(rng, *self.style.dustiness)
         return colours

@@ -62,9 +62,15 @@ def plan(ground: Ground, rocks: Rocks, seed: int, frames: int, rate_hz: float, s
         x, y, yaw = path
         ahead = np.stack([x[::5], y[::5]], 1), np.stack([x[::5] + 1.2 * np.cos(yaw[::5]), y[::5] + 1.2 * np.sin(yaw[::5])], 1)
         gap = min(float((np.linalg.norm(p[:, None] - at[None], axis=2) - size).min(initial=3.0)) for p in ahead)
-        z = ground.height_at(*(torch.tensor(v, dtype=torch.float32, device=ground.device) for v in (x[::5], y[::5])))
-        climb = float(z.diff().abs().max()) if len(z) > 1 else 0.0
-        score = min(gap, 0.9) - 1.5 * climb / max(pace * 5 / rate_hz, 1e-6)
+        # Four wheels' heights along the path: level is good, smooth is good.
+        c, s, reach = np.cos(yaw[::5]), np.sin(yaw[::5]), 0.5 * TRACK
+        sides = [(x[::5] - side * reach * s, y[::5] + side * reach * c) for side in (-1, 1)]
+        right, left = (ground.height_at(*(torch.tensor(v, dtype=torch.float32, device=ground.device) for v in side))
+                       for side in sides)
+        lean = float((left - right).abs().mean()) / TRACK
+        climb = float((right + left).diff().abs().mean()) / max(10 * pace / rate_hz, 1e-6) if len(right) > 1 else 0.0
+        rough = float((right + left).diff().diff().abs().mean()) if len(right) > 2 else 0.0
+        score = min(gap, 0.9) - 2.0 * lean - 1.0 * climb - 2.0 * rough
         if best is None or score > best[0]:
             best = (score, path)
     x, y, yaw = best[1]

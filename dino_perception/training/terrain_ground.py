@@ -58,7 +58,7 @@ class Ground:
             bed = ground / beds + 0.3 * tone[level]
             slab_tone = slab_tone + 0.9 * torch.sin(6.28 * bed) * torch.sin(2.31 * bed + 1.0) * (level == 2)
             # Sand lies in hollows and smooths what it covers: its own surface knows no decimetre relief.
-            drift = smooth[level] + craters[level] + (0.13 * sand[level]).clamp(-0.3, 0.12) - ground
+            drift = smooth[level] + craters[level] + (0.13 * sand[level] - 0.015).clamp(-0.3, 0.12) - ground
             drift = drift + ripples[level] * smoothstep(0.0, 0.10, drift)
             height = ground + torch.maximum(drift, slab).clamp_min(0.0)
             sand_over, bedrock_over = drift - slab.clamp_min(0.0), slab - drift.clamp_min(0.0)
@@ -116,9 +116,12 @@ class Ground:
         hills = torch.lerp(hills, 1.5 * torch.tanh(2.0 * hills) + 0.25 * hills, style.mesas)
         relief = uniform(draw, *style.relief)
         hills = relief * (hills + 0.32 * ridges * smoothstep(-0.6, 1.0, hills))
-        bed = uniform(draw, 2.5, 7.0)
-        hills = torch.lerp(hills, bed * _terrace((hills + 0.4 * middle) / bed), 0.75 * style.mesas)
-        near = 0.015 + 0.985 * smoothstep(35.0, 330.0, radius)
+        # Cliffs of uneven beds: the stairs' height itself varies with height.
+        bed = uniform(draw, 7.0, 15.0)
+        course = (hills + 1.2 * middle) / bed
+        course = course + 0.25 * torch.sin(2.9 * course) + 0.12 * torch.sin(7.3 * course + 1.0)
+        hills = torch.lerp(hills, bed * _terrace(course, 0.55), 0.55 * style.mesas)
+        near = 0.008 + 0.992 * smoothstep(40.0, 330.0, radius)
         h2 = hills * near + rough * 3.0 * middle
         centre = h2[SIZE // 2 - 8:SIZE // 2 + 8, SIZE // 2 - 8:SIZE // 2 + 8].mean()
         h2 = h2 - centre
@@ -140,8 +143,9 @@ class Ground:
         return fields if bias is None else [f + b for f, b in zip(fields, bias)]
 
     def _above(self, field: list[Tensor], cover: float) -> list[Tensor]:
-        """Shifts a field so that it is positive on the share `cover` of the middle level."""
-        threshold = torch.quantile(field[1][::8, ::8].flatten(), 1.0 - cover)
+        """Shifts a field so that it is positive on the share `cover` of the land within some 40 m."""
+        quarter = SIZE // 4
+        threshold = torch.quantile(field[1][quarter:-quarter:5, quarter:-quarter:5].flatten(), 1.0 - cover)
         return [f - threshold for f in field]
 
     def _craters(self, draw: torch.Generator) -> list[Tensor]:
@@ -192,23 +196,23 @@ class Ground:
         for level in (0, 1):
             along = self._axis[level][None, :] * c + self._axis[level][:, None] * s
             total = torch.zeros((SIZE, SIZE), device=self.device)
-            for length, height, bend in ((short, 0.05 * short, 3.0), (long, 0.03 * long, 1.6)):
+            for length, height, bend in ((short, 0.045 * short, 2.2), (long, 0.025 * long, 1.4)):
                 if length < 5 * CELLS[level]:
                     continue
                 phase = along * (2 * math.pi / length) + bend * warps[level]
                 phase = phase + 0.5 * torch.sin(phase)
-                crest = 0.55 - 2.0 * torch.sin(0.5 * phase).abs() ** 1.3 + 0.8
+                crest = 1.0 - 2.0 * torch.sin(0.5 * phase).abs() ** 0.9
                 patchy = 0.65 + 0.35 * torch.tanh(1.5 * warps[level].roll(97, 0))
                 lasting = self._fade[level] if length < 5 * CELLS[level + 1] else 1.0
-                total += height * crest * patchy * lasting
+                total += self.style.wind * height * crest * patchy * lasting
             layers.append(total)
         return [*layers, torch.zeros((SIZE, SIZE), device=self.device)]
 
 
-def _terrace(x: Tensor) -> Tensor:
-    """Stairs with worn edges: rises by 1 for every 1, most of it near whole numbers."""
+def _terrace(x: Tensor, tread: float = 0.82) -> Tensor:
+    """Stairs with worn edges: rises by 1 for every 1, most of it beyond the fraction `tread`."""
     base = x.floor()
-    return base + smoothstep(0.82, 1.0, x - base) * 0.85 + 0.15 * (x - base)
+    return base + smoothstep(tread, 1.0, x - base) * 0.85 + 0.15 * (x - base)
 
 
 class Slabs:
@@ -284,5 +288,7 @@ class Slabs:
         tilt = (plate[:, 3] - 0.5) * (u - bu) + (plate[:, 4] - 0.5) * (v - bv)
         lift = self.lift * (0.5 + plate[:, 5]) + 0.12 * self.size * tilt
         gap = 0.5 * self.gap * (0.4 + 1.2 * plate[:, 4])
-        worn = smoothstep(0.3 * gap, gap + 0.025, edge)
+        # Chipped and rounded over a few grid cells: a sharper edge would show the grid.
+        chips = torch.sin(19.0 * x + 5.0 * torch.sin(13.0 * y)) * torch.sin(23.0 * y + 4.0 * torch.sin(11.0 * x))
+        worn = smoothstep(0.2 * gap, gap + 0.05, edge + 0.008 * chips)
         return torch.lerp(torch.full_like(lift, -0.03), lift, worn), plate[:, 2] - 0.5, present

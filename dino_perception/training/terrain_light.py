@@ -89,15 +89,12 @@ class Shade:
     so one `cummax` a level gives the exact shadows of everything standing in it.
     """
 
-    def __init__(self, ground: Ground, rocks: Rocks, sun: tuple[float, float, float]):
+    def __init__(self, raised: list[Tensor], sun: tuple[float, float, float]):
+        """`raised`: the height grid of each level, rocks included (`raised_grids`)."""
         level = math.hypot(sun[0], sun[1])
         self.toward = (sun[0] / level, sun[1] / level)
         self.drop = sun[2] / level
-        parts = []
-        for index, cell in enumerate(CELLS):
-            grid = rocks.raise_grid(ground.grid(index), index) if index < 2 else ground.grid(index)
-            parts.append(self._heights(grid, cell).flatten())
-        self.flat = torch.cat(parts)
+        self.flat = torch.cat([self._heights(grid, cell).flatten() for grid, cell in zip(raised, CELLS)])
 
     def _heights(self, grid: Tensor, cell: float) -> Tensor:
         """Rows run across the sun's direction, columns along it, the sun's side last; same cell as the grid."""
@@ -119,7 +116,7 @@ class Shade:
         along, across = x * c + y * s, y * c - x * s
         reach = torch.maximum(along.abs(), across.abs())
         lit = torch.ones_like(x)
-        for level, (cell, soft, bias) in enumerate(zip(CELLS, (0.02, 0.10, 0.8), (0.006, 0.05, 0.5))):
+        for level, (cell, soft, bias) in enumerate(zip(CELLS, (0.014, 0.10, 0.8), (0.004, 0.05, 0.5))):
             half = (SIZE / 2 - 2) * cell
             u = (along / cell + (SIZE - 1) / 2).clamp(0, SIZE - 1.001)
             v = (across / cell + (SIZE - 1) / 2).clamp(0, SIZE - 1.001)
@@ -130,12 +127,15 @@ class Shade:
         return lit
 
 
-def mean_heights(ground: Ground, rocks: Rocks) -> list[tuple[Tensor, Tensor]]:
+def raised_grids(ground: Ground, rocks: Rocks) -> list[Tensor]:
+    return [rocks.raise_grid(ground.grid(level), level) if level < 2 else ground.grid(level) for level in range(3)]
+
+
+def mean_heights(raised: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """For each level the mean height, rocks included, within about 0.15 m and 0.9 m (in cells on the coarser levels):
     a point far below its surroundings' mean sees less sky."""
     means = []
-    for level in range(3):
-        grid = rocks.raise_grid(ground.grid(level), level) if level < 2 else ground.grid(level)
+    for level, grid in enumerate(raised):
         near = _blur(grid, 4 if level == 0 else 2)
         small = F.avg_pool2d(grid[None, None], 4)[0, 0]
         wide = F.interpolate(_blur(small, 6 if level == 0 else 3)[None, None], size=(SIZE, SIZE), mode="bilinear")[0, 0]

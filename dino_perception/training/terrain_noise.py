@@ -54,10 +54,11 @@ def cubic_weights(positions: Tensor, size: int) -> Tensor:
 
 def resample(grid: Tensor, cell: float, new_size: int, new_cell: float) -> Tensor:
     """A square grid centred on the origin, resampled (cubic) to another one centred there too."""
-    size = grid.shape[0]
     axis = (torch.arange(new_size, device=grid.device, dtype=torch.float32) - (new_size - 1) / 2) * (new_cell / cell)
-    weights = cubic_weights(axis + (size - 1) / 2, size)
-    return weights @ grid @ weights.T
+    margin = max(0, int((grid.shape[0] - 1) / 2 - float(axis[-1])) - 4)
+    inner = grid[margin:grid.shape[0] - margin, margin:grid.shape[0] - margin]
+    weights = cubic_weights(axis + (inner.shape[0] - 1) / 2, inner.shape[0])
+    return weights @ inner @ weights.T
 
 
 def bilinear(flat: Tensor, index: Tensor, stride: int, fx: Tensor, fy: Tensor) -> Tensor:

@@ -49,21 +49,22 @@ class Rocks:
         flat = style.flatness[0] + (style.flatness[1] - style.flatness[0]) * rand(count)
         axes = torch.stack([torch.ones_like(flat), 0.62 + 0.38 * rand(count), flat], 1) * (0.58 * diameter)[:, None]
         turn = _turns(rand(count) * 6.2832, 0.22 * (rand(count, 2) - 0.5) * (1 + 4 * (rand(count, 1) > 0.8)))
-        self.centre = torch.stack([x, y, ground.height_at(x, y) + axes[:, 2] * (0.62 * rand(count) - 0.12)], 1)
+        self.centre = torch.stack([x, y, ground.height_at(x, y) + axes[:, 2] * (0.65 * rand(count) - 0.3)], 1)
         self.axes, self.turn = axes, turn
         self.to_local = turn.transpose(1, 2) / axes[:, :, None]
-        self.offset = 0.66 + 0.36 * rand(count, FACES) ** 0.8
+        # Few faces cut deep and many hardly: a block, not a ball.
+        self.offset = 1.04 - 0.5 * rand(count, FACES) ** (0.7 + 1.3 * rand(count, 1))
         self.diameter = diameter
         self.tint = (rand(count) + rand(count) - 1.0) * style.rock_tint
         self.phase = rand(count, 3) * 6.2832
         self.kind = rand(count)
 
     def _scatter(self, rng: torch.Generator, density: float, ground: Ground) -> tuple[Tensor, Tensor, Tensor]:
-        """Diameters and places: N(>D) ~ D**-2.3, down to 1.5 cm near the origin and to a metre far away, in clumps."""
+        """Diameters and places: N(>D) ~ D**-2.1, down to 1.5 cm near the origin and to a metre far away, in clumps."""
         sizes, xs, ys = [], [], []
         # (smallest, largest, half extent): a rock is only made where it can be seen.
         for low, high, half in ((0.015, 0.05, 9.0), (0.05, 0.18, 19.0), (0.18, 0.6, 75.0), (0.6, 2.6, 240.0)):
-            exponent = 2.3
+            exponent = 2.1
             share = (low / 0.05) ** -exponent - (high / 0.05) ** -exponent
             number = min(int(density * share * (2 * half) ** 2), 60_000)
             u = torch.rand((number,), generator=rng)
@@ -190,7 +191,7 @@ class Rocks:
     def raise_grid(self, grid: Tensor, level: int) -> Tensor:
         """The height grid of a level with the rocks standing on it (for shadows and occlusion)."""
         cell = CELLS[level]
-        rocks = ((self.diameter > 2.0 * cell) & (self.centre[:, :2].abs().amax(1) < cell * SIZE / 2)).nonzero()[:, 0]
+        rocks = ((self.diameter > 1.2 * cell) & (self.centre[:, :2].abs().amax(1) < cell * SIZE / 2)).nonzero()[:, 0]
         reach = BALL * torch.linalg.vector_norm(self.axes[rocks], dim=1)
         at = self.centre[rocks, :2] / cell + (SIZE - 1) / 2
         low = (at - reach[:, None] / cell).ceil().clamp(0, SIZE - 1).long()

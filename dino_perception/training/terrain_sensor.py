@@ -28,9 +28,9 @@ class Sensor:
     def draw(cls, seed: int) -> Sensor:
         rng = stream(seed, "sensor")
         return cls(
-            exposure=uniform(rng, -0.55, 0.55), blur=uniform(rng, 0.35, 0.9), vignette=uniform(rng, 0.0, 0.35),
-            noise=uniform(rng, 0.003, 0.02), contrast=uniform(rng, 0.9, 1.25), saturation=uniform(rng, 0.8, 1.2),
-            balance=(uniform(rng, 0.94, 1.06), 1.0, uniform(rng, 0.92, 1.08)))
+            exposure=uniform(rng, -0.6, 0.35), blur=uniform(rng, 0.35, 0.75), vignette=uniform(rng, 0.0, 0.35),
+            noise=uniform(rng, 0.003, 0.02), contrast=uniform(rng, 0.9, 1.2), saturation=uniform(rng, 0.7, 1.05),
+            balance=(uniform(rng, 0.95, 1.05), 1.0, uniform(rng, 0.94, 1.08)))
 
     def develop(self, radiance: Tensor, middle: float, seed: int) -> Tensor:
         """(H, W, 3) radiance to (H, W, 3) uint8 sRGB; `middle` is the radiance that becomes middle grey."""
@@ -42,14 +42,14 @@ class Sensor:
         x = torch.linspace(-1, 1, width, device=device)[None, :]
         image = image * (1.0 - self.vignette * (x * x + y * y) / 1.56)
         balance = torch.tensor(self.balance, device=device).view(1, 3, 1, 1)
-        image = image * balance * (0.20 * 2.0 ** self.exposure / middle)
+        image = image * balance * (0.19 * 2.0 ** self.exposure / middle)
         grey = (image * torch.tensor([0.30, 0.59, 0.11], device=device).view(1, 3, 1, 1)).sum(1, keepdim=True)
         image = (grey + (image - grey) * self.saturation).clamp_min(0.0)
         rng = torch.Generator(device=device).manual_seed(seed)
         grain = torch.randn(image.shape, generator=rng, device=device)
         image = image + grain * torch.sqrt(self.noise ** 2 * image.clamp_max(1.0) + (0.35 * self.noise) ** 2)
-        # A soft shoulder above 0.7 keeps bright sand and sky from clipping hard.
-        image = torch.where(image > 0.7, 0.7 + 0.3 * (1 - torch.exp(-(image - 0.7) / 0.45)), image.clamp_min(0.0))
+        # A soft shoulder keeps bright sand and sky from clipping hard.
+        image = torch.where(image > 0.5, 0.5 + 0.5 * (1 - torch.exp(-(image - 0.5) / 0.5)), image.clamp_min(0.0))
         coded = torch.where(image <= 0.0031308, 12.92 * image, 1.055 * image.clamp_min(1e-6) ** (1 / 2.4) - 0.055)
         coded = ((coded - 0.45) * self.contrast + 0.45).clamp(0, 1)
         return (coded[0] * 255.0 + 0.5).to(torch.uint8).permute(1, 2, 0).contiguous()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from . import terrain_textures as textures
-from .terrain_ground import BEDROCK_OVER, NEAR_MEAN, SAND_OVER, SLAB_TONE, TONE, WIDE_MEAN
+from .terrain_ground import BEDROCK_OVER, CELLS, NEAR_MEAN, SAND_OVER, SIZE, SLAB_TONE, TONE, WIDE_MEAN
+from .terrain_noise import smoothstep
 from .terrain_rocks import Hits
 
 
@@ -29,29 +30,33 @@ def radiance(world, scene, focal: float) -> Tensor:
     albedo[on_ground], normal[on_ground], fine_lit[on_ground] = _ground(
         world, scene.point[on_ground], scene.surface[on_ground], footprint[on_ground], view[on_ground])
     albedo[on_rock], normal[on_rock] = _rock(world, scene.rocks, footprint[on_rock])
-    # A rock's shadow lookup is lifted off it, or the shadow grid's cells would fall on its own sunny side.
-    lifted = scene.point.index_add(0, on_rock, scene.rocks.normal * 0.03)
+    # A rock's shadow lookup is lifted off it by a cell, or its own cells in the shadow grid would darken its sunny side.
+    outside = scene.point[on_rock, :2].abs().amax(1, keepdim=True) > 0.45 * CELLS[0] * SIZE
+    lifted = scene.point.index_add(0, on_rock, scene.rocks.normal * torch.where(outside, 1.6 * CELLS[1], 1.2 * CELLS[0]))
     lit = world.shade.sunlit(lifted) * fine_lit
     low_near = (scene.surface[:, NEAR_MEAN] - scene.point[:, 2]).clamp_min(0.0)
     low_wide = (scene.surface[:, WIDE_MEAN] - scene.point[:, 2]).clamp_min(0.0)
-    open_sky = torch.exp(-7.0 * low_near - 1.6 * low_wide)
+    open_sky = torch.exp(-7.0 * low_near - 1.6 * low_wide).clamp_min(0.3)
     out[scene.solid] = light.through_air(_reflect(world, albedo, normal, view, lit, open_sky), view, distance)
     return out
 
 
 def _reflect(world, albedo: Tensor, normal: Tensor, view: Tensor, lit: Tensor, open_sky: Tensor) -> Tensor:
-    """Dusty ground: half Lambert, half Lommel-Seeliger (flat towards the limb), sky from above, ground from below."""
+    """Dusty ground: two thirds Lambert, one third Lommel-Seeliger (flat towards the limb), sky from above, ground from below."""
     light, device = world.light, albedo.device
     sun = (normal * torch.tensor(light.sun, device=device)).sum(1).clamp_min(0.0)
     towards = -(normal * view).sum(1).clamp_max(-0.03)
-    direct = (0.5 * sun + 0.5 * (2.0 * sun / (sun + towards + 0.05)).clamp_max(1.3) * light.sun[2] ** 0.5) * lit
+    direct = (0.65 * sun + 0.35 * (2.0 * sun / (sun + towards + 0.05)).clamp_max(1.3) * light.sun[2] ** 0.5) * lit
     up = 0.5 + 0.5 * normal[:, 2]
+    # The sky is brighter around the sun, which keeps relief visible in shadow.
+    level = torch.tensor([light.sun[0], light.sun[1], 0.0], device=device)
+    up = (up + 0.35 * (normal * level).sum(1)).clamp_min(0.05)
     sky = torch.tensor(light.zenith, device=device) * 0.5 + torch.tensor(light.horizon, device=device) * 0.5
     sky = sky / sky.mean().clamp_min(1e-6) * light.ambient if float(sky.mean()) > 0 else torch.full_like(
         sky, light.ambient)
     bounce = world.colours[0] * (light.sun[2] + light.ambient) * 0.6
     received = (direct[:, None] * torch.tensor(light.sun_colour, device=device)
-                + (up * open_sky)[:, None] * sky + ((1.0 - up) * (0.3 + 0.7 * open_sky))[:, None] * bounce)
+                + (up * open_sky)[:, None] * sky + ((0.5 - 0.5 * normal[:, 2]) * (0.3 + 0.7 * open_sky))[:, None] * bounce)
     return albedo * received
 
 
@@ -61,14 +66,9 @@ def _ground(world, point: Tensor, surface: Tensor, footprint: Tensor, view: Tens
     slope = torch.stack([-surface[:, 0], -surface[:, 1], torch.ones_like(footprint)], 1)
     normal = torch.nn.functional.normalize(slope, dim=1)
     facing = -(normal * view).sum(1).clamp_max(-0.06)
-    # The footprint is long along the view; the geometric mean of its axes keeps detail without much shimmer.
-    size = footprint / torch.sqrt(facing)
-    # On a steep face the texture hangs from the face, not from the sky: along the contour and down.
-    steep = surface[:, :2].abs()
-    wall = steep.amax(1) > 0.9
-    across = torch.where(steep[:, 0] > steep[:, 1], point[:, 1], point[:, 0])
-    u = torch.where(wall, across, point[:, 0]) / textures.TILE
-    v = torch.where(wall, point[:, 2] * 1.5, point[:, 1]) / textures.TILE
+    # The footprint is longer along the view than across: between the two lies detail without much shimmer.
+    size = 0.8 * footprint * facing ** -0.35
+    u, v = point[:, 0] / textures.TILE, point[:, 1] / textures.TILE
     texels = size / textures.CELL
     soily = bank.sample(textures.SOIL, u, v, texels)
     # The border between two materials follows the grains: stones stick out of the sand's edge.
@@ -85,15 +85,32 @@ def _ground(world, point: Tensor, surface: Tensor, footprint: Tensor, view: Tens
             fine.index_add_(0, index, w * bank.sample(material, u[index], v[index], texels[index]))
         sample = bank.sample(material, bu[index], bv[index], texels[index] / 6.7)
         turned = torch.stack([sample[:, 0], c * sample[:, 1] + s * sample[:, 2], c * sample[:, 2] - s * sample[:, 1]], 1)
+        # Far away the broad texture's repeats would show: it fades into its mean.
+        kept = torch.exp(-(size[index, None] / 0.12) ** 2)
+        turned = torch.cat([1.0 + kept * (turned[:, :1] - 1.0), kept * turned[:, 1:]], 1)
         broad[:, :3].index_add_(0, index, w * turned)
         albedo.index_add_(0, index, w * colour)
-    flat = (~wall).float()
+    relief = 1.1 * fine[:, 1:3] + 0.45 * broad[:, 1:3]
+    lit = fine[:, 3].clone()
+    # On a steep face the texture hangs from the face, not from the sky: along the contour and down.
+    incline = surface[:, :2].abs().amax(1)
+    face = (incline > 0.6).nonzero()[:, 0]
+    if len(face):
+        blend = smoothstep(0.6, 1.1, incline[face])
+        axis = surface[face, :2].abs().argmax(1)
+        along = point[face].gather(1, (1 - axis)[:, None])[:, 0]
+        material = torch.stack(weights, 1)[face].argmax(1)
+        hung = bank.sample(material, along / textures.TILE, 1.4 * point[face, 2] / textures.TILE, texels[face])
+        fine[face, 0] = torch.lerp(fine[face, 0], hung[:, 0], blend)
+        lit[face] = torch.lerp(lit[face], torch.ones_like(blend), blend)
+        relief[face] = relief[face] * (1.0 - blend)[:, None]
+        push = (blend * incline[face])[:, None] * hung[:, 1:3]
+        slope[face, 1 - axis] -= push[:, 0]
+        slope[face, 2] -= push[:, 1]
     tone = (1.0 + 0.07 * surface[:, TONE] + 0.12 * rocky * surface[:, SLAB_TONE]).clamp(0.6, 1.4)
     tone = tone * fine[:, 0].clamp(0.3, 2.0) * (0.4 + 0.6 * broad[:, 0]).clamp(0.5, 1.5)
-    slope[:, 0] -= flat * (1.1 * fine[:, 1] + 0.45 * broad[:, 1])
-    slope[:, 1] -= flat * (1.1 * fine[:, 2] + 0.45 * broad[:, 2])
-    slope[:, 2] -= (1.0 - flat) * 0.8 * fine[:, 2]
-    return albedo * tone[:, None], torch.nn.functional.normalize(slope, dim=1), torch.where(wall, 1.0, fine[:, 3])
+    slope[:, :2] -= relief
+    return albedo * tone[:, None], torch.nn.functional.normalize(slope, dim=1), lit
 
 
 def _rock(world, hits: Hits, footprint: Tensor) -> tuple[Tensor, Tensor]:

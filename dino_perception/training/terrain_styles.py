@@ -63,7 +63,8 @@ class Style:
     """Rocks wider than 5 cm a square metre."""
     flatness: Range
     """Height of rocks over width."""
-    vesicles: float = 0.0
+    wind: float = 1.0
+    """Strength of ripples; 0 where there is no air."""
 
 
 _MARS = Style(
@@ -88,12 +89,12 @@ STYLES: dict[str, Style] = {
         sky_horizon=(0.78, 0.66, 0.50), bedrock_cover=(0.2, 0.5), rocks=(2.0, 10.0), slab=(0.4, 1.1),
         flatness=(0.35, 0.7)),
     "moon": replace(
-        _MARS, soil=(0.135, 0.130, 0.124), sand=(0.165, 0.160, 0.153), bedrock=(0.190, 0.186, 0.180),
-        rock=(0.200, 0.197, 0.190), dust=(0.150, 0.145, 0.138), dustiness=(0.3, 0.8), sun=(1.0, 0.98, 0.95),
+        _MARS, soil=(0.138, 0.133, 0.127), sand=(0.120, 0.116, 0.111), bedrock=(0.166, 0.162, 0.156),
+        rock=(0.185, 0.181, 0.174), dust=(0.150, 0.145, 0.138), dustiness=(0.3, 0.8), sun=(1.0, 0.98, 0.95),
         sun_elevation=(10, 45), sky_zenith=(0.0, 0.0, 0.0), sky_horizon=(0.0, 0.0, 0.0), ambient=(0.015, 0.05),
         haze=(1e6, 2e6), glow=0.0, relief=(10, 40), roughness=(0.05, 0.13), mesas=0.0, craters=(40, 140),
-        sand_cover=(0.05, 0.25), bedrock_cover=(0.02, 0.15), ripple=(0.5, 1.5), rocks=(0.8, 6.0),
-        flatness=(0.55, 0.9)),
+        sand_cover=(0.05, 0.2), bedrock_cover=(0.04, 0.2), ripple=(0.5, 1.5), rocks=(0.8, 6.0),
+        flatness=(0.55, 0.9), wind=0.0),
     "desert": replace(
         _MARS, soil=(0.400, 0.300, 0.200), sand=(0.520, 0.400, 0.270), bedrock=(0.430, 0.350, 0.265),
         rock=(0.300, 0.240, 0.185), dust=(0.430, 0.335, 0.235), sun=(1.0, 0.95, 0.86), sun_elevation=(25, 70),
@@ -112,10 +113,10 @@ STYLES: dict[str, Style] = {
         slab=(0.3, 0.8)),
     "volcanic": replace(
         _MARS, soil=(0.075, 0.066, 0.060), sand=(0.050, 0.047, 0.045), bedrock=(0.105, 0.095, 0.088),
-        rock=(0.088, 0.075, 0.068), dust=(0.120, 0.100, 0.084), dustiness=(0.0, 0.35), sun=(1.0, 0.96, 0.88),
+        rock=(0.086, 0.077, 0.071), dust=(0.115, 0.102, 0.090), dustiness=(0.0, 0.35), sun=(1.0, 0.96, 0.88),
         sun_elevation=(15, 55), sky_zenith=(0.20, 0.29, 0.42), sky_horizon=(0.62, 0.68, 0.74), ambient=(0.15, 0.5),
         haze=(700, 3000), glow=0.3, clouds=0.8, relief=(10, 45), roughness=(0.06, 0.14), craters=(0, 3),
-        rocks=(3.0, 12.0), flatness=(0.55, 0.9), vesicles=0.7),
+        rocks=(3.0, 12.0), flatness=(0.55, 0.9)),
 }
 """Every style by name."""
 

@@ -27,12 +27,12 @@ CELL = TILE / TEXELS
 class Textures:
     """One material after another; `flat` (4 * TOTAL, 4) float32: tone (mean near 1), slope x, slope y, lit share."""
 
-    def __init__(self, seed: int, sun: tuple[float, float, float], device: torch.device | str = "cpu"):
+    def __init__(self, seed: int, sun: tuple[float, float, float], wind: float, device: torch.device | str = "cpu"):
         rng = stream(seed, "textures")
         chosen = torch.randint(0, VARIANTS, (4,), generator=rng).tolist()
         pyramids = []
         for material, variant in enumerate(chosen):
-            height, tone = relief(material, variant, str(device))
+            height, tone = relief(material, variant, wind > 0, str(device))
             pyramids.append(_pyramid(height, tone, sun, material == ROCK))
         self.flat = torch.cat(pyramids)
 
@@ -83,7 +83,7 @@ def _lit(height: Tensor, sun: tuple[float, float, float]) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4 * VARIANTS)
-def relief(material: int, variant: int, device: str) -> tuple[Tensor, Tensor]:
+def relief(material: int, variant: int, windy: bool, device: str) -> tuple[Tensor, Tensor]:
     """Height in metres and tone (mean about 1) of one texture, both (TEXELS, TEXELS)."""
     rng = stream(variant, "texture", material)
 
@@ -105,10 +105,10 @@ def relief(material: int, variant: int, device: str) -> tuple[Tensor, Tensor]:
         phase = 2 * math.pi * waves / TILE * x[None, :] + 1.3 * bend
         phase = phase + 0.45 * torch.sin(phase)
         crest = 1.0 - 2.0 * torch.sin(0.5 * phase).abs() ** 1.4
-        strong = smoothstep(-0.6, 0.8, noise(0.3, 1.5, 0.6))
+        strong = float(windy) * smoothstep(-0.6, 0.8, noise(0.3, 1.5, 0.6))
         grain = noise(0.005, 0.02, 0.0)
-        height = 0.0032 * crest * strong + 0.0015 * noise(0.02, 0.4, 0.7) + 0.00035 * grain
-        tone = 1.0 + 0.05 * grain + 0.04 * crest * strong + 0.03 * noise(0.04, 1.0, 0.4)
+        height = 0.0034 * crest * strong + 0.0015 * noise(0.02, 0.4, 0.7) + 0.00045 * grain
+        tone = 1.0 + 0.10 * grain + 0.05 * crest * strong + 0.04 * noise(0.04, 1.0, 0.4)
         return _pebbles(rng, height, tone, int(uniform(rng, 60, 320)), 0.003, 0.010)
     if material == BEDROCK:
         rough = noise(0.006, 0.5, 0.75)
