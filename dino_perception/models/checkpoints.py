@@ -79,14 +79,17 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
     except files.FileError as error:
         raise CheckpointError(str(error)) from None
     if metadata.get("content") == "head":
-        raise CheckpointError(f"{path} holds a {metadata['spec']['kind']} head, not a backbone; give it as the head's weights")
+        raise CheckpointError(f"{path} holds a head, not a backbone; give it as the weights of that head")
     if metadata.get("content") == "backbone":
         spec, own = _own(spec, path, content, metadata)
     else:
-        spec, own = _foreign(spec, path, content)
+        try:
+            spec, own = _foreign(spec, path, content)
+        except (IndexError, KeyError, RuntimeError, StopIteration) as error:  # a tensor that no file of that layout has so
+            raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({error})") from None
     backbone = assemble(spec, own, str(path))
-    if metadata and metadata["weights_hash"] != backbone.weights_hash:
-        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata['weights_hash']} that it states")
+    if metadata and metadata.get("weights_hash") != backbone.weights_hash:
+        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} that it states")
     return backbone
 
 
@@ -114,6 +117,8 @@ def _own(spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor],
         stated = replace(stated, offset=metadata["offset"], antialias=metadata["antialias"])
     except catalog.UnknownBackbone as error:
         raise CheckpointError(f"{path} is from another version of this package: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{path} does not describe its backbone completely: {error} is missing") from None
     if spec and spec.id != stated.id:
         raise CheckpointError(f"{path} holds {stated.id}, not {spec.id}")
     return stated, tensors

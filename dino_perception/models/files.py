@@ -87,12 +87,14 @@ def _some(names: list[str]) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt", device="cpu") as file:
-            metadata = (file.metadata() or {}).get(KEY, "{}")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata)
+            metadata = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("no JSON object")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except SafetensorError as error:
         raise FileError(f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it again") from None
-    except json.JSONDecodeError:
-        raise FileError(f"{path} has metadata that is not JSON; it was not written by this package") from None
+    except ValueError:
+        raise FileError(f"{path} has metadata under '{KEY}' that this package did not write") from None
 
 
 def _read_torch(path: Path) -> Any:
@@ -106,8 +108,8 @@ def _read_torch(path: Path) -> Any:
                             "safetensors") from None
         raise FileError(f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run code") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"{path} is not a whole torch file ({reason.rstrip('.')}); download or copy it again") from None
+        reason = str(error).split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
+        raise FileError(f"{path} is not a whole torch file ({reason}); download or copy it again") from None
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dino_perception.models import catalog, checkpoints, layouts, reference
+from dino_perception.models import catalog, files, layouts, reference
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import CheckpointError, load_backbone, save_backbone, untrained
 
-SHORT = {name: reference.shortened(catalog.get(name), 2) for name in
+SHORT = {name: reference.shortened(catalog.get(name), 1 if "vitl" in name else 2) for name in
          ("dinov3-vits16", "dinov3-vits16plus", "dinov3-vitb16", "dinov3-vitl16", "dinov3-vitl16-sat", "dinov3-vit7b16-sat",
           "dinov3-convnext-tiny", "dinov2-vits14", "dinov2-vits14-reg", "dinov2-vitg14")}
 SHORT["dinov3-vit7b16-sat"] = replace(SHORT["dinov3-vit7b16-sat"], dims=(1024,), heads=8, hidden=2048, depths=(1,), taps=(0,))
@@ -241,6 +241,19 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path) -> None:
     assert "holds no backbone that this package knows; its first tensors are: conv.weight" in refused("dinov3-vits16", tmp_path / "c.safetensors")
     save_file(tensors | {"norm.weight": torch.full((384,), float("inf"))}, tmp_path / "d.safetensors")
     assert "holds values that are not finite in norm.weight" in refused("dinov3-vits16", tmp_path / "d.safetensors")
+
+
+def test_tensors_cut_as_nobody_cuts_them_are_refused(tmp_path) -> None:
+    backbone = drawn("dinov3-vits16")
+    tensors = layouts.to_layout(backbone.state_dict(), backbone.spec, "original")
+    for name, odd in (("storage_tokens", torch.ones(4)), ("patch_embed.proj.weight", torch.tensor(1.0)), ("blocks.0.attn.qkv.bias_mask", torch.ones(7)),
+                      ("blocks.0.attn.qkv.weight", torch.ones(3))):
+        torch.save(tensors | {name: odd}, tmp_path / "odd.pth")
+        refused("dinov3-vits16", tmp_path / "odd.pth")
+    files.write(tmp_path / "own.safetensors", backbone.state_dict(), {"content": "backbone"})
+    assert "does not describe its backbone completely: 'backbone' is missing" in refused("dinov3-vits16", tmp_path / "own.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "list.safetensors", {"dino_perception": "[1]"})
+    assert "metadata under 'dino_perception' that this package did not write" in refused("dinov3-vits16", tmp_path / "list.safetensors")
 
 
 class Malicious:
