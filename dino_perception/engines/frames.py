@@ -24,16 +24,17 @@ def parity_inputs(example: Sequence[torch.Tensor],
     """
     first = example[0]
     if len(example) == 1 and first.dtype == torch.uint8 and first.ndim == 4 and first.shape[-1] == 3:
-        images = [_read(path, *first.shape[1:3]) for path in pictures or sorted(FOLDER.glob("*.jpg"))]
+        size = (first.shape[2], first.shape[1])
+        images = [cv2.resize(read(path), size, interpolation=cv2.INTER_AREA) for path in pictures or sorted(FOLDER.glob("*.jpg"))]
         return [(torch.from_numpy(np.stack([images[(start + i) % len(images)] for i in range(len(first))])),)
                 for start in range(len(images))]
     generator = torch.Generator().manual_seed(0)
     return [tuple(torch.randn(t.shape, generator=generator).to(t.dtype) for t in example)]
 
 
-def _read(path: str | Path, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB."""
+def read(path: str | Path) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8 RGB. Raises EngineError."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise EngineError(f"{path} cannot be read as a picture; give JPEG or PNG files")
-    return cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

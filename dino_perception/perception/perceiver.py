@@ -118,6 +118,11 @@ class Perceiver:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def graph(self, name: str = "backbone", batch: int = 1) -> Compiled:
+        """The compiled graph of the backbone or of a head, for measuring it alone. It shares its buffers with
+        `perceive`. Raises KeyError."""
+        return {"backbone": self._backbone, **self._heads}[name][batch]
+
     def describe(self) -> dict[str, Any]:
         """What runs: plain data for diagnostics, reports and logs."""
         one = next(iter(self._backbone.values())).info

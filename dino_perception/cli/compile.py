@@ -1,0 +1,202 @@
+"""`dino-perception compile`: build the engines ahead of time, and show how far each is from float32 torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dino_perception.cli import configuration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dino_perception.perception.perceiver import Perceiver
+    from dino_perception.perception.settings import Settings
+
+HELP = "build the engines of a configuration ahead of time and check them"
+
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+class CompileError(ValueError):
+    """The command cannot do what it was asked; the message says why."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    configuration.add_arguments(parser)
+    parser.add_argument("--batch", metavar="N,N", default="", help="batch sizes (default: those the node uses: 1, and on a GPU also "
+                        "the number of cameras)")
+    parser.add_argument("--frames", nargs="+", type=Path, default=[], metavar="PATH", help="pictures, or folders of them, to check on "
+                        "(default: the bundled ones)")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: engine_cache, else ~/.cache/dino_perception)")
+    parser.add_argument("--no-chain", action="store_true", help="leave out the comparison of the whole chain, frame in to percept out")
+    parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
+    parser.add_argument("--clean", action="store_true", help="empty the cache and build nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when an engine runs only by the parity override."""
+    from dino_perception import engines
+    from dino_perception.cli.progress import wide_console
+
+    console = wide_console()
+    settings = configuration.settings_of(args)
+    folder = args.cache or Path(settings.engine_cache or engines.default_folder()).expanduser()
+    if args.clean or args.list:
+        result = _clean(console, folder) if args.clean else _list(console, folder)
+    else:
+        result = _build(console, args, settings, folder)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if isinstance(result, dict) and any(graph["overridden"] for graph in result.get("graphs", ())) else 0
+
+
+def _build(console: Console, args: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from dino_perception.perception.perceiver import Perceiver
+
+    pictures = _pictures(args.frames)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True,
+                  disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"loading {settings.backbone}")
+
+        def report(line: str) -> None:
+            progress.console.print(line, soft_wrap=True)
+            progress.update(task, description=line if "building" in line else "")
+
+        perceiver = Perceiver(settings, cache=folder, report=report, batch_sizes=_batches(args.batch), frames=pictures or None)
+        progress.update(task, description="comparing the whole chain with float32 torch")
+        chain = None if args.no_chain or settings.engine == "torch" else _chain(perceiver, settings, pictures)
+    about = perceiver.describe()
+    perceiver.close()
+    _parity_table(console, about["graphs"])
+    if chain:
+        console.print(f"whole chain against float32 torch, {chain['frames']} frames: " + ", ".join(_in_words(chain)))
+    console.print(f"{about['reason']}; ready in {about['start_s']:.1f} s; engines in {folder}", soft_wrap=True)
+    return {"backbone": settings.backbone, "input": about["input"], "output": about["output"], "cache": str(folder),
+            "start_s": about["start_s"], "reason": about["reason"], "graphs": about["graphs"], "chain": chain}
+
+
+def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -> dict[str, Any]:
+    """Masks, confidences and depths of the same frames through the engines and through eager float32 torch."""
+    import numpy as np
+    import torch
+
+    from dino_perception.engines.frames import FOLDER, read
+    from dino_perception.engines.parity import compare
+    from dino_perception.perception.frame import Frame
+    from dino_perception.perception.perceiver import Perceiver
+
+    reference = Perceiver(settings.changed({"engine": "torch", "precision": "float32", "parity_override": False}),
+                          report=lambda line: None, batch_sizes=[1])
+    numbers: dict[str, list[float]] = {}
+    paths = list(pictures) or sorted(FOLDER.glob("*.jpg"))
+    for index, path in enumerate(paths):
+        frame = Frame("check", index, "check", read(path))
+        (got,), (wanted,) = perceiver.perceive([frame]), reference.perceive([frame])
+        pairs = [("labels", got.segmentation and got.segmentation.mask, wanted.segmentation and wanted.segmentation.mask),
+                 ("levels", got.segmentation and got.segmentation.confidence, wanted.segmentation and wanted.segmentation.confidence),
+                 ("depth", got.depth and got.depth.metres, wanted.depth and wanted.depth.metres)]
+        for kind, mine, other in pairs:
+            if mine is not None:
+                found = compare(kind, *(torch.from_numpy(np.ascontiguousarray(array)) for array in (other, mine)))
+                for name, value in found.items():
+                    if name not in ("kind", "nonfinite"):
+                        numbers.setdefault(name, []).append(value)
+    reference.close()
+    return {"frames": len(paths), **{name: sum(values) / len(values) for name, values in numbers.items()}}
+
+
+def _in_words(chain: dict[str, Any]) -> list[str]:
+    words = {"label_agreement": "mask agreement {:.2%}", "level_difference": "confidence within {:.2f} of 255",
+             "depth_abs_rel": "depth AbsRel {:.5f}", "unknown_difference": "unknown depth differs on {:.2%}"}
+    return [text.format(chain[name]) for name, text in words.items() if name in chain]
+
+
+def _parity_table(console: Console, graphs: Sequence[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table("graph", "batch", "engine", "precision", "s", "output", "cosine mean", "worst", "agreement", "AbsRel", "verdict",
+                  title="parity with float32 torch")
+    for graph in graphs:
+        parity = graph["parity"]
+        head = [graph["name"], str(graph["batch"]), graph["engine"], graph["precision"], f"{graph['build_s']:.1f}"]
+        verdict = "failed, overridden" if graph["overridden"] else "passed"
+        if parity is None:
+            table.add_row(*head, "", "", "", "", "", "reference")
+            continue
+        for index, output in enumerate(parity["outputs"]):
+            agreement = output.get("label_agreement")
+            levels = output.get("level_difference")
+            table.add_row(*(head if index == 0 else [""] * len(head)), f"{index + 1} {output['kind']}",
+                          _number(output.get("cosine_mean")), _number(output.get("cosine_worst")),
+                          f"{agreement:.2%}" if agreement is not None else f"±{levels:.2f}" if levels is not None else "",
+                          _number(output.get("depth_abs_rel")), verdict if index == 0 else "")
+    console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
+
+
+def _list(console: Console, folder: Path) -> list[dict[str, Any]]:
+    from rich.table import Table
+
+    from dino_perception.engines import summary
+    from dino_perception.engines.cache import records
+
+    found = records(folder)
+    table = Table("graph", "engine", "precision", "input", "MB", "built", "fits here", "parity", title=str(folder))
+    for record in found:
+        what = record["description"]
+        record["fits"] = _fits(what)
+        shape = "x".join(map(str, what["inputs"][0][1]))
+        table.add_row(what["name"], what["engine"], what["precision"], shape, f"{record['bytes'] / 1e6:.1f}",
+                      time.strftime("%Y-%m-%d %H:%M", time.localtime(record["modified"])), "yes" if record["fits"] else "no",
+                      summary(record["parity"]) if record["blob"] else "failed: " + summary(record["parity"]))
+    if found:
+        console.print(table)
+    console.print(f"{len(found)} engines, {sum(record['bytes'] for record in found) / 1e6:.1f} MB in {folder}")
+    return found
+
+
+def _fits(description: dict[str, Any]) -> bool:
+    """Whether this machine and its runtime are those that an entry was built for."""
+    from dino_perception.engines import ENGINES
+
+    engine = ENGINES.get(description["engine"])
+    return engine is not None and not engine.unavailable() and engine.identity() == description["runtime"]
+
+
+def _clean(console: Console, folder: Path) -> dict[str, Any]:
+    from dino_perception.engines.cache import clean
+
+    files, freed = clean(folder)
+    console.print(f"removed {files} files, {freed / 1e6:.1f} MB, from {folder}")
+    return {"files": files, "bytes": freed, "cache": str(folder)}
+
+
+def _batches(text: str) -> list[int] | None:
+    try:
+        sizes = [int(part) for part in text.split(",")] if text else None
+    except ValueError:
+        sizes = [0]
+    if sizes is not None and min(sizes) < 1:
+        raise CompileError(f"--batch {text} cannot be read; give sizes from 1 such as 1,2")
+    return sizes
+
+
+def _pictures(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+        if not inside or not inside[0].exists():
+            raise CompileError(f"--frames {path} holds no pictures; give files or folders of {', '.join(PICTURES)}")
+        found += inside
+    return found

@@ -1,0 +1,36 @@
+"""The configuration of a command: the node's parameter file, and single parameters that win over it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dino_perception.perception.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("configuration")
+    group.add_argument("--config", type=Path, metavar="YAML", help="the node's parameter file (default: the node's defaults)")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+                       help="one parameter, such as --set backbone=dinov3-vits16plus; wins over the file; may be given again")
+
+
+def settings_of(args: argparse.Namespace, **more: Any) -> Settings:
+    """The settings of the command line; `more` wins over both. Raises SettingError."""
+    import yaml
+
+    from dino_perception.perception.settings import SettingError, Settings
+
+    values: dict[str, Any] = {}
+    for text in args.settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"--set {text} is no NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError:
+            raise SettingError(f"--set {text} has a value that cannot be read") from None
+    values.update(more)
+    return Settings.from_yaml(args.config, values) if args.config else Settings.from_flat(values)
