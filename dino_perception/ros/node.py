@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import rclpy
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -67,8 +68,9 @@ class PerceptionNode(PatientLifecycleNode):
         for name in self._declared.unknown():
             self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
         if self.get_parameter("autostart").value:
-            # A coroutine of the executor, so that everything is answered while engines are built.
-            self._start = self.create_timer(0.0, self._on_start, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            # A coroutine of the executor in a group of its own, so that everything is answered while engines are built.
+            self._start = self.create_timer(0.0, self._on_start, callback_group=ReentrantCallbackGroup(),
+                                            clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     # Lifecycle
 

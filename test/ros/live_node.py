@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
@@ -27,8 +27,8 @@ TIMEOUT_S = 60.0
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 TYPES = RclpyTypes()
 
-SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64,
-         "max_age": 60.0}
+SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48,
+         "output_width": 64, "max_age": 60.0}
 """Parameters of a node that starts and looks quickly."""
 
 
@@ -50,9 +50,8 @@ class LiveNode:
         self._log = Path(self._folder.name, "log")
         given = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dino_perception.ros", "--ros-args", "-r", f"__node:={name}", *given, *arguments],
-                stdout=log, stderr=subprocess.STDOUT)
+            command = [sys.executable, "-m", "dino_perception.ros", "--ros-args", "-r", f"__node:={name}"]
+            self._process = subprocess.Popen([*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT)
 
     @property
     def pid(self) -> int:
@@ -125,8 +124,9 @@ class Client:
 
     def set(self, **values):
         """Set parameters in one atomic request (dots as two underscores), as `ros2 param set` does."""
-        given = [Parameter(name=name.replace("__", "."), value=value).to_parameter_msg() for name, value in values.items()]
-        return self.call(SetParametersAtomically, "set_parameters_atomically", parameters=given).result
+        given = [Parameter(name=name.replace("__", "."), value=value) for name, value in values.items()]
+        return self.call(SetParametersAtomically, "set_parameters_atomically",
+                         parameters=[parameter.to_parameter_msg() for parameter in given]).result
 
     def get(self, name: str):
         from rclpy.parameter import parameter_value_to_python
@@ -152,7 +152,8 @@ class Client:
             self.node.destroy_subscription(subscription)
         self._endings = []
 
-    def send(self, image, camera_info=None, topic: str = "/image", info_topic: str = "/camera_info", qos=BEST_EFFORT) -> None:
+    def send(self, image, camera_info=None, topic: str = "/image", info_topic: str = "/camera_info",
+             qos=BEST_EFFORT) -> None:
         """Publish an image, and first its camera_info."""
         for message, name in ((camera_info, info_topic), (image, topic)):
             if message is not None:
@@ -166,13 +167,16 @@ class Client:
         return self.node.get_clock().now().nanoseconds
 
     def found(self, status: str):
-        """The latest diagnostic status of this name, or None."""
+        """The latest diagnostic status of this name; an empty one before the first."""
         with self._lock:
-            return self.diagnostics.get(f"{self.target}: {status}")
+            return self.diagnostics.get(f"{self.target}: {status}", DiagnosticStatus(level=DiagnosticStatus.STALE))
 
     def values(self, status: str) -> dict[str, str]:
-        found = self.found(status)
-        return {item.key: item.value for item in found.values} if found else {}
+        return {item.key: item.value for item in self.found(status).values}
+
+    def count(self, camera: str, what: str) -> int:
+        """A counter of a camera's status; 0 before the first diagnostics."""
+        return int(self.values(f"camera {camera}").get(what, 0))
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         with self._lock:
@@ -197,7 +201,8 @@ def image(stamp_ns: int, height: int = 96, width: int = 128, encoding: str = "rg
                       encoding=encoding, step=width * channels, data=pixels.reshape(-1))
 
 
-def info(stamp_ns: int, height: int = 96, width: int = 128, frame_id: str = "camera_optical", focal: float = 100.0) -> CameraInfo:
+def info(stamp_ns: int, height: int = 96, width: int = 128, frame_id: str = "camera_optical",
+         focal: float = 100.0) -> CameraInfo:
     """A calibrated pinhole camera without distortion."""
     k = np.array([focal, 0, (width - 1) / 2, 0, focal, (height - 1) / 2, 0, 0, 1.0])
     p = np.insert(k, [3, 6, 9], 0.0)

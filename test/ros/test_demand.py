@@ -45,7 +45,8 @@ def test_points_do_without_a_segmentation_that_is_disabled_or_not_loaded():
         assert Demand().decide("front", 0, {"points"}, heads) == ({"points"}, {"depth"})
 
 
-@pytest.mark.parametrize("rate, camera_hz, expected", [(5.0, 10.0, 50), (4.0, 10.0, 40), (3.0, 30.0, 30), (20.0, 10.0, 100)])
+@pytest.mark.parametrize("rate, camera_hz, expected",
+                         [(5.0, 10.0, 50), (4.0, 10.0, 40), (3.0, 30.0, 30), (20.0, 10.0, 100)])
 def test_a_rate_is_kept_on_average_although_stamps_jitter(rate, camera_hz, expected):
     demand, heads = Demand(), with_head("depth", rate=rate)
     runs = 0

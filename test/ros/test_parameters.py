@@ -112,7 +112,8 @@ def test_a_misspelt_name_is_found(declare):
 def test_values_that_are_not_accepted_are_refused_with_a_reason_and_change_nothing(declare):
     node, parameters, _ = declare()
     for bad, reason in [({"engine": "warp"}, "'engine' is 'warp'; accepted are auto"), ({"max_age": 0.0}, "max_age"),
-                        ({"points__max_range": -1}, "'points.max_range' is -1"), ({"autostart": "yes"}, "true or false"),
+                        ({"points__max_range": -1}, "'points.max_range' is -1"),
+                        ({"autostart": "yes"}, "true or false"),
                         ({"cameras": ["a", "a"]}, "once"), ({"max_age": float("nan")}, "max_age")]:
         result = put(node, **bad)
         assert not result.successful and reason in result.reason

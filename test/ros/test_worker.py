@@ -38,8 +38,9 @@ class ScriptedPerceiver:
 
     def _percept(self, frame, heads):
         mask = np.zeros((4, 6), np.uint8)
-        return Percept(frame, 4, 6, segmentation=Segmentation(mask, mask, self.labels) if "segmentation" in heads else None,
-                       depth=Depth(np.ones((4, 6), np.float32)) if "depth" in heads else None, stage_ms={"backbone": 1.0})
+        segmentation = Segmentation(mask, mask, self.labels) if "segmentation" in heads else None
+        depth = Depth(np.ones((4, 6), np.float32)) if "depth" in heads else None
+        return Percept(frame, 4, 6, segmentation=segmentation, depth=depth, stage_ms={"backbone": 1.0})
 
     def update(self, settings):
         self.settings.append(settings)
