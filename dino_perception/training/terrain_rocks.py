@@ -124,13 +124,16 @@ class Rocks:
         ok = torch.zeros_like(a, dtype=torch.bool)
         ti, oi, di, ri = enter[inside], o[inside], d[inside], rocks[inside]
         offset, length, end = self.offset[ri], a[inside].sqrt(), leave[inside]
-        for _ in range(6):
-            p = oi + ti[:, None] * di
-            gap = self._depth_of(p, offset, ri)
-            ti = ti + (0.85 * gap / length).clamp(-0.02, 0.3)
-        p = oi + ti[:, None] * di
-        gap = self._depth_of(p, offset, ri)
-        t[inside], local[inside], ok[inside] = ti, p, (gap.abs() < 0.02) & (ti < end + 0.02 / length)
+        gap = self._depth_of(oi + ti[:, None] * di, offset, ri)
+        step = 0.85 * gap / length
+        for _ in range(7):
+            ti = ti + step
+            before, gap = gap, self._depth_of(oi + ti[:, None] * di, offset, ri)
+            # Secant, but never a long leap: at an edge of two faces the slope changes.
+            slope = (before - gap) / torch.where(step.abs() < 1e-9, 1e-9, step)
+            step = torch.minimum(torch.maximum(gap / torch.maximum(slope, 0.2 * length), -0.1 / length), 0.3 / length)
+        t[inside], local[inside] = ti, oi + ti[:, None] * di
+        ok[inside] = (gap.abs() < 0.004) & (ti < end + 0.02 / length)
         return t, local, ok
 
     def _depth_of(self, p: Tensor, offset: Tensor, rocks: Tensor) -> Tensor:
