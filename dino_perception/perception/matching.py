@@ -6,6 +6,7 @@ field seeds the sub-pixel refinement of corners, so a match has the features' re
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -54,8 +55,7 @@ class View:
 
     def centres(self) -> np.ndarray:
         """Image pixels (rows * columns, 2) of the patch centres."""
-        x, y = np.meshgrid(np.arange(self.columns), np.arange(self.rows))
-        return (np.stack([x, y], axis=-1).reshape(-1, 2) + 0.5) * self.patch - 0.5
+        return (_cells(self.rows, self.columns) + 0.5) * self.patch - 0.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,13 @@ class Field:
         values = np.concatenate([self.displacement, self.jacobian.reshape(*self.jacobian.shape[:2], 4)], axis=-1)
         sampled = bilinear(values, (xy + 0.5) / self.spacing - 0.5)
         return xy + sampled[:, :2], sampled[:, 2:].reshape(-1, 2, 2)
+
+
+@functools.lru_cache(maxsize=32)
+def _cells(rows: int, columns: int) -> np.ndarray:
+    """(x, y) (rows * columns, 2) of a grid's cells, row by row."""
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
 
 
 def bilinear(grid: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -143,8 +150,7 @@ def field(reference: View, start: np.ndarray, end: np.ndarray) -> Field | None:
         predicted, _ = _fit(at, near, at, moved, trust)
         trust = weight / (1 + ((predicted - moved) ** 2).sum(axis=1) / 0.5) ** 2
     rows, columns = (-(-n // NODE) for n in (reference.rows, reference.columns))
-    x, y = np.meshgrid((np.arange(columns) + 0.5) * NODE, (np.arange(rows) + 0.5) * NODE)
-    nodes = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    nodes = ((_cells(rows, columns) + 0.5) * NODE).astype(np.float32)
     displacement, gradient = _fit(nodes, _kernel(_square_distances(nodes, at)), at, moved, trust)
     jacobian = np.eye(2) + gradient * patch[:, None] / patch
     return Field(NODE * patch, (displacement * patch).reshape(rows, columns, 2), jacobian.reshape(rows, columns, 2, 2))
@@ -206,17 +212,16 @@ def _square_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
     """Mutual nearest neighbours, at most one for every 2x2 patches of the reference (its most similar): where they are
     in the reference and in the view, (M, 2) pixels each, the latter between patches where the similarity peaks there."""
-    similar = _similarity(reference, view)
-    n = len(similar)
-    index = np.arange(n)
+    asked = _asked(reference.rows, reference.columns)
+    similar = _similarity(reference.codes[asked], view.codes)
     nearest = similar.argmax(axis=1)
-    best = similar[index, nearest]
+    best = similar[np.arange(len(asked)), nearest]
     mutual = best >= similar.max(axis=0)[nearest]
-    y, x = index // reference.columns, index % reference.columns
-    block = y // 2 * reference.columns + x // 2
-    order = np.lexsort((index, -np.where(mutual, best, -1e9), block))
-    first = order[np.r_[True, block[order][1:] != block[order][:-1]]]
-    chosen = np.sort(first[mutual[first]])
+    # The most similar mutual match of each block of 3x3 patches.
+    block = asked // reference.columns // 3 * reference.columns + asked % reference.columns // 3
+    order = np.lexsort((-best, block))
+    order = order[mutual[order]]
+    chosen = np.sort(order[np.r_[True, block[order][1:] != block[order][:-1]]])
     j = nearest[chosen]
     peak = similar[chosen, j]
     offsets = []
@@ -225,12 +230,18 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
         before, after = (similar[chosen, np.where(inner, j + s, j)].astype(np.float32) for s in (-step, step))
         bend = before - 2 * peak + after
         offsets.append(np.where(inner & (bend < 0), 0.5 * (before - after) / np.where(bend < 0, bend, -1), 0))
-    return reference.centres()[chosen], view.centres()[j] + np.clip(np.stack(offsets, axis=1), -0.5, 0.5) * view.patch
+    return reference.centres()[asked[chosen]], view.centres()[j] + np.clip(np.stack(offsets, axis=1), -0.5, 0.5) * view.patch
 
 
-def _similarity(reference: View, view: View) -> np.ndarray:
-    """Similarities (N, M) of all descriptors of one view to all of the other, up to a common factor."""
-    a, b = reference.codes, view.codes
+@functools.lru_cache(maxsize=32)
+def _asked(rows: int, columns: int) -> np.ndarray:
+    """Every other patch, as on a chess board: what neighbours would say twice."""
+    index = np.arange(rows * columns)
+    return index[(index // columns + index % columns) % 2 == 0]
+
+
+def _similarity(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
+    """Similarities (N, M) of all codes `a` to all codes `b`, up to a common factor."""
     if a.dtype == torch.int8:
         return torch._int_mm(a, b.T).numpy()
     return (a @ b.T).cpu().numpy()

@@ -83,7 +83,7 @@ class Perceiver:
         """One percept a frame, in the same order. `wanted[i]` names the heads that run for `frames[i]`; by default every
         enabled one.
 
-        Raises FrameError, before anything has run, for an image that is not (H, W, 3) uint8 or too thin to fit.
+        A frame whose heads are all unwanted costs nothing. Raises FrameError, before anything has run, for an image that is not (H, W, 3) uint8 or too thin to fit.
         """
         if wanted is None:
             enabled = {kind for kind in self._heads if self.settings.head[kind].enabled}
@@ -91,7 +91,8 @@ class Perceiver:
         boxes = [self._box(frame) for frame in frames]
         clock = _Clock(self.device)
         results: list[dict[str, Any]] = [{} for _ in frames]
-        for chunk, size in self._chunks(len(frames)):
+        watched = [i for i, names in enumerate(wanted) if not self._heads.keys().isdisjoint(names)]
+        for chunk, size in self._chunks(watched):
             self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
                        [results[i] for i in chunk], clock)  # fmt: skip
         return [self._percept(frame, box, result, clock.ms) for frame, box, result in zip(frames, boxes, results)]
@@ -179,16 +180,16 @@ class Perceiver:
         shape = (size, backbone.spec.channels(tap), self.settings.input_height // stride, self.settings.input_width // stride)
         return torch.zeros(shape, device=self.device)
 
-    def _chunks(self, count: int) -> list[tuple[list[int], int]]:
+    def _chunks(self, frames: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         """Which frames run together, and in the graph of which batch size."""
         sizes = sorted(self._backbone)
         chunks, start = [], 0
-        while start < count:
-            left = count - start
+        while start < len(frames):
+            left = len(frames) - start
             fits = [size for size in sizes if size <= left]
             larger = [size for size in sizes if size > left]
             size = left if left in sizes else larger[0] if larger and self.device.type == "cuda" else (fits or larger)[-1]
-            chunks.append((list(range(start, min(count, start + size))), size))
+            chunks.append((frames[start : start + size], size))
             start += size
         return chunks
 
@@ -196,8 +197,6 @@ class Perceiver:
         with torch.inference_mode():
             pixels = self._preprocess([frame.image for frame in frames], boxes, size)
             clock.stage("preprocess")
-            if not any(set(w) & self._heads.keys() for w in wanted):
-                return
             maps = self._backbone[size](pixels)
             clock.stage("backbone")
             for kind in self._heads:

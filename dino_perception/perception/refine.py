@@ -40,25 +40,29 @@ class Refiner:
     def refine(
         self, reference: Sequence[np.ndarray], image: Sequence[np.ndarray], xy: np.ndarray, seed: np.ndarray,
         shape: np.ndarray, plan: Sequence[tuple[int, int, int]] = FINE,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Moves each `seed` to where the window around `xy` in the reference pyramid reappears in the image's pyramid.
 
         `xy` and `seed` (N, 2) are pixels of level 0, `shape` (N, 2, 2) is how a window is deformed on its way from the
         reference to the image. Returns positions (N, 2) float64 and the windows' zero-mean normalised correlation (N,)
-        float32 at the last level, -1 where a position left the image.
+        float32 at the last level, -1 where a position left the image, and doubts (N,) in pixels of that level: how far
+        the middle of a window alone would move on.
         """
         position = np.array(seed, np.float64)
         if len(position) == 0:
-            return position, np.zeros(0, np.float32)
+            return position, np.zeros(0, np.float32), np.zeros(0, np.float32)
         a = shape.astype(np.float32)
+        plan = [(min(level, len(reference) - 1), half, iterations) for level, half, iterations in plan]
         for level, half, iterations in plan:
-            level = min(level, len(reference) - 1)
             scale = 0.5**level
             template, gx, gy, inverse, energy = self._template(reference[level], xy * scale, half)
             around = self._around(a, half)
             start = position.copy()
-            for _ in range(iterations):
+            for iteration in range(iterations):
                 window, own = self._window(image[level], position * scale, around)
+                if (level, iteration + 1) == plan[-1][::2]:  # judged before the last step, which is tiny
+                    score = _dot(window, template) / np.sqrt(own * energy)
+                    doubt = _doubt(template, gx, gy, window, half)
                 window *= np.sqrt(energy / own)
                 window -= template
                 bx, by = _dot(gx, window), _dot(gy, window)
@@ -67,11 +71,9 @@ class Refiner:
                 position -= np.clip(step, -half, half) / scale
             astray = np.abs(position - start).max(axis=1) > 1.5 * half / scale  # beyond what a window can see
             position[astray] = start[astray]
-        window, own = self._window(image[level], position * scale, around)
-        score = _dot(window, template) / np.sqrt(own * energy)
         height, width = image[0].shape
         inside = ((position >= 0) & (position <= [width - 1, height - 1])).all(axis=1)
-        return position, np.where(inside, score, -1).astype(np.float32)
+        return position, np.where(inside, score, -1).astype(np.float32), doubt
 
     # Windows are (K, N), a row for each pixel of the window, a column for each point: every operation runs along memory.
 
@@ -108,8 +110,10 @@ class Refiner:
         return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
 
     def _around(self, a: np.ndarray, half: int):
-        """The window's pixel offsets, deformed for each point: x and y (K, N)."""
+        """The window's pixel offsets, deformed for each point: x and y (K, N), or (K, 1) where no deformation matters."""
         dx, dy = _offsets(half)
+        if np.abs(a - np.eye(2, dtype=np.float32)).max(initial=0) * half < 0.1:
+            return dx, dy
         out = []
         for row, name in ((0, "ax"), (1, "ay")):
             array = np.multiply(a[:, row, 0], dx, out=self._array(name, len(dx), len(a)))
@@ -121,6 +125,22 @@ class Refiner:
         if name not in self._memory or self._memory[name].size < rows * columns:
             self._memory[name] = np.empty(2 * rows * columns, np.float32)
         return self._memory[name][: rows * columns].reshape(rows, columns)
+
+
+def _doubt(template: np.ndarray, gx: np.ndarray, gy: np.ndarray, window: np.ndarray, half: int) -> np.ndarray:
+    """How many pixels the middle of each window alone would still move: far, where a window straddles things that move
+    differently."""
+    side, middle = 2 * half + 1, slice(half // 2, half // 2 + 2 * (half - half // 2) + 1)
+    t, gx, gy, w = (a.reshape(side, side, -1)[middle, middle].reshape(-1, a.shape[1]) for a in (template, gx, gy, window))
+    t = t - t.mean(axis=0)
+    w = w - w.mean(axis=0)
+    w *= np.sqrt((_dot(t, t) + 1e-6) / (_dot(w, w) + 1e-6))
+    w -= t
+    xx, xy, yy, bx, by = _dot(gx, gx), _dot(gx, gy), _dot(gy, gy), _dot(gx, w), _dot(gy, w)
+    damp = 1e-3 * (xx + yy) + 1e-3
+    xx, yy = xx + damp, yy + damp
+    det = xx * yy - xy * xy
+    return np.hypot((yy * bx - xy * by) / det, (xx * by - xy * bx) / det)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from dino_perception.perception.settings import CorrespondenceSettings
 
 ALIKE = 0.85
 """Least correlation of the two windows of a match."""
+DOUBT = 0.35
+"""Most pixels that the middle of a window may want to move where the whole is aligned; it does at depth edges."""
 NOISE = 10.0
 """Corner strength (8-bit grey levels squared, Sobel-weighted) that sensor noise in an empty sky stays below."""
 SPARE = 1.25
@@ -58,12 +60,13 @@ class Tracker:
             nothing = np.zeros(0, np.float32)
             return Correspondences(view.stamp_ns, view.frame_id, view.width, view.height, np.zeros(0, np.uint64),
                                    nothing, nothing, nothing, nothing, nothing)  # fmt: skip
-        position, alike = self._match(reference, previous, view)
+        position, alike, doubt = self._match(reference, previous, view)
         score = np.zeros(len(alike), np.float32)
         found = np.flatnonzero(alike > ALIKE)
         score[found] = matching.similarity(reference, self._xy[found], view, position[found])
         found = found[score[found] >= settings.min_score]
-        chosen = _even(found, position, alike, self._ids, view, settings.max_matches)
+        # A point in doubt is not told, but may be clear again in the next frame.
+        chosen = _even(found[doubt[found] < DOUBT], position, alike, self._ids, view, settings.max_matches)
         x, y, reference_x, reference_y = (a[chosen].astype(np.float32) for a in (*position.T, *self._xy.T))
         result = Correspondences(reference.stamp_ns, reference.frame_id, view.width, view.height, self._ids[chosen],
                                  x, y, reference_x, reference_y, score[chosen])  # fmt: skip
@@ -74,8 +77,8 @@ class Tracker:
             self._start(view, settings, self._ids[found], position[found])
         return result
 
-    def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray]:
-        """Where every point is in `view`: positions (N, 2) and the correlation (N,) there.
+    def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where every point is in `view`: positions (N, 2), the correlation (N,) there and the doubt (N,) in pixels.
 
         Sets the flow from the reference; a point that is not found is predicted by it.
         """
@@ -83,9 +86,9 @@ class Tracker:
         seed, shape = step.at(self._last)
         if self._flow is not None:
             shape = shape @ self._flow.at(self._xy)[1]
-        position, alike = seed, np.full(len(seed), -1.0, np.float32)
+        position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
         within = np.flatnonzero(_inside(seed, view))
-        self._try(reference, view, within, seed, shape, FINE, position, alike)
+        self._try(reference, view, within, seed, shape, FINE, position, alike, doubt)
         failed = within[alike[within] <= ALIKE]
         self._flow = None
         if len(failed) > 0.15 * len(within) or reference is not previous:
@@ -100,15 +103,16 @@ class Tracker:
                 alike[good[stray]] = -1
                 position[alike <= ALIKE] = seed[alike <= ALIKE]
                 failed, plan = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), FINE
-            self._try(reference, view, failed, seed, shape, plan, position, alike)
-        return position, alike
+            self._try(reference, view, failed, seed, shape, plan, position, alike, doubt)
+        return position, alike, doubt
 
-    def _try(self, reference, view, which, seed, shape, plan, position, alike) -> None:
-        """Refines the points `which` and keeps what is better than what `position` and `alike` hold."""
-        new, score = self._refiner.refine(reference.levels, view.levels, self._xy[which], seed[which], shape[which], plan)
+    def _try(self, reference, view, which, seed, shape, plan, position, alike, doubt) -> None:
+        """Refines the points `which` and keeps what is better than what `position`, `alike` and `doubt` hold."""
+        new, score, unsure = self._refiner.refine(reference.levels, view.levels, self._xy[which], seed[which], shape[which], plan)
         better = score > np.maximum(alike[which], ALIKE)
         position[which[better]] = new[better]
         alike[which[better]] = score[better]
+        doubt[which[better]] = unsure[better]
 
     def _start(self, view: View, settings: CorrespondenceSettings, ids: np.ndarray, xy: np.ndarray) -> None:
         """Make `view` the reference: keep the points that were found in it, fill the gaps between with new corners."""
