@@ -20,7 +20,7 @@ _HINTS = {"bfloat16": "bf16", "float32": "f32"}
 
 
 @functools.cache
-def _core():
+def core():
     # Unless told otherwise, importing openvino forks a process that reports to its makers. A rover's node does neither.
     sys.modules.setdefault("openvino_telemetry", None)
     import openvino
@@ -35,7 +35,7 @@ class OpenVino(Engine):
     def unavailable(self) -> str:
         if importlib.util.find_spec("openvino") is None:
             return "openvino is not installed (pip install openvino)"
-        return "" if "CPU" in _core().available_devices else "openvino finds no CPU device"
+        return "" if "CPU" in core().available_devices else "openvino finds no CPU device"
 
     def device(self) -> torch.device:
         return torch.device("cpu")
@@ -48,7 +48,7 @@ class OpenVino(Engine):
         import openvino
 
         return {"openvino": openvino.get_version(), "torch": torch.__version__,
-                "cpu": _core().get_property("CPU", "FULL_DEVICE_NAME"),
+                "cpu": core().get_property("CPU", "FULL_DEVICE_NAME"),
                 "capabilities": ",".join(sorted(self._capabilities()))}
 
     def build(self, program: Program, precision: str, threads: int) -> memoryview:
@@ -59,7 +59,7 @@ class OpenVino(Engine):
         with warnings.catch_warnings():  # torch deprecates parts of its own that the conversion walks through
             warnings.simplefilter("ignore", FutureWarning)
             model = openvino.convert_model(program.exported, input=shapes)
-        return _core().compile_model(model, "CPU", _options(precision, threads)).export_model().getbuffer()
+        return core().compile_model(model, "CPU", options(precision, threads)).export_model().getbuffer()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
         import numpy
@@ -67,13 +67,13 @@ class OpenVino(Engine):
 
         # Over the mapped file itself: half the memory and half the time of handing the bytes over.
         mapped = openvino.Tensor(numpy.frombuffer(blob, dtype=numpy.uint8), shared_memory=True)
-        return OpenVinoCompiled(_core().import_model(mapped, "CPU", _options(precision, threads)), example, precision,
+        return OpenVinoCompiled(core().import_model(mapped, "CPU", options(precision, threads)), example, precision,
                                 mapped)
 
     @staticmethod
     @functools.cache
     def _capabilities() -> tuple[str, ...]:
-        return tuple(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        return tuple(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 class OpenVinoCompiled(Compiled):
@@ -83,7 +83,7 @@ class OpenVinoCompiled(Compiled):
         self.request = compiled.create_infer_request()
         self.compiled = compiled
         self.memory = memory  # the engine's weights stay in it, so it must go last
-        self.info = EngineInfo("openvino", precision, _core().get_property("CPU", "FULL_DEVICE_NAME"))
+        self.info = EngineInfo("openvino", precision, core().get_property("CPU", "FULL_DEVICE_NAME"))
 
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import openvino
@@ -100,6 +100,7 @@ class OpenVinoCompiled(Compiled):
         self.memory = None
 
 
-def _options(precision: str, threads: int) -> dict:
-    options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    return {**options, "INFERENCE_NUM_THREADS": threads} if threads else options
+def options(precision: str, threads: int) -> dict:
+    """What OpenVINO is told about how to run."""
+    chosen = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    return {**chosen, "INFERENCE_NUM_THREADS": threads} if threads else chosen

@@ -1,0 +1,105 @@
+"""`dino-perception benchmark`: what every stage costs, against the bare backbone, three single tasks and the machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dino_perception.cli import configuration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "time every stage, the bare backbone and the machine's matrix rate, interleaved"
+
+
+class BenchmarkError(ValueError):
+    """The benchmark cannot run as asked; the message says why."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    configuration.add_arguments(parser)
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--backbone", default="", metavar="ID,ID", help="backbones (default: the configuration's)")
+    what.add_argument("--engine", default="", metavar="A,B", help="engines, compared in one run (default: the configuration's)")
+    what.add_argument("--precision", default="", help="of every engine but torch, which stays float32 (default: the configuration's)")
+    what.add_argument("--size", default="", metavar="HxW", help="input size (default: the configuration's)")
+    what.add_argument("--batch", type=int, default=1, metavar="N", help="frames at once, each of its own camera (default: 1)")
+    what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
+    what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
+    what.add_argument("--rounds", type=int, default=20, metavar="N", help="times that everything is measured in turn (default: 20)")
+    what.add_argument("--no-memory", action="store_true", help="leave out the memory, for which each engine is started once more")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dino_perception.cli import benchmark_run
+    from dino_perception.cli.progress import wide_console
+
+    if args.batch < 1 or args.rounds < 3:
+        raise BenchmarkError(f"--batch {args.batch} --rounds {args.rounds}: at least 1 frame and 3 rounds are needed")
+    console = wide_console()
+    variants = _variants(args)
+    frames = benchmark_run.frames(args.bag, 12)
+    with console.status("loading") as status:
+        measured = benchmark_run.measure(variants, frames, batch=args.batch, rounds=args.rounds, cache=args.cache,
+                                         memory=not args.no_memory, say=lambda line: status.update(line))
+    for row in measured["runs"]:
+        _show(console, row)
+    _summary(console, measured)
+    if args.json:
+        args.json.write_text(json.dumps(measured, indent=1) + "\n")
+    return 0
+
+
+def _variants(args: argparse.Namespace) -> list:
+    """One `Settings` for each backbone on each engine. Raises SettingError."""
+    base = configuration.settings_of(args)
+    changes: dict[str, Any] = {}
+    if args.size:
+        height, x, width = args.size.lower().partition("x")
+        if not (height.isdigit() and x and width.isdigit()):
+            raise BenchmarkError(f"--size {args.size} is no HxW such as 480x640")
+        changes.update(input_height=int(height), input_width=int(width))
+    if args.heads:
+        changes["heads"] = args.heads.split(",")
+    variants = []
+    for backbone in args.backbone.split(",") if args.backbone else [base.backbone]:
+        for engine in args.engine.split(",") if args.engine else [base.engine]:
+            mine = {**changes, "backbone": backbone, "engine": engine}
+            if args.precision and engine != "torch":
+                mine["precision"] = args.precision
+            variants.append(configuration.settings_of(args, **mine))
+    return variants
+
+
+def _show(console: Console, row: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("stage", "median ms", "p95", "p99", title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
+                  f"{row['engine']} {row['precision']}")
+    for stage, ms in row["stages_ms"].items():
+        table.add_row(stage, *(f"{ms[name]:.2f}" for name in ("median", "p95", "p99")))
+    console.print(table)
+    lines = [f"pipeline / bare backbone: {row['pipeline_ms']:.1f} / {row['bare_backbone_ms']:.1f} ms = {row['overhead_ratio']:.3f}"]
+    if row["one_pass_speedup"]:
+        lines.append(f"single-task pipelines / one pass for all: {row['one_pass_speedup']:.2f}")
+    lines.append(f"backbone: {row['gflops']:.0f} GFLOP/s of {row['peak_gflops']:.0f} that matrix products reach here "
+                 f"({row['gflops'] / row['peak_gflops']:.0%})")
+    if row["rss_mb"]:
+        lines.append(f"peak memory of a process with a warm cache: {row['rss_mb']:.0f} MB")
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _summary(console: Console, measured: dict[str, Any]) -> None:
+    for name, ratios in measured["ratios"].items():
+        console.print(f"{name}: {ratios['backbone']:.2f} times as fast on the backbone, {ratios['pipeline']:.2f} in the pipeline",
+                      soft_wrap=True)
+    machine = measured["machine"]
+    console.print(f"{machine['cpu']}, {machine['cores']} cores{', ' + machine['gpu'] if machine['gpu'] else ''}; torch {machine['torch']}"
+                  f"; load before the run {machine['load']:.1f}", soft_wrap=True)
+    if machine["load"] > 0.5 * machine["cores"]:
+        console.print("[yellow]other work was running: these numbers are too high[/]")
