@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from dino_perception.cli.progress import Stages
+    from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.perception.perceiver import Perceiver
     from dino_perception.training import evaluation, report
 
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     gaps = [int(gap) for gap in args.gaps.split(",") if gap.isdigit() and int(gap) > 0]
     if len(gaps) != len(args.gaps.split(",")):
         raise EvaluateError(f"--gaps is '{args.gaps}'; accepted are whole numbers above 0, such as 1,3,10,30")
-    console = Console()
+    console = wide_console()
     start = time.monotonic()
     with Stages(console) as stages:
         settings = _settings(args)
@@ -67,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
     for table in report.tables(numbers):
         console.print(table)
     for note in numbers["notes"]:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"{data.source}; {model['backbone']}, {model['engine']} {model['precision']}; baselines are fitted on every second "
-                  f"frame of the same data; {time.monotonic() - start:.0f} s", highlight=False)
+                  f"frame of the same data; {time.monotonic() - start:.0f} s", soft_wrap=True)
     if not model["trained"]:
         console.print("the weights are untrained: these numbers say nothing about the method", style="yellow")
     if args.plots:
         from dino_perception.training import plots
 
-        console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), highlight=False)
+        console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**numbers, "weights_trained": model["trained"], "model": report.plain(model)}, indent=1) + "\n")

@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from dino_perception.cli.progress import Stages
+    from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.training.datasets.bag import read
     from dino_perception.training.datasets.labels import DEFAULT, read_labels, write_labels
     from dino_perception.training.evaluation import spread
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.out / "images").exists() and any((args.out / "images").iterdir()):
         raise ExtractError(f"{args.out / 'images'} holds files already; give another folder")
     labels = read_labels(args.labels) if args.labels else DEFAULT
-    console = Console()
+    console = wide_console()
     data = read(args.bag, labels=labels, image_topic=args.image_topic, mask_topic=args.mask_topic, depth_topic=args.depth_topic)
     masks, depth = args.truth or bool(args.mask_topic), args.truth or bool(args.depth_topic)
     usable = [s for s in data.samples if (not masks or s.read_classes or not data.labels) and (not depth or s.read_depth)]
@@ -50,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
             _write(sample, args.out, masks and sample.read_classes is not None, depth)
     write_labels(args.out / "labels.yaml", labels.labels)
     console.print(f"{len(chosen)} of {len(data.samples)} frames in {args.out / 'images'}" + (" with masks" if masks else "")
-                  + (" with depth" if depth else ""), highlight=False)
+                  + (" with depth" if depth else ""), soft_wrap=True)
     if not masks:
         console.print(f"label them: one PNG of class ids each, of the same name, in {args.out / 'masks'}; the ids are in "
-                      f"{args.out / 'labels.yaml'}", highlight=False)
+                      f"{args.out / 'labels.yaml'}", soft_wrap=True)
     return 0
 
 

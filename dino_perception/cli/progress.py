@@ -8,6 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+def wide_console() -> Console:
+    """The terminal; a file or pipe gets lines of 120 characters, so that tables fit."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
 class Stages:
     """Call it with (what, done, total) as work goes on; every new `what` is a new line. A context manager.
 
@@ -27,12 +33,12 @@ class Stages:
                 self._bars.stop_task(task)
             self._tasks[what] = self._bars.add_task(what, total=total, note=note)
             if not self.console.is_terminal:
-                self.console.print(f"{what} ({total})" if total > 1 else what)
+                self.console.print(f"{what} ({total})" if total > 1 else what, soft_wrap=True)
         self._bars.update(self._tasks[what], completed=min(done + (done == total - 1), total), total=total, note=note)
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self.console.print(line, highlight=False)
+        self.console.print(line, soft_wrap=True)
 
     def __enter__(self) -> Stages:
         self._bars.start()

@@ -85,9 +85,7 @@ def add_backbone_arguments(parser: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import torch
-    from rich.console import Console
-
-    from dino_perception.cli.progress import Stages
+    from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.models.checkpoints import load_backbone
     from dino_perception.models.heads import create_head
     from dino_perception.training.features import FeatureCache
@@ -95,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is None and not (args.curve and args.json):
         raise TrainError("say with --out which file to write")
-    console = Console()
+    console = wide_console()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
@@ -186,7 +184,7 @@ def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device,
         table.add_row(str(row["frames"]), *(f"{row[key]:.3f}" for key in ("miou", "spread", "baseline_miou")))
     console.print(table)
     if args.out:
-        console.print(f"plot: {plots.save(plots.label_efficiency(rows), args.out.with_suffix('.png'))}", highlight=False)
+        console.print(f"plot: {plots.save(plots.label_efficiency(rows), args.out.with_suffix('.png'))}", soft_wrap=True)
     _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})
     return 0
 
@@ -256,7 +254,7 @@ def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times:
     console.print(table)
     ended = "ended early" if outcome.stopped_early else "ended"
     console.print(f"features {times['features_s']:.0f} s, training {times['training_s']:.0f} s; {ended} after {outcome.steps} steps, "
-                  f"weights of step {outcome.best_step}", highlight=False)
+                  f"weights of step {outcome.best_step}", soft_wrap=True)
 
 
 def _write_json(args: argparse.Namespace, data: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import torch
 
-from dino_perception.perception.frame import IGNORE
+from dino_perception.perception.frame import IGNORE, CameraModel
+from dino_perception.perception.geometry import rays, scale_camera
 
 
 class ColourNeighbours:
@@ -59,34 +60,81 @@ class ColourNeighbours:
 
 
 class FlatGround:
-    """Depth as if the ground were one plane under a camera that never tilts: 1 / z = a u + b v + c in pixels, which is
-    exact for a plane. Fitted to the true depth of frames of the same drive, so that height and tilt need not be known
-    (generous again); what the plane does not reach is `farthest` metres away."""
+    """Depth as if the ground were one plane.
 
-    def __init__(self, farthest: float = 100.0):
+    Where camera model and attitude are known, the plane is level and the camera's height above it is fitted: what a
+    rover with an inertial sensor could do. Else the plane is fixed to the camera, 1 / z = a u + b v + c in pixels, which
+    is exact for a plane and a camera that never tilts. Both fits make AbsRel (or, for the second, its like in log
+    depth) as small as it gets on frames of the same drive, which favours the baseline; what the plane does not reach is
+    `farthest` metres away.
+    """
+
+    def __init__(self, farthest: float = 30.0):
         self.farthest = farthest
-        self.sums = np.zeros((3, 3)), np.zeros(3)
+        self._heights: list[np.ndarray] = []
+        self._pixels: list[np.ndarray] = []
+        self._fitted: tuple[float | None, np.ndarray | None] | None = None
 
-    def add(self, truth: np.ndarray) -> None:
-        """Remember a frame's true depth (h, w) metres, NaN where unknown."""
-        v, u = np.nonzero(np.isfinite(truth) & (truth < self.farthest))
+    def add(self, truth: np.ndarray, down: np.ndarray | None = None) -> None:
+        """Remember a frame: true depth (h, w) metres, NaN where unknown, and what `descent` gives for it."""
+        self._fitted = None
+        with np.errstate(invalid="ignore"):
+            v, u = np.nonzero((truth > 0) & (truth < self.farthest))
         z = truth[v, u].astype(np.float64)
-        rows = self._rows(truth.shape, u, v) * z[:, None]  # residuals relative to 1 / z: near and far count alike
-        self.sums[0][:] += rows.T @ rows
-        self.sums[1][:] += rows.sum(axis=0)
+        self._pixels.append(np.column_stack([self._rows(truth.shape, u, v), z]))
+        if down is not None:
+            height = z * down[v, u]
+            self._heights.append(height[height > 0])
 
-    def predict(self, shape: tuple[int, int]) -> np.ndarray:
+    def predict(self, shape: tuple[int, int], down: np.ndarray | None = None) -> np.ndarray:
         """Depth (h, w) float64 metres; NaN when nothing was remembered."""
-        if not self.sums[0].any():
+        height, plane = self._fit()
+        if down is not None and height is not None:
+            return height / np.maximum(np.nan_to_num(down), height / self.farthest)
+        if plane is None:
             return np.full(shape, np.nan)
-        plane = np.linalg.lstsq(self.sums[0], self.sums[1], rcond=None)[0]
         v, u = np.mgrid[: shape[0], : shape[1]]
         inverse = (self._rows(shape, u.ravel(), v.ravel()) @ plane).reshape(shape)
         return 1 / np.maximum(inverse, 1 / self.farthest)
 
+    def _fit(self) -> tuple[float | None, np.ndarray | None]:
+        if self._fitted is None:
+            heights = np.concatenate(self._heights) if self._heights else np.zeros(0)
+            pixels = np.concatenate(self._pixels) if self._pixels else np.zeros((0, 4))
+            self._fitted = (weighted_median(heights, 1 / heights) if heights.size else None,
+                            self._plane(pixels) if len(pixels) else None)
+        return self._fitted
+
+    def _plane(self, pixels: np.ndarray) -> np.ndarray:
+        """Least absolute differences of log depth by reweighted least squares."""
+        rows, z = pixels[:, :3], pixels[:, 3]
+        weights = z
+        for _ in range(20):
+            plane = np.linalg.lstsq(rows * weights[:, None], weights / z, rcond=None)[0]
+            inverse = np.maximum(rows @ plane, 1 / self.farthest)
+            error = np.maximum(np.abs(np.log(inverse * z)), 1e-3)
+            weights = np.sqrt(error) / np.maximum(np.abs(inverse - 1 / z), 1e-4)
+        return plane
+
     @staticmethod
     def _rows(shape: tuple[int, int], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return np.stack([u / shape[1], v / shape[0], np.ones(len(u))], axis=1)
+        return np.stack([(u + 0.5) / shape[1], (v + 0.5) / shape[0], np.ones(len(u))], axis=1)
+
+
+def descent(camera: CameraModel | None, pose: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
+    """(h, w) metres by which each pixel's ray falls for a metre of depth, for an array that shows what the camera's
+    image shows; negative above the horizon. The world's z points up (REP 103). None without camera or pose."""
+    if camera is None or pose is None:
+        return None
+    scaled = scale_camera(camera, (shape[1] / camera.width, shape[0] / camera.height), shape[1], shape[0])
+    return -(rays(scaled).astype(np.float64) @ pose[2, :3])
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """The value v that makes sum(weights * |values - v|) smallest."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def orb_matches(reference: np.ndarray, image: np.ndarray, *, features: int = 2000,

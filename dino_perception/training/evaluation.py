@@ -14,7 +14,7 @@ import numpy as np
 
 from dino_perception.perception.frame import IGNORE, Label, Percept
 from dino_perception.perception.perceiver import Perceiver
-from dino_perception.training.baselines import MATCHERS, ColourNeighbours, FlatGround
+from dino_perception.training.baselines import MATCHERS, ColourNeighbours, FlatGround, descent
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.metrics import DepthScore, MatchScore, SegmentationScore
 from dino_perception.training.reprojection import end_point_errors
@@ -121,9 +121,11 @@ class _FrameJudge:
                 self.colours[fold].add(image, self.table[sample.truth("segmentation", image)],
                                        2 * self.colours[fold].samples // len(places) + 1)
             if "depth" in self.wanted and sample.read_depth:
+                truth = sample.read_depth()
+                down = descent(sample.camera, sample.pose, truth.shape)
                 for scene in (sample.scene, ""):
                     ground = self.grounds.setdefault((scene, fold), FlatGround(self.farthest))
-                    ground.add(sample.read_depth()[::4, ::4])
+                    ground.add(_thinned(truth), down)
 
     def judge(self, number: int, sample: Sample) -> None:
         frame, fold = sample.frame(), number % 2
@@ -142,7 +144,7 @@ class _FrameJudge:
             row = self.result.depth.add(truth, metres)
             ground = self.grounds.get((sample.scene, fold)) or self.grounds.get(("", fold))
             if ground:
-                self.result.depth_baseline.add(truth, ground.predict(truth.shape))
+                self.result.depth_baseline.add(truth, ground.predict(truth.shape, descent(sample.camera, sample.pose, truth.shape)))
             self._show("depth", sample, -row[0] if row is not None else np.nan, frame.image, truth, metres)
 
     def _show(self, kind: str, sample: Sample, goodness: float, image: np.ndarray, truth: np.ndarray, given: np.ndarray) -> None:
@@ -176,6 +178,14 @@ def _all_matches(perceiver: Perceiver, first, second) -> dict[str, tuple[np.ndar
     found = perceiver.perceive([second], [{"correspondences"}])[0].correspondences
     dino = (np.stack([found.reference_x, found.reference_y], axis=-1), np.stack([found.x, found.y], axis=-1))
     return {"dino": dino, **{name: match(first.image, second.image) for name, match in MATCHERS.items()}}
+
+
+def _thinned(truth: np.ndarray) -> np.ndarray:
+    """Depth of which some 60 rows are left, in their places: a baseline needs no more."""
+    step = max(1, min(truth.shape) // 60)
+    kept = np.full_like(truth, np.nan)
+    kept[::step, ::step] = truth[::step, ::step]
+    return kept
 
 
 def pairs_at(samples: Sequence[Sample], gap: int) -> list[tuple[Sample, Sample]]:

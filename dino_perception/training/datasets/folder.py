@@ -25,7 +25,7 @@ def fits(folder: Path) -> bool:
 
 
 def read(folder: Path, *, labels: LabelMap | None = None, partial_labels: bool = False, **_) -> Dataset:
-    """The dataset of such a folder. `partial_labels` leaves out pictures without a mask or depth instead of refusing.
+    """The dataset of such a folder. `partial_labels` lets pictures be without a mask or depth.
 
     Raises DataError: no pictures, a mask without a picture, a picture without a mask (when others have one).
     """
@@ -40,12 +40,10 @@ def read(folder: Path, *, labels: LabelMap | None = None, partial_labels: bool =
         if lonely := sorted(found.keys() - pictures.keys()):
             raise DataError(f"{found[lonely[0]]} is a {what} without a picture of that name in {folder / 'images'}"
                             + (f", and so are {len(lonely) - 1} more" if len(lonely) > 1 else ""))
-        if found and (missing := sorted(pictures.keys() - found.keys())):
-            if not partial_labels:
-                raise DataError(f"{pictures[missing[0]]} has no {what} in {folder / ('masks' if what == 'mask' else what)}"
-                                + (f", nor have {len(missing) - 1} more" if len(missing) > 1 else "")
-                                + "; add it, or give --partial to leave such pictures out")
-            pictures = {name: path for name, path in pictures.items() if name in found}
+        if found and not partial_labels and (missing := sorted(pictures.keys() - found.keys())):
+            raise DataError(f"{pictures[missing[0]]} has no {what} in {folder / ('masks' if what == 'mask' else what)}"
+                            + (f", nor have {len(missing) - 1} more" if len(missing) > 1 else "")
+                            + "; add it, or give --partial to leave such pictures out")
     samples = [pair(path, masks.get(name), depths.get(name), labels, str(Path(name).parent)) for name, path in pictures.items()]
     return Dataset(f"folder {folder.name}", tuple(samples), labels.labels if masks else ())
 

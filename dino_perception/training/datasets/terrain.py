@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,12 +51,13 @@ def read(seeds: str, *, cache: Path, styles: Sequence[str] = (), size: tuple[int
 def parse_seeds(text: str) -> list[int]:
     """"3,7-9" -> [3, 7, 8, 9]. Raises DataError."""
     seeds: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            seeds += range(int(first), int(last or first) + 1)
-    except ValueError:
-        seeds = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            seeds = []
+            break
+        seeds += range(first, last + 1)
     if not seeds or len(set(seeds)) < len(seeds):
         raise DataError(f"the terrain seeds are '{text}'; accepted are numbers and ranges, each seed once, such as 9000-9019,9100")
     return seeds
