@@ -49,7 +49,8 @@ class View:
         grid = descriptors.view(-1, columns, descriptors.shape[-1])[:rows, :used]
         x, y = box.input_scale
         grey = cv2.cvtColor(np.ascontiguousarray(frame.image), cv2.COLOR_RGB2GRAY)
-        own = grid.reshape(-1, descriptors.shape[-1]).clone()
+        # In one memory layout, whatever the engine's: sums over a descriptor depend on it in the last bit.
+        own = grid.reshape(-1, descriptors.shape[-1]).clone(memory_format=torch.contiguous_format)
         return cls(frame.stamp_ns, frame.frame_id, grey.shape[1], grey.shape[0], pyramid(grey), own, _codes(own),
                    rows, used, (stride / x, stride / y))  # fmt: skip
 
