@@ -87,9 +87,9 @@ class Calibrations:
         self._raw.pop((model.width, model.height), None)
         self._raw[model.width, model.height] = (stampless, model)
 
-    def model(self, width: int, height: int) -> CameraModel | None:
-        """The newest model for images of this size."""
-        return self._raw[width, height][1] if (width, height) in self._raw else None
+    def models(self) -> dict[tuple[int, int], CameraModel]:
+        """The newest model for each image size (width, height)."""
+        return {size: model for size, (_, model) in self._raw.items()}
 
 
 def _asked(bag: BagReader, images: dict[str, Topic], text: str) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-DONE, DIFFERENT, USAGE, UNREADABLE, EMPTY, NO_IMAGES, UNWRITABLE = range(7)
+DONE, DIFFERENT, USAGE, UNREADABLE, EMPTY, NO_IMAGES, UNWRITABLE, FAILED = range(8)
 INTERRUPTED = 130
 
 PROBLEMS = {
@@ -26,6 +26,7 @@ CODES = {
     EMPTY: "The bag holds no message.",
     NO_IMAGES: "The bag holds no topic with camera images, or not the one that was asked for.",
     UNWRITABLE: "The output cannot be written, or the disk is full; what was written until then is readable.",
+    FAILED: "The engine failed while running; what was written until then is readable and --resume goes on.",
     **{code: meaning for code, meaning in PROBLEMS.values()},
     INTERRUPTED: "Interrupted; the output is readable and --resume goes on.",
 }

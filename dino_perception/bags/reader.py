@@ -72,6 +72,11 @@ class BagReader:
             source.close()
 
     @property
+    def recorded_order(self) -> bool:
+        """Whether messages come in the order of recording instead of by time, because the clock jumped back."""
+        return any(source.recorded_order for source in self._sources)
+
+    @property
     def message_count(self) -> int:
         return sum(topic.count for topic in self.topics.values())
 
@@ -84,7 +89,7 @@ class BagReader:
                             for time, topic, data in source.messages(names, start, stop)
                             if topic.type == self.topics[topic.name].type)
 
-        if any(source.recorded_order for source in self._sources):
+        if self.recorded_order:
             stream = (entry for source in self._sources for entry in part(source)())
         else:
             stream = merged([(source.start_ns, part(source)) for source in self._sources])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dino_perception.bags.mcap_format import McapError
+from dino_perception.bags.mcap_read import McapSource
 from dino_perception.bags.mcap_write import McapWriter
 from dino_perception.bags.problems import UNWRITABLE, BagError
+from dino_perception.bags.sqlite_read import SqliteSource
 from dino_perception.bags.sqlite_write import SqliteWriter
 from dino_perception.bags.topic import Record, Topic
 
@@ -47,12 +49,8 @@ class BagWriter:
         self._times: tuple[int, int] | None = None
         self._waiting: Any = None
         self.mark: Any = None
-        self._keep_safe()
         self.failed: BagError | None = None
-
-    def count_as_written(self, records: Sequence[Record]) -> None:
-        """Take messages that the continued bag already holds into the count and the hash."""
-        for record in records:
+        for record in _stored(self.file) if keep else ():
             self._count(record)
         self._keep_safe()
 
@@ -157,6 +155,15 @@ class BagWriter:
 def storage_file(path: Path) -> Path:
     """The file that holds the messages of an output bag."""
     return path if path.suffix in (".mcap", ".db3") else path / f"{path.name}_0.mcap"
+
+
+def _stored(file: Path) -> Iterator[Record]:
+    """The messages of an unfinished bag in the order of writing."""
+    source = (SqliteSource if file.suffix == ".db3" else McapSource)(file, lambda problem: None)
+    source.recorded_order = True
+    for time_ns, topic, data in source.messages():
+        yield Record(topic, time_ns, data)
+    source.close()
 
 
 def update(digest: Any, record: Record) -> None:

@@ -1,0 +1,181 @@
+"""The input of a replay: messages in order, images being decoded, each with the calibration of its moment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rosbags.serde import SerdeError
+
+from dino_perception.bags.threads import BoundedQueue
+from dino_perception.bags.cameras import Calibrations, CameraTopics
+from dino_perception.bags.farm import SEGMENT, Farm
+from dino_perception.bags.reader import BagReader
+from dino_perception.bags.state import State
+from dino_perception.bags.topic import Record
+from dino_perception.messages.images import ImageError, decode_compressed, decode_image
+from dino_perception.perception.frame import CameraModel, Frame
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a bag to process: from `start_ns` to before `stop_ns` (record time, None: its ends), every `every`-th image of
+    a camera, copying the topics `copy`."""
+
+    start_ns: int | None = None
+    stop_ns: int | None = None
+    every: int = 1
+    copy: Collection[str] = ()
+
+
+@dataclass
+class Work:
+    """One input message on its way: whether to copy it, whether it counts as a step of the input; of an image that is to be
+    looked at, its camera, its stamp, the frame, and with a farm, where its percept will be."""
+
+    record: Record
+    copied: bool
+    counted: bool = True
+    camera: str = ""
+    stamp_ns: int = 0
+    frame: Future | None = None
+    segment: Segment | None = None
+    place: int = 0
+
+
+class Feed:
+    """Reads the bag from where `state` left off."""
+
+    def __init__(self, bag: BagReader, cameras: Sequence[CameraTopics], part: Part, state: State, farm: Farm | None):
+        self._bag, self._part, self._state, self._farm = bag, part, state, farm
+        self._cameras = {camera.image: camera for camera in cameras}
+
+    def run(self, inbox: BoundedQueue, pool: ThreadPoolExecutor, frame_cost: int) -> None:
+        """Put every message of the part into `inbox`, then close it. A frame counts as `frame_cost` bytes."""
+        calibrations = {camera.info: Calibrations(self._bag, camera.info) for camera in self._cameras.values()}
+        for info, raw in self._state.infos.items():
+            calibrations[info].take(Record(self._bag.topics[info], 0, raw))
+        names = {*self._part.copy, *self._cameras, *(info for info in calibrations if info)}
+        seen = dict(self._state.images)
+        segment = Segment()
+        for record, counted in self._records(names):
+            name = record.topic.name
+            if name in calibrations:
+                calibrations[name].take(record)
+            work = Work(record, name in self._part.copy, counted)
+            camera = self._cameras.get(name)
+            if camera is not None:
+                seen[camera.name] = seen.get(camera.name, 0) + 1
+                if (seen[camera.name] - 1) % self._part.every == 0:
+                    self._decode(work, camera, calibrations[camera.info], pool)
+                    if self._farm is not None:
+                        segment.add(work)
+            # Whoever takes from the queue waits for its segments: none may be kept back when the queue is full.
+            if len(segment) == SEGMENT or (len(segment) and inbox.full):
+                segment.send(self._farm, pool)
+                segment = Segment()
+            inbox.put(work, len(record.data) + 256 + (frame_cost if work.camera else 0))
+        if len(segment):
+            segment.send(self._farm, pool)
+        inbox.close()
+
+    def _records(self, names: Collection[str]) -> Iterator[tuple[Record, bool]]:
+        """Each message with whether it counts. What a latched topic said before the start comes first, at the time of the
+        start."""
+        part, state = self._part, self._state
+        start = part.start_ns
+        if start is not None and not state.records:
+            yield from ((record._replace(time_ns=start), False) for record in self._latched(start))
+        skip = state.records
+        if state.records and not self._bag.recorded_order:
+            start, skip = state.time_ns, state.at_time
+        for record in self._bag.messages(names, start, part.stop_ns):
+            if skip:
+                skip -= 1
+                continue
+            yield record, True
+
+    def _latched(self, start: int) -> Iterator[Record]:
+        names = [name for name in self._part.copy if self._bag.topics[name].latched]
+        last: dict[str, list[Record]] = {}
+        for record in self._bag.messages(names, stop=start) if names else ():
+            held = last.setdefault(record.topic.name, [])
+            if not record.topic.name.endswith("/tf_static"):  # each of its messages adds to the others
+                held.clear()
+            held.append(record)
+        for name in sorted(last):
+            yield from last[name]
+
+    def _decode(self, work: Work, camera: CameraTopics, calibrations: Calibrations, pool: ThreadPoolExecutor) -> None:
+        work.camera = camera.name
+        try:
+            message = self._bag.decode(work.record)
+        except SerdeError as error:
+            work.frame = Future()
+            work.frame.set_exception(ImageError(f"its message is damaged: {error}"))
+            return
+        stamp = message.header.stamp
+        work.stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        work.frame = pool.submit(_frame, message, camera, work.stamp_ns, calibrations.models())
+
+
+class Segment:
+    """Consecutive frames that one worker of a farm looks at."""
+
+    def __init__(self) -> None:
+        self._works: list[Work] = []
+        self._sent: Future | None = None
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def add(self, work: Work) -> None:
+        work.segment, work.place = self, len(self._works)
+        self._works.append(work)
+
+    def send(self, farm: Farm, pool: ThreadPoolExecutor) -> None:
+        """Hand it over once its frames are decoded."""
+        works, self._works = self._works, []
+        self._sent = pool.submit(self._submit, farm, works)
+
+    def result(self, place: int) -> Any:
+        """The percept of the frame at `place`, or the error that it met."""
+        places, promise = self._sent.result()
+        return promise.result()[places[place]]
+
+    @staticmethod
+    def _submit(farm: Farm, works: Sequence[Work]) -> tuple[dict[int, int], Any]:
+        good = [work for work in works if work.frame.exception() is None]
+        places = {work.place: number for number, work in enumerate(good)}
+        return places, farm.submit([work.frame.result() for work in good]) if good else None
+
+
+def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: int) -> list[Frame]:
+    """The first `count` frames of a part, decoded; images that cannot be used are left out."""
+    kept: list[Frame] = []
+    by_topic = {camera.image: camera for camera in cameras}
+    calibrations = {camera.info: Calibrations(bag, camera.info).models() for camera in cameras}
+    seen: dict[str, int] = {}
+    for record in bag.messages(by_topic, part.start_ns, part.stop_ns):
+        camera = by_topic[record.topic.name]
+        seen[camera.name] = seen.get(camera.name, 0) + 1
+        if len(kept) == count:
+            break
+        if (seen[camera.name] - 1) % part.every:
+            continue
+        try:
+            message = bag.decode(record)
+            stamp = message.header.stamp
+            kept.append(_frame(message, camera, stamp.sec * 1_000_000_000 + stamp.nanosec, calibrations[camera.info]))
+        except (ImageError, SerdeError):
+            continue
+    return kept
+
+
+def _frame(message: Any, camera: CameraTopics, stamp_ns: int, models: dict[tuple[int, int], CameraModel]) -> Frame:
+    image: np.ndarray = decode_compressed(message) if camera.compressed else decode_image(message)
+    height, width = image.shape[:2]
+    return Frame(camera.name, stamp_ns, message.header.frame_id, image, models.get((width, height)))

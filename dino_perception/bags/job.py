@@ -1,0 +1,226 @@
+"""One bag in, one bag out: everything around a replay, from the settings to the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dino_perception.bags import state as states
+from dino_perception.bags.cameras import CameraTopics, choose_cameras
+from dino_perception.bags.feed import Part, frames
+from dino_perception.bags.frame_log import FrameLog
+from dino_perception.bags.pictures import PictureFolder, Video
+from dino_perception.bags.problems import CODES, DONE, NO_IMAGES, UNWRITABLE, USAGE, BagError
+from dino_perception.bags.reader import BagReader
+from dino_perception.bags.replay import NODE, Outcome, Replay
+from dino_perception.bags.report import write_report
+from dino_perception.bags.state import Checkpoint, State
+from dino_perception.bags.writer import BagWriter, storage_file
+from dino_perception.messages.percepts import TOPICS
+from dino_perception.perception.settings import Settings
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with one bag, as the command line says it. `copy` is "all", "none" or topic names; `outputs` relative
+    names, empty for all but the overlays; times in seconds from the bag's start."""
+
+    source: Path
+    output: Path
+    settings: Settings
+    cameras: tuple[str, ...] = ()
+    start: float = 0.0
+    duration: float | None = None
+    every: int = 1
+    copy: tuple[str, ...] = ("all",)
+    outputs: tuple[str, ...] = ()
+    overlays: bool = False
+    compression: str = ""
+    pictures: Path | None = None
+    video: Path | None = None
+    report: Path | None = None
+    resume: bool = False
+    force: bool = False
+    alone: int = 0
+
+
+@dataclass
+class Result:
+    """What came of a job. `figures` is what `--json` writes, `lines` what a person wants to read."""
+
+    code: int = DONE
+    figures: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = None) -> Result:
+    """Do it with a perceiver, or a farm, that has the job's settings; it is asked for once it is clear that there is
+    something to do. Raises BagError when nothing could be done at all."""
+    topics = _topics(job)
+    with BagReader(job.source) as bag:
+        own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
+        cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
+        part = Part(*_span(job, bag), every=job.every, copy=_copied(job, bag))
+        before = _before(job)
+        if before == "complete":
+            about = {"input": str(job.source), "output": str(job.output), "stopped": None, "exit_code": DONE}
+            return Result(DONE, about, [f"{job.output} is complete; there is nothing to resume"])
+        perceiver = perceiver_of()
+        if before is None:
+            _clear(job)
+        writer = BagWriter(job.output, compression=job.compression, keep=(before.end, before.topics) if before else None)
+        log = FrameLog(job.settings, perceiver.labels, pictures=job.report is not None)
+        watch: list[Any] = [log] if job.report else []
+        video = None
+        if job.pictures:
+            watch.append(PictureFolder(job.pictures, job.settings))
+        if job.video:
+            video = Video(job.video, job.settings, _rate(bag, cameras[0]) / job.every, cameras[0].name)
+            watch.append(video)
+        checkpoint = states.checkpoint_file(job.output)
+
+        def save(state: State) -> None:
+            _saved(Checkpoint(state, writer.end, writer.topics, _fingerprint(job)), checkpoint)
+
+        first = before.state if before else State()
+        replay = Replay(bag, cameras, perceiver, job.settings, writer, part, topics, state=first, watch=watch, progress=progress, checkpoint=save)
+        outcome = replay.run()
+        if video:
+            video.close()
+        if outcome.stopped is None or outcome.code == NO_IMAGES:
+            checkpoint.unlink(missing_ok=True)
+        alone = _alone(bag, cameras, perceiver, part, job.alone) if job.alone and outcome.stopped is None else None
+        result = _result(job, bag, cameras, perceiver, writer, outcome, first, alone)
+        if job.report:
+            title = f"{job.source.name} → {job.output.name}"
+            page = write_report(job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels)
+            result.lines.append(f"report: {page}")
+        return result
+
+
+def _topics(job: Job) -> tuple[str, ...]:
+    unknown = [name for name in job.outputs if name not in TOPICS]
+    if unknown:
+        raise BagError(f"there is no output {unknown[0]}; they are {', '.join(TOPICS)}", USAGE)
+    chosen = job.outputs or tuple(name for name in TOPICS if not name.endswith("/overlay"))
+    if job.overlays:
+        chosen = tuple(dict.fromkeys([*chosen, *(name for name in TOPICS if name.endswith("/overlay"))]))
+    heads = set(job.settings.heads)
+    return tuple(name for name in chosen if not TOPICS[name].heads or TOPICS[name].heads[0] in heads)
+
+
+def _span(job: Job, bag: BagReader) -> tuple[int | None, int | None]:
+    start = bag.start_ns + round(job.start * 1e9) if job.start else None
+    stop = (start or bag.start_ns) + round(job.duration * 1e9) if job.duration is not None else None
+    if start is not None and start > bag.end_ns:
+        raise BagError(f"--start {job.start:g} lies behind the end of {bag.path.name}, which is {(bag.end_ns - bag.start_ns) / 1e9:.1f} s long", USAGE)
+    return start, stop
+
+
+def _copied(job: Job, bag: BagReader) -> tuple[str, ...]:
+    if job.copy in (("all",), ("none",)):
+        return tuple(bag.topics) if job.copy == ("all",) else ()
+    missing = [name for name in job.copy if name not in bag.topics]
+    if missing:
+        raise BagError(f"--copy names {missing[0]}, which is not in {bag.path.name}; its topics are {', '.join(bag.topics)}", USAGE)
+    return job.copy
+
+
+def _before(job: Job) -> Checkpoint | str | None:
+    """The checkpoint to go on from; "complete" when there is nothing left to do; None for a new output."""
+    checkpoint, file = states.checkpoint_file(job.output), storage_file(job.output)
+    if job.resume and checkpoint.exists():
+        found = states.load(checkpoint, _fingerprint(job))
+        if found.state.records:
+            return found
+    elif job.resume and file.exists():
+        return "complete"
+    elif file.exists() and not job.force:
+        how = "; --resume goes on with it" if checkpoint.exists() else ""
+        raise BagError(f"{job.output} exists; --force replaces it{how}", UNWRITABLE)
+    return None
+
+
+def _clear(job: Job) -> None:
+    """Make room for a new output."""
+    for old in (states.checkpoint_file(job.output), storage_file(job.output), job.output / "metadata.yaml"):
+        if old.is_file():
+            old.unlink()
+
+
+def _fingerprint(job: Job) -> dict[str, Any]:
+    """What must be the same for a replay to go on: the input, the settings and what is written."""
+    files = sorted(job.source.iterdir()) if job.source.is_dir() else [job.source]
+    about = {name: getattr(job, name) for name in ("cameras", "start", "duration", "every", "copy", "outputs", "overlays", "compression")}
+    return {"input": [[file.name, file.stat().st_size] for file in files if file.is_file()],
+            "settings": {p.name: p.value for p in job.settings.parameters() if p.name not in ("engine_cache", "threads")}, **about}
+
+
+def _saved(checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        checkpoint.save(path)
+    except OSError as error:
+        raise BagError(f"{path} cannot be written: {error.strerror}", UNWRITABLE) from None
+
+
+def _rate(bag: BagReader, camera: CameraTopics) -> float:
+    count = bag.topics[camera.image].count
+    span = (bag.end_ns - bag.start_ns) / 1e9
+    return min(120.0, max(1.0, (count - 1) / span)) if count > 1 and span > 0 else 10.0
+
+
+def _alone(bag: BagReader, cameras: list[CameraTopics], perceiver: Any, part: Part, count: int) -> float:
+    """Frames a second of the perceiver alone, on the first `count` frames of the replay, decoded beforehand."""
+    kept = frames(bag, cameras, part, count)
+    perceiver.reset_tracks()
+    perceiver.perceive(kept[:1])
+    perceiver.reset_tracks()
+    begun = time.perf_counter()
+    for frame in kept:
+        perceiver.perceive([frame])
+    return len(kept) / (time.perf_counter() - begun) if kept else 0.0
+
+
+def _result(job: Job, bag: BagReader, cameras: list[CameraTopics], perceiver: Any, writer: BagWriter, outcome: Outcome, first: State,
+            alone: float | None) -> Result:
+    done = outcome.frames_out - first.frames_out
+    fps = done / outcome.seconds if outcome.seconds else 0.0
+    inside = done / outcome.perceive_seconds if outcome.perceive_seconds else 0.0
+    about = perceiver.describe()
+    figures = {
+        "frames_in": outcome.frames_in, "frames_out": outcome.frames_out, "fps": round(fps, 3),
+        "perceiver_fps": round(alone or inside, 3), "perceiver_measured": "alone" if alone else "within the replay",
+        "throughput_ratio": round(fps / (alone or inside), 4) if alone or inside else None,
+        "rss_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "output_sha256": writer.sha256, "stopped": outcome.stopped, "exit_code": outcome.code,
+        "problems": [{"kind": p.kind, "sentence": p.sentence} for p in outcome.problems],
+        "input": str(job.source), "output": str(job.output), "seconds": round(outcome.seconds, 3), "resumed_at": first.frames_in,
+        "cameras": [dataclasses.asdict(camera) for camera in cameras], "topics": writer.counts,
+        "engine": about.get("engine"), "precision": about.get("precision"), "weights_trained": perceiver.trained,
+    }
+    lines = [problem.sentence for problem in outcome.problems]
+    if outcome.stopped:
+        lines.append(f"stopped: {outcome.stopped}")
+    if not perceiver.trained:
+        lines.append("the weights are untrained: what is in the output means nothing yet")
+    return Result(outcome.code, figures, lines)
+
+
+def _summary(result: Result, perceiver: Any, writer: BagWriter, bag: BagReader) -> Mapping[str, Any]:
+    f, about = result.figures, perceiver.describe()
+    figures = {"images": f["frames_in"], "percepts": f["frames_out"], "percepts a second": f["fps"],
+               "of the perceiver's own rate": f"{100 * (f['throughput_ratio'] or 0):.0f} %", "engine": f"{f['engine']} {f['precision']}",
+               "peak memory": f"{f['rss_peak_mb']:.0f} MB", "of the bag": f"{(bag.end_ns - bag.start_ns) / 1e9:.1f} s",
+               "ended": CODES[f["exit_code"]] if f["exit_code"] else "complete"}
+    parts = {name: json.dumps(value) for name, value in about.get("parts", {}).items()}
+    return {"figures": figures, "notes": result.lines,
+            "tables": {"Messages written": {**writer.counts, "SHA-256 over topics, times and bytes": f["output_sha256"]},
+                       "Weights": parts, "Perceiver": {k: v for k, v in about.items() if k != "parts"}}}
