@@ -28,6 +28,7 @@ class CompileError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
+    parser.add_argument("--backbone", default="", metavar="ID,ID", help="several backbones, one after the other (default: the configuration's)")
     parser.add_argument("--batch", metavar="N,N", default="", help="batch sizes (default: those the node uses: 1, and on a GPU also "
                         "the number of cameras)")
     parser.add_argument("--frames", nargs="+", type=Path, default=[], metavar="PATH", help="pictures, or folders of them, to check on "
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
     parser.add_argument("--clean", action="store_true", help="empty the cache and build nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table of all backbones into this Markdown page")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,11 +51,18 @@ def run(args: argparse.Namespace) -> int:
     folder = args.cache or Path(settings.engine_cache or engines.default_folder()).expanduser()
     if args.clean or args.list:
         result = _clean(console, folder) if args.clean else _list(console, folder)
+        overridden = False
     else:
-        result = _build(console, args, settings, folder)
+        ids = args.backbone.split(",") if args.backbone else [settings.backbone]
+        result = [_build(console, args, configuration.settings_of(args, backbone=id_), folder) for id_ in ids]
+        overridden = any(graph["overridden"] for backbone in result for graph in backbone["graphs"])
+        if len(result) > 1:
+            console.print("\n".join(_markdown(result)), soft_wrap=True)
+        if args.page:
+            _into_page(args.page, _markdown(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if isinstance(result, dict) and any(graph["overridden"] for graph in result.get("graphs", ())) else 0
+    return 1 if overridden else 0
 
 
 def _build(console: Console, args: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -73,14 +82,21 @@ def _build(console: Console, args: argparse.Namespace, settings: Settings, folde
         perceiver = Perceiver(settings, cache=folder, report=report, batch_sizes=_batches(args.batch), frames=pictures or None)
         progress.update(task, description="comparing the whole chain with float32 torch")
         chain = None if args.no_chain or settings.engine == "torch" else _chain(perceiver, settings, pictures)
-    about = perceiver.describe()
-    perceiver.close()
+        about = perceiver.describe()
+        perceiver.close()
+        progress.update(task, description="starting again from the cache")
+        again = Perceiver(settings, cache=folder, report=lambda line: None, batch_sizes=_batches(args.batch))
+        warm = again.describe()
+        again.close()
     _parity_table(console, about["graphs"])
     if chain:
         console.print(f"whole chain against float32 torch, {chain['frames']} frames: " + ", ".join(_in_words(chain)))
-    console.print(f"{about['reason']}; ready in {about['start_s']:.1f} s; engines in {folder}", soft_wrap=True)
+    cold, loaded = (sum(graph["build_s"] for graph in start["graphs"]) for start in (about, warm))
+    console.print(f"{about['reason']}; engines {'loaded' if about['from_cache'] else 'ready'} in {cold:.2f} s and, started again, in "
+                  f"{loaded:.2f} s; they are in {folder}", soft_wrap=True)
     return {"backbone": settings.backbone, "input": about["input"], "output": about["output"], "cache": str(folder),
-            "start_s": about["start_s"], "reason": about["reason"], "graphs": about["graphs"], "chain": chain}
+            "reason": about["reason"], "built": not about["from_cache"], "first_start_s": cold, "second_start_s": loaded,
+            "second_start_from_cache": warm["from_cache"], "graphs": about["graphs"], "chain": chain}
 
 
 def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -> dict[str, Any]:
@@ -139,6 +155,33 @@ def _parity_table(console: Console, graphs: Sequence[dict[str, Any]]) -> None:
                           f"{agreement:.2%}" if agreement is not None else f"±{levels:.2f}" if levels is not None else "",
                           _number(output.get("depth_abs_rel")), verdict if index == 0 else "")
     console.print(table)
+
+
+def _markdown(backbones: Sequence[dict[str, Any]]) -> list[str]:
+    """One row a backbone: the worst of its taps, the whole chain, and the two starts."""
+    lines = ["| backbone | input | engine | cosine mean | worst patch | mask agreement | depth AbsRel | first start | second start |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for backbone in backbones:
+        graph = backbone["graphs"][0]
+        taps = (graph["parity"] or {}).get("outputs", [])
+        chain = backbone["chain"] or {}
+        agreement, depth = chain.get("label_agreement"), chain.get("depth_abs_rel")
+        lines.append(f"| {backbone['backbone']} | {'x'.join(map(str, backbone['input']))} | {graph['engine']} {graph['precision']} "
+                     f"| {_number(min((t['cosine_mean'] for t in taps), default=None))} "
+                     f"| {_number(min((t['cosine_worst'] for t in taps), default=None))} "
+                     f"| {'' if agreement is None else f'{agreement:.2%}'} | {_number(depth)} "
+                     f"| {backbone['first_start_s']:.1f} s{'' if backbone['built'] else ' (cached)'} | {backbone['second_start_s']:.2f} s |")
+    return lines
+
+
+def _into_page(page: Path, lines: Sequence[str]) -> None:
+    """The lines between the page's `<!-- parity -->` and `<!-- end -->`. Raises CompileError."""
+    text = page.read_text()
+    start, end = text.find("<!-- parity -->\n"), text.find("<!-- end -->")
+    if not 0 <= start < end:
+        raise CompileError(f"--page {page} has no place for the table; put <!-- parity --> and <!-- end --> on lines of their own")
+    start += len("<!-- parity -->\n")
+    page.write_text(text[:start] + "\n".join(lines) + "\n" + text[end:])
 
 
 def _number(value: float | None) -> str:
