@@ -83,7 +83,8 @@ class Perceiver:
         """One percept a frame, in the same order. `wanted[i]` names the heads that run for `frames[i]`; by default every
         enabled one.
 
-        A frame whose heads are all unwanted costs nothing. Raises FrameError, before anything has run, for an image that is not (H, W, 3) uint8 or too thin to fit.
+        A frame whose heads are all unwanted costs nothing. Raises FrameError, before anything has run, for an image that
+        is not (H, W, 3) uint8 or too thin to fit.
         """
         if wanted is None:
             enabled = {kind for kind in self._heads if self.settings.head[kind].enabled}

@@ -48,13 +48,14 @@ class Tracker:
     def update(
         self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings
     ) -> Correspondences:
-        """The matches of this frame with the reference frame; none for the first frame or one of another size.
+        """The matches of this frame with the reference frame; none for the first frame, one of another size, or one
+        that lies before the last in time: then tracking starts anew.
 
         `descriptors` (N, D) are unit vectors, one for each `stride` x `stride` patch of the network's input.
         """
         view = View.of(frame, box, descriptors, stride)
         reference, previous = self._reference, self._previous
-        if previous is None or not _comparable(previous, view):
+        if previous is None or not _follows(previous, view):
             self.reset()
             self._start(view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)))
             nothing = np.zeros(0, np.float32)
@@ -135,8 +136,9 @@ class Tracker:
         self._xy = self._last = np.concatenate([xy, corner])
 
 
-def _comparable(a: View, b: View) -> bool:
-    return (a.width, a.height, a.descriptors.shape) == (b.width, b.height, b.descriptors.shape)
+def _follows(a: View, b: View) -> bool:
+    """Whether `b` can be matched with `a`: a later frame of the same size (a bag that starts again goes back in time)."""
+    return (a.width, a.height, a.descriptors.shape) == (b.width, b.height, b.descriptors.shape) and b.stamp_ns >= a.stamp_ns
 
 
 def _inside(xy: np.ndarray, view: View) -> np.ndarray:

@@ -1,0 +1,146 @@
+"""Pictures of percepts for people: drawn only when somebody looks."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+
+from dino_perception.perception.frame import Percept
+from dino_perception.perception.settings import Settings
+
+WIDEST = 640
+"""Pictures are at most this many pixels on their longer side: enough to judge by, small enough to send."""
+NEAREST = 0.5
+"""Metres at the near end of the depth colours."""
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def segmentation_overlay(percept: Percept, settings: Settings) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the image with the class colours over it at `overlay.alpha`, fainter where the head is unsure,
+    class borders full, and with `overlay.legend` the names and shares of the classes that are in sight."""
+    picture, scale = _canvas(percept)
+    segmentation = percept.segmentation
+    colours = np.zeros((256, 3), np.uint8)
+    known = np.zeros(256, bool)
+    for label in segmentation.labels:
+        colours[label.id], known[label.id] = label.colour, True
+    mask = segmentation.mask
+    border = np.zeros(mask.shape, bool)
+    border[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    border[1:] |= mask[1:] != mask[:-1]
+    alpha = settings.overlay.alpha
+    strength = np.where(border, min(1.0, alpha + 0.4), alpha * (0.4 + 0.6 / 255 * segmentation.confidence))
+    strength[~known[mask]] = 0
+    strength = _enlarged(strength.astype(np.float32), percept, picture, scale)
+    picture = cv2.blendLinear(picture, _enlarged(colours[mask], percept, picture, scale), 1 - strength, strength)
+    if settings.overlay.legend:
+        count = np.bincount(segmentation.mask.ravel(), minlength=256)
+        seen = [label for label in segmentation.labels if count[label.id]]
+        _legend(picture, [(f"{label.name} {100 * count[label.id] / count.sum():.0f}%", label.colour) for label in seen])
+    return picture
+
+
+def depth_overlay(percept: Percept, settings: Settings) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: depth in viridis (even to the eye, also to a colour-blind one) on a logarithmic scale from
+    0.5 m, bright, to `points.max_range`, dark, with a scale in metres. What is unknown or farther shows the image, grey
+    and dimmed."""
+    picture, scale = _canvas(percept)
+    metres = percept.depth.metres
+    far = max(settings.points.max_range, 2 * NEAREST)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shade = 1 - np.log(metres / NEAREST) / np.log(far / NEAREST)
+        known = np.isfinite(metres) & (metres > 0) & (metres <= far)
+    index = (np.clip(np.where(known, shade, 0), 0, 1) * 255).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 3
+    picture = _enlarged(_viridis()[index], percept, picture, scale)
+    cv2.copyTo(grey, _enlarged((~known).astype(np.uint8), percept, picture, scale), picture)
+    if settings.overlay.legend:
+        _depth_scale(picture, far)
+    return picture
+
+
+def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the image in grey, and for each match a line from where the point was in the reference to
+    where it is, coloured by its score (dark 0.5 and less, bright 1)."""
+    matches = percept.correspondences
+    picture, scale = _canvas(percept)
+    picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture = (picture * np.float32(0.7)).astype(np.uint8)
+    shift = 4  # OpenCV draws at fractions of a pixel: integers with `shift` fractional bits
+    points = [((np.stack(xy, axis=1) + 0.5) * scale - 0.5) * 2**shift
+              for xy in ((matches.reference_x, matches.reference_y), (matches.x, matches.y))]
+    start, end = (p.round().astype(int) for p in points)
+    colours = _viridis()[(np.clip(2 * matches.score - 1, 0, 1) * 255).astype(int)].tolist()
+    for a, b, colour in zip(start.tolist(), end.tolist(), colours):
+        cv2.line(picture, a, b, colour, 1, cv2.LINE_AA, shift)
+    for b, colour in zip(end.tolist(), colours):
+        cv2.circle(picture, b, round(1.6 * 2**shift), colour, -1, cv2.LINE_AA, shift)
+    if settings.overlay.legend:
+        age = (percept.frame.stamp_ns - matches.reference_stamp_ns) * 1e-9
+        _legend(picture, [(f"{len(matches.x)} matches with {age:.2f} s ago", None)])
+    return picture
+
+
+def _canvas(percept: Percept) -> tuple[np.ndarray, np.ndarray]:
+    """The image at the pictures' size, and the scale (x, y) from image to picture pixels."""
+    image = percept.frame.image
+    height, width = image.shape[:2]
+    factor = min(1.0, WIDEST / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else np.array(image)
+    return picture, np.array([size[0] / width, size[1] / height])
+
+
+def _enlarged(grid: np.ndarray, percept: Percept, picture: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The output pixel that each picture pixel lies in."""
+    output = percept.output_scale or (grid.shape[1] / percept.frame.image.shape[1],
+                                      grid.shape[0] / percept.frame.image.shape[0])  # fmt: skip
+    x, y = ((np.arange(n) + 0.5) * s / t for n, s, t in zip(picture.shape[1::-1], output, scale))
+    columns = np.minimum(x.astype(int), grid.shape[1] - 1)
+    rows = np.minimum(y.astype(int), grid.shape[0] - 1)
+    return np.ascontiguousarray(grid[rows][:, columns])
+
+
+@functools.cache
+def _viridis() -> np.ndarray:
+    """(256, 3) uint8 RGB."""
+    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(bgr[:, 0, ::-1])
+
+
+def _legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int] | None]]) -> None:
+    """Writes lines of text, each with a swatch of its colour, on a dark plate in the lower left corner."""
+    if not entries:
+        return
+    size = max(0.35, min(0.5, picture.shape[1] / 1200))
+    line = round(40 * size)
+    pad = round(0.35 * line)
+    swatch = line if any(colour for _, colour in entries) else 0
+    width = max(cv2.getTextSize(text, FONT, size, 1)[0][0] for text, _ in entries) + swatch + 3 * pad
+    top = max(0, picture.shape[0] - line * len(entries) - 2 * pad)
+    plate = picture[top:, : min(width, picture.shape[1])]
+    plate[:] = plate // 4
+    for i, (text, colour) in enumerate(entries):
+        y = top + pad + line * i
+        if colour:
+            cv2.rectangle(picture, (pad, y + line // 5), (pad + 3 * swatch // 4, y + line - line // 5), colour, -1)
+        cv2.putText(picture, text, (pad + swatch, y + round(0.75 * line)), FONT, size, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _depth_scale(picture: np.ndarray, far: float) -> None:
+    """Draws the bar of depth colours with round metres on a dark plate at the right edge."""
+    height, width = picture.shape[:2]
+    size = max(0.35, min(0.5, width / 1200))
+    bar = max(6, width // 60)
+    plate = round(95 * size) + bar
+    picture[:, width - plate :] //= 4
+    top, bottom = height // 16, height - height // 16
+    shade = np.linspace(0, 255, bottom - top).astype(np.uint8)  # far above, near below, as in the image
+    picture[top:bottom, width - plate + bar // 2 : width - plate + bar // 2 + bar] = _viridis()[shade][:, None]
+    ticks = [m * 10.0**e for e in range(-1, 5) for m in (1, 2, 5) if NEAREST <= m * 10.0**e <= far]
+    for metres in ticks:
+        y = bottom - 1 - (bottom - 1 - top) * np.log(metres / NEAREST) / np.log(far / NEAREST)
+        place = (width - plate + 2 * bar, round(y) + round(10 * size))
+        cv2.putText(picture, f"{metres:g} m", place, FONT, size, (255, 255, 255), 1, cv2.LINE_AA)
