@@ -65,7 +65,7 @@ def depth_agreement(bag: dict[str, list], first: int, second: int) -> float:
     x = points[..., 0] / points[..., 2].clip(0.1) * k[0, 0] + k[0, 2]
     y = points[..., 1] / points[..., 2].clip(0.1) * k[1, 1] + k[1, 2]
     inside = (a > 0) & (a < 12) & (x > 0) & (x < a.shape[1] - 1) & (y > 0) & (y < a.shape[0] - 1)
-    found = 1.0 / map_coordinates(1.0 / np.where(b > 0, b, 1e6), [y, x], order=1)
+    found = 1.0 / map_coordinates(1.0 / np.where(b > 0, b, 1e6), [y, x], order=1).clip(1e-6)
     assert inside.mean() > 0.2
     return float(np.mean(np.abs(found[inside] / points[..., 2][inside] - 1.0) < 0.02))
 
