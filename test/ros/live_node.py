@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from dino_perception.messages.types import RclpyTypes
+from dino_perception.ros.large_messages import VARIABLES
 
 TIMEOUT_S = 60.0
 """How long anything may take before a test gives up: generous, for loaded machines."""
@@ -50,8 +52,11 @@ class LiveNode:
         self._log = Path(self._folder.name, "log")
         given = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
         with self._log.open("wb") as log:
+            # Without the profile for large messages, whatever the shell says: the node shall notice.
+            bare = {key: value for key, value in os.environ.items() if key not in VARIABLES}
             command = [sys.executable, "-m", "dino_perception.ros", "--ros-args", "-r", f"__node:={name}"]
-            self._process = subprocess.Popen([*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen([*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT,
+                                             env=bare)
 
     @property
     def pid(self) -> int:

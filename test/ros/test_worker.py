@@ -281,14 +281,15 @@ def test_tracks_are_forgotten_on_request_and_when_a_cameras_time_goes_back(bench
 
 
 def test_a_restart_forgets_what_waits(bench):
-    b = bench(seconds=0.1)
+    b = bench(("front", "rear"), seconds=0.1)
     b.worker.start()
     b.send("front", 1)
     b.wait(lambda: b.perceiver.batches)
-    b.send("front", 2)
+    b.send("rear", 2)
     b.worker.restart()
     b.settle("front", 0.0)
-    assert b.cameras["front"].stamps() == [1, 0] and b.perceiver.resets == [None]
+    assert b.cameras["front"].stamps() == [1, 0] and not b.cameras["rear"].published
+    assert b.perceiver.resets == [None]
 
 
 def test_after_stop_nothing_is_published_not_even_what_was_under_way(bench):
