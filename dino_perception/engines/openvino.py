@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dino_perception.engines import retype, tail
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
 
 _HINTS = {"bfloat16": "bf16", "float32": "f32"}
@@ -31,6 +32,7 @@ def core():
 class OpenVino(Engine):
     name = "openvino"
     precisions = ("bfloat16", "float32")
+    helpers = (retype, tail)
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("openvino") is None:
@@ -58,7 +60,7 @@ class OpenVino(Engine):
         shapes = [(tuple(t.shape), types[t.dtype]) for t in program.example]
         with warnings.catch_warnings():  # torch deprecates parts of its own that the conversion walks through
             warnings.simplefilter("ignore", FutureWarning)
-            model = openvino.convert_model(program.exported, input=shapes)
+            model = openvino.convert_model(tail.with_exact_tail(program.exported), input=shapes)
         return core().compile_model(model, "CPU", options(precision, threads)).export_model().getbuffer()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:

@@ -18,7 +18,7 @@ from dino_perception.engines.base import Program
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.linear, _aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm, _aten.matmul, _aten.einsum, _aten.conv2d,
+PRODUCTS = {_aten.linear, _aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm, _aten.matmul, _aten.einsum, _aten.conv2d,
              _aten.convolution, _aten.conv_transpose2d, _aten.scaled_dot_product_attention}
 _FLOAT32 = {_aten.layer_norm, _aten.native_layer_norm, _aten.group_norm, _aten.batch_norm, _aten.softmax,
             _aten._softmax, _aten.log_softmax, _aten.exp, _aten.log, _aten.pow, _aten.rsqrt, _aten.reciprocal,
@@ -52,7 +52,7 @@ class Retyped(nn.Module):
     def _store_low(self) -> None:
         for node in self.typed.graph.find_nodes(op="get_attr"):
             users = list(node.users)
-            if users and all(_packet(user) in _PRODUCTS for user in users):
+            if users and all(packet_of(user) in PRODUCTS for user in users):
                 owner, _, leaf = str(node.target).rpartition(".")
                 holder = self.typed.get_submodule(owner)
                 tensor = getattr(holder, leaf).detach()
@@ -80,7 +80,7 @@ class _Typing(torch.fx.Interpreter):
         if packet is _aten.scaled_dot_product_attention and self.low == torch.float16:
             return _attention(*args, **kwargs)
         types = {t.dtype for t in torch.utils._pytree.tree_leaves((args, kwargs)) if _is_float(t)}
-        if packet in _PRODUCTS:
+        if packet in PRODUCTS:
             args, kwargs = _cast((args, kwargs), self.low)
         elif packet in _FLOAT32 or len(types) > 1:
             args, kwargs = _cast((args, kwargs), torch.float32)
@@ -99,7 +99,8 @@ def _attention(q, k, v, mask=None, dropout_p=0.0, is_causal=False, *, scale=None
     return torch.matmul(torch.softmax(scores, dim=-1).half(), v.half())
 
 
-def _packet(node: torch.fx.Node):
+def packet_of(node: torch.fx.Node):
+    """The ATen operation that a node calls, whichever its overload; None for other nodes."""
     return getattr(node.target, "overloadpacket", None)
 
 

@@ -99,3 +99,50 @@ def test_heads_take_the_backbones_own_output(vit, frame):
                 assert (g.int() - w.int()).abs().max() <= 2
             else:
                 assert torch.allclose(g, w, rtol=1e-2, atol=1e-3, equal_nan=True)
+
+
+@needs_bf16
+def test_depth_comes_without_steps_in_bfloat16():
+    """Enlarged in bfloat16, the ground would be a staircase of at most 256 levels an octave."""
+    from dino_perception.models.checkpoints import load_backbone
+    from dino_perception.models.heads.base import load_head
+
+    head = load_head("depth", load_backbone("rover-tiny"))
+    generator = torch.Generator().manual_seed(5)
+    features = tuple(torch.randn(1, c, 12, 16, generator=generator) for c in head.spec.channels)
+    compiled = engines.build(head.at(96, 128), features, engine="openvino", precision="bfloat16", name="depth",
+                             parity_inputs=[features])
+    (metres,) = compiled(*features)
+    assert len(torch.unique(metres)) > 0.9 * metres.numel()
+
+
+def test_enlarging_by_hand_is_torchs_own_interpolation():
+    from dino_perception.engines.tail import bilinear
+
+    x = torch.randn(2, 3, 7, 9)
+    for size in ((28, 36), (13, 40), (7, 9), (5, 4), (1, 1)):
+        wanted = torch.nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        assert torch.allclose(bilinear(x, *size), wanted, atol=1e-5)
+
+
+def test_only_the_last_enlargement_is_written_out():
+    from dino_perception.engines.base import Program
+    from dino_perception.engines.tail import with_exact_tail
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            x = self.conv(torch.nn.functional.interpolate(x, size=(8, 8), mode="bilinear"))
+            return (torch.nn.functional.interpolate(x, size=(16, 16), mode="bilinear"), x)
+
+    x = torch.randn(1, 3, 4, 4)
+    net = Net().eval()
+    exported = Program(net, (x,)).exported
+    rewritten = with_exact_tail(exported)
+    count = [sum("upsample" in str(node.target) for node in program.graph.nodes) for program in (exported, rewritten)]
+    assert count == [2, 1]
+    with torch.no_grad():
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(rewritten.module()(x), net(x)))
