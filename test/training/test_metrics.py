@@ -70,6 +70,12 @@ def test_a_perfectly_calibrated_head_has_no_error_and_a_boasting_one_its_boast()
     assert score.ece() == pytest.approx(0.2)
 
 
+def test_a_bin_of_confidence_begins_at_its_lower_edge_and_the_last_one_ends_at_one():
+    score = SegmentationScore(2)
+    score.add(np.zeros((1, 4), np.uint8), np.zeros((1, 4), np.uint8), np.array([[16, 17, 254, 255]], np.uint8))
+    assert np.nonzero(score.reliability(15)[:, 0])[0].tolist() == [0, 1, 14] and score.reliability(15)[14, 0] == 0.5
+
+
 def test_unlabelled_pixels_do_not_count_and_unlabelled_predictions_do():
     score = SegmentationScore(2)
     score.add(np.array([[IGNORE, 0, 1]], np.uint8), np.array([[1, 0, IGNORE]], np.uint8))
