@@ -33,10 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--no-memory", action="store_true", help="leave out the memory, for which each engine is started once more")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
 
 
 def run(args: argparse.Namespace) -> int:
     from dino_perception.cli import benchmark_run
+    from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
 
     if args.batch < 1 or args.rounds < 3:
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     _summary(console, measured)
     if args.json:
         args.json.write_text(json.dumps(measured, indent=1) + "\n")
+    if args.page:
+        fill(args.page, "benchmark gpu" if measured["machine"]["gpu"] else "benchmark cpu", _markdown(measured))
     return 0
 
 
@@ -95,11 +99,40 @@ def _show(console: Console, row: dict[str, Any]) -> None:
 
 
 def _summary(console: Console, measured: dict[str, Any]) -> None:
-    for name, ratios in measured["ratios"].items():
-        console.print(f"{name}: {ratios['backbone']:.2f} times as fast on the backbone, {ratios['pipeline']:.2f} in the pipeline",
-                      soft_wrap=True)
-    machine = measured["machine"]
-    console.print(f"{machine['cpu']}, {machine['cores']} cores{', ' + machine['gpu'] if machine['gpu'] else ''}; torch {machine['torch']}"
-                  f"; load before the run {machine['load']:.1f}", soft_wrap=True)
-    if machine["load"] > 0.5 * machine["cores"]:
+    for line in _ratios(measured):
+        console.print(line, soft_wrap=True)
+    console.print(_about(measured["machine"]), soft_wrap=True)
+    if _was_busy(measured["machine"]):
         console.print("[yellow]other work was running: these numbers are too high[/]")
+
+
+def _markdown(measured: dict[str, Any]) -> list[str]:
+    """The runs as one table, the ratios, the stages of the first run, and the machine."""
+    lines = ["| backbone | input | batch | engine | bare backbone ms | pipeline ms | ratio | one pass for all | GFLOP/s | of the matrix rate | MB |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for row in measured["runs"]:
+        speedup, rss = row["one_pass_speedup"], row["rss_mb"]
+        lines.append(f"| {row['backbone']} | {'x'.join(map(str, row['input']))} | {row['batch']} | {row['engine']} {row['precision']} "
+                     f"| {row['bare_backbone_ms']:.1f} | {row['pipeline_ms']:.1f} | {row['overhead_ratio']:.3f} "
+                     f"| {'' if speedup is None else f'{speedup:.2f} x cheaper'} | {row['gflops']:.0f} "
+                     f"| {row['gflops'] / row['peak_gflops']:.0%} of {row['peak_gflops']:.0f} | {'' if rss is None else f'{rss:.0f}'} |")
+    first = measured["runs"][0]
+    lines += ["", *(f"- {line}" for line in _ratios(measured)), "",
+              f"Stages of {first['backbone']} on {first['engine']} {first['precision']}:", "", "| stage | median ms | p95 | p99 |", "|---|---|---|---|"]
+    lines += [f"| {stage} | {ms['median']:.2f} | {ms['p95']:.2f} | {ms['p99']:.2f} |" for stage, ms in first["stages_ms"].items()]
+    busy = " Other work was running: these numbers are too high." if _was_busy(measured["machine"]) else ""
+    return [*lines, "", f"{_about(measured['machine'])}.{busy}"]
+
+
+def _ratios(measured: dict[str, Any]) -> list[str]:
+    return [f"{name}: {ratios['backbone']:.2f} times as fast on the backbone, {ratios['pipeline']:.2f} in the pipeline"
+            for name, ratios in measured["ratios"].items()]
+
+
+def _about(machine: dict[str, Any]) -> str:
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    return f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; load before the run {machine['load']:.1f}"
+
+
+def _was_busy(machine: dict[str, Any]) -> bool:
+    return machine["load"] > 0.5 * machine["cores"]

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 when an engine runs only by the parity override."""
     from dino_perception import engines
+    from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
 
     console = wide_console()
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if len(result) > 1:
             console.print("\n".join(_markdown(result)), soft_wrap=True)
         if args.page:
-            _into_page(args.page, _markdown(result))
+            fill(args.page, "parity", _markdown(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if overridden else 0
@@ -172,16 +173,6 @@ def _markdown(backbones: Sequence[dict[str, Any]]) -> list[str]:
                      f"| {'' if agreement is None else f'{agreement:.2%}'} | {_number(depth)} "
                      f"| {backbone['first_start_s']:.1f} s{'' if backbone['built'] else ' (cached)'} | {backbone['second_start_s']:.2f} s |")
     return lines
-
-
-def _into_page(page: Path, lines: Sequence[str]) -> None:
-    """The lines between the page's `<!-- parity -->` and `<!-- end -->`. Raises CompileError."""
-    text = page.read_text()
-    start, end = text.find("<!-- parity -->\n"), text.find("<!-- end -->")
-    if not 0 <= start < end:
-        raise CompileError(f"--page {page} has no place for the table; put <!-- parity --> and <!-- end --> on lines of their own")
-    start += len("<!-- parity -->\n")
-    page.write_text(text[:start] + "\n".join(lines) + "\n" + text[end:])
 
 
 def _number(value: float | None) -> str:
