@@ -133,7 +133,9 @@ class World:
         """Radiance of average ground in this light: the exposure of a whole drive hangs on it, not on one frame."""
         grey = sum(float(c.mean()) for c in self.colours[:3]) / 3
         light = self.light
-        return grey * (0.85 * light.sun[2] * sum(light.sun_colour) / 3 + light.ambient) + 1e-3
+        ground = grey * (0.85 * light.sun[2] * sum(light.sun_colour) / 3 + light.ambient) + 1e-3
+        # Over dark ground a bright sky takes its share of the exposure.
+        return max(ground, 0.16 * sum(light.horizon) / 3)
 
     def _palette(self) -> list[Tensor]:
         """soil, sand, bedrock, rock, dust: the style's albedos, a little different in each world."""
