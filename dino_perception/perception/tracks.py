@@ -9,7 +9,7 @@ from dino_perception.perception import matching
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.matching import Field, View
-from dino_perception.perception.refine import FINE, WIDE, Refiner
+from dino_perception.perception.refine import Refiner
 from dino_perception.perception.settings import CorrespondenceSettings
 
 ALIKE = 0.85
@@ -18,7 +18,7 @@ DOUBT = 0.35
 """Most pixels that the middle of a window may want to move where the whole is aligned; it does at depth edges."""
 NOISE = 10.0
 """Corner strength (8-bit grey levels squared, Sobel-weighted) that sensor noise in an empty sky stays below."""
-SPARE = 1.25
+SPARE = 1.4
 """Points looked for per match that a message may carry: some leave the image, some fail."""
 
 
@@ -89,7 +89,7 @@ class Tracker:
             shape = shape @ self._flow.at(self._xy)[1]
         position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
         within = np.flatnonzero(_inside(seed, view))
-        self._try(reference, view, within, seed, shape, FINE, position, alike, doubt)
+        self._try(reference, view, within, seed, shape, 1.0, position, alike, doubt)
         failed = within[alike[within] <= ALIKE]
         self._flow = None
         if len(failed) > 0.15 * len(within) or reference is not previous:
@@ -97,19 +97,21 @@ class Tracker:
             voters = good[np.unique(np.linspace(0, len(good) - 1, 256).round().astype(int))] if len(good) else good
             self._flow = matching.field(reference, self._xy[voters], position[voters])
             if self._flow is None:  # lost: search wide from where the points were
-                failed, seed, plan = np.arange(len(seed)), self._last, WIDE
+                failed, seed, reach = np.arange(len(seed)), self._last, 3.0
             else:
                 seed, shape = self._flow.at(self._xy)
                 stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
                 alike[good[stray]] = -1
                 position[alike <= ALIKE] = seed[alike <= ALIKE]
-                failed, plan = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), FINE
-            self._try(reference, view, failed, seed, shape, plan, position, alike, doubt)
+                failed, reach = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), 1.0
+            self._try(reference, view, failed, seed, shape, reach, position, alike, doubt)
         return position, alike, doubt
 
-    def _try(self, reference, view, which, seed, shape, plan, position, alike, doubt) -> None:
-        """Refines the points `which` and keeps what is better than what `position`, `alike` and `doubt` hold."""
-        new, score, unsure = self._refiner.refine(reference.levels, view.levels, self._xy[which], seed[which], shape[which], plan)
+    def _try(self, reference, view, which, seed, shape, reach, position, alike, doubt) -> None:
+        """Refines the points `which`, whose seeds may be `reach` patches off, and keeps what is better than what
+        `position`, `alike` and `doubt` hold."""
+        new, score, unsure = self._refiner.refine(
+            reference.levels, view.levels, self._xy[which], seed[which], shape[which], reach * max(reference.patch))
         better = score > np.maximum(alike[which], ALIKE)
         position[which[better]] = new[better]
         alike[which[better]] = score[better]
@@ -153,13 +155,15 @@ def _cells(xy: np.ndarray, cell: float, view: View) -> np.ndarray:
 
 
 def _even(found: np.ndarray, position, alike, ids, view: View, most: int) -> np.ndarray:
-    """At most `most` of the found points, taken in turns from 12 x 9 parts of the image; from each part the well aligned
-    first, and among these the older. In the order of their ids."""
+    """At most `most` of the found points, taken in turns from equal parts of the image, about four from each; from each
+    part the well aligned first, and among these the older. In the order of their ids."""
     if len(found) > most:
-        x, y = (position[found] / [view.width / 12, view.height / 9]).astype(int).T
-        part = y * 12 + x
+        size = (4 * view.width * view.height / most) ** 0.5
+        part = _cells(position[found], size, view)
         order = np.lexsort((ids[found], alike[found] < 0.9, part))
-        starts = np.r_[True, part[order][1:] != part[order][:-1]]
-        turn = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
-        found = found[order][np.lexsort((part[order], turn))][:most]
+        found, part = found[order], part[order]
+        starts = np.flatnonzero(np.r_[True, part[1:] != part[:-1]])
+        turn = np.arange(len(part)) - np.repeat(starts, np.diff(np.r_[starts, len(part)]))
+        scattered = part * 2654435761 % 2**32  # the last turn is not complete: its parts come from all over the image
+        found = found[np.lexsort((scattered, turn))][:most]
     return found[np.argsort(ids[found], kind="stable")]
