@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rclpy.qos import QoSCompatibility, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 from dino_perception.ros.account import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
@@ -52,6 +52,10 @@ def _camera_state(node: Any, inputs: CameraInput, account: CameraAccount, max_ag
         return _old(account, max_age, now)
     if account.bad.hz(now):
         return WARN, f"some images are not usable: {account.bad_reason}"
+    announced = inputs.infos_seen.hz(now)
+    if announced >= 1.0 and rate < 0.7 * announced:
+        return WARN, (f"only {rate:.1f} images a second come while camera_info comes at {announced:.1f} Hz: images are "
+                      f"lost on the way; {_remedy(inputs.image_topic)}")
     dropping = account.replaced.hz(now)
     if dropping > max(0.5, 0.1 * rate):
         return WARN, (f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
@@ -81,14 +85,15 @@ def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tupl
         return ERROR, f"{since}: the publisher of {topic} and this node do not agree on QoS: {reason}"
     if quiet <= SILENT_S:
         return OK, f"waiting for the first image on {topic}"
-    reliable = any(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
-    remedy = ("or let this node ask for reliable delivery with the parameter "
-              f"qos_overrides.{topic}.subscription.reliability: reliable" if reliable
-              else "or let it publish reliable and smaller images")
     return ERROR, (f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the "
-                   "camera is not running, or its images are lost on the way: Fast DDS with its own settings loses "
-                   f"best-effort messages above 0.45 MB. Set {VARIABLES[0]} to config/fastdds/large_images.xml of this "
-                   f"package in the camera's process, {remedy}")
+                   f"camera is not running, or its images are lost on the way; {_remedy(topic)}")
+
+
+def _remedy(topic: str) -> str:
+    """What helps against images that are lost between two processes."""
+    return ("Fast DDS with its own settings loses best-effort messages above 0.45 MB: set "
+            f"{VARIABLES[0]} to config/fastdds/large_images.xml of this package in the camera's process, or, where the "
+            f"camera publishes reliable, set qos_overrides.{topic}.subscription.reliability of this node to reliable")
 
 
 def _old(account: CameraAccount, max_age: float, now: float) -> tuple[bytes, str]:
@@ -113,18 +118,19 @@ def node_finding(state: str, enabled: bool, doing: str, problem: str, warnings: 
     the next one. `perceiver` is None while the node is not configured.
     """
     values: dict[str, Any] = {"state": state, "enabled": enabled, "memory [MiB]": memory_mib()}
-    if perceiver is not None:
-        values.update(perceiver.describe())
-        for stage, (p50, p95, p99) in account.latencies().items():
-            values[f"{stage} [ms]"] = {"p50": p50, "p95": p95, "p99": p99}
+    about = perceiver.describe() if perceiver is not None else {}
+    if about:
+        values.update(_engine_values(about))
+    for stage, (p50, p95, p99) in account.latencies().items():
+        values[f"{stage} [ms]"] = {"p50": p50, "p95": p95, "p99": p99}
     values["errors"], values["last error"] = account.errors, account.last_error
     values["warnings"] = "; ".join(warnings)
-    level, message = _node_state(state, enabled, doing, problem, warnings, account, values)
+    level, message = _node_state(state, enabled, doing, problem, warnings, account, about)
     return Finding(level, message, values)
 
 
 def _node_state(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,
-                values: Mapping[str, Any]) -> tuple[bytes, str]:
+                about: Mapping[str, Any]) -> tuple[bytes, str]:
     if doing:
         return OK, f"configuring: {doing}"
     if problem:
@@ -135,11 +141,28 @@ def _node_state(state: str, enabled: bool, doing: str, problem: str, warnings: S
         return ERROR, f"frames are lost to an error: {account.last_error}"
     if not enabled:
         return OK, "disabled by ~/enable"
-    if values.get("overridden"):
-        return WARN, f"running although the parity gate failed for {', '.join(values['overridden'])} (parity_override)"
+    if about.get("overridden"):
+        return WARN, f"running although the parity gate failed for {', '.join(about['overridden'])} (parity_override)"
     if warnings:
         return WARN, warnings[0]
-    return OK, f"running {values['backbone']} on {values['engine']} {values['precision']}"
+    return OK, f"running {about['backbone']} on {about['engine']} {about['precision']}"
+
+
+def _engine_values(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Perceiver.describe` says, as a person wants to read it."""
+    from dino_perception.engines.parity import summary
+
+    (in_height, in_width), (out_height, out_width) = about["input"], about["output"]
+    untrained = [name for name, part in about["parts"].items() if not part["trained"]]
+    return {
+        "engine": about["engine"], "precision": about["precision"], "device": about["device"],
+        "engine reason": about["reason"], "engines from cache": about["from_cache"], "start [s]": about["start_s"],
+        "parity": {name: summary(record) for name, record in about["parity"].items()},
+        "parity overridden": about["overridden"], "backbone": about["backbone"],
+        "backbone weights": about["parts"]["backbone"]["hash"], "heads": about["heads"], "untrained": untrained,
+        "input": f"{in_width}x{in_height}", "output": f"{out_width}x{out_height}",
+        "device memory [MiB]": about["device_memory_mb"],
+    }
 
 
 def type_name(kind: type) -> str:

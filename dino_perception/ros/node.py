@@ -190,9 +190,10 @@ class PerceptionNode(PatientLifecycleNode):
             self._diagnostics.remove(f"camera {name}")
             camera.outputs.close()
         self._cameras = {}
-        if self._perceiver is not None:
-            self._perceiver.close()
-            self._perceiver = None
+        perceiver, self._perceiver = self._perceiver, None
+        if perceiver is not None:
+            perceiver.close()
+            del perceiver
             gc.collect()
         self._diagnostics.hardware_id = "none"
         self._declared.unlock()

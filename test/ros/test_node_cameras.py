@@ -1,5 +1,6 @@
 """Several cameras in one node, and inputs that do not come as they should."""
 
+import itertools
 import time
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_announced_images_that_never_come_get_a_hint(client):
         assert "large_images.xml" in message and "qos_overrides./left/image.subscription.reliability" in message
     finally:
         client.node.destroy_publisher(publisher)
+
+
+def test_images_that_come_less_often_than_their_camera_info_are_lost_on_the_way(client):
+    beats = itertools.count()
+
+    def thinned():
+        stamp = client.now_ns()
+        picture = image(stamp, frame_id="rear_optical") if next(beats) % 4 == 0 else None
+        client.send(picture, info(stamp, frame_id="rear_optical"), "/boom/rear/image_raw", "/calibration/rear")
+        time.sleep(0.05)
+        return "images are lost on the way" in client.found("camera rear").message
+
+    wait_for(thinned, "the loss to be noticed")
+    status = client.found("camera rear")
+    assert status.level == DiagnosticStatus.WARN and status.message.startswith("only ")
 
 
 def test_compressed_images_are_read_below_the_images_name(start):
