@@ -59,9 +59,14 @@ def replay(context):
         }.items())
     return [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player])),
-        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))])),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end)),
         node,
     ]
+
+
+def end(event, context):
+    """Ends the launch with the bag, unless it is ending already."""
+    return None if context.is_shutdown else EmitEvent(event=Shutdown(reason="the bag has ended"))
 
 
 def play_command(given, with_rosbag2):

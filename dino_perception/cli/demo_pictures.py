@@ -103,7 +103,7 @@ def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[Clas
                  handletextpad=0.4, columnspacing=1.0, borderaxespad=0.2)
     axes[1].legend(handles=[Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " ")) for label in labels],
                    ncols=len(labels), **style)
-    axes[3].legend(handles=[Patch(color=RIGHT, label="within 4 px of the truth"), Patch(color=WRONG, label="farther off"),
+    axes[3].legend(handles=[Patch(color=RIGHT, label="at most 4 px off"), Patch(color=WRONG, label="farther off"),
                             Patch(color=UNKNOWN, label="truth unknown")], ncols=3, **style)
     if depth is not None:
         place = axes[2].get_position()

@@ -15,32 +15,45 @@ from dino_perception.cli.demo_run import Run, output_topics
 
 def show(console: Any, report: Mapping[str, Any], status: Mapping[str, tuple[str, Mapping[str, str]]], problems: list[str]) -> None:
     """Prints the report as two tables and what is to be said about it."""
+    from rich import box
     from rich.table import Table
 
-    values = status.get("dino_perception: perception", ("", {}))[1]
-    topics = Table("topic", "messages", "Hz", title="published", title_justify="left", title_style="bold")
-    for name in ("messages", "Hz"):
-        topics.columns[("topic", "messages", "Hz").index(name)].justify = "right"
+    topics = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    topics.add_column("published")
+    topics.add_column("messages", justify="right")
+    topics.add_column("Hz", justify="right")
     for topic, found in report["topics"].items():
-        topics.add_row(topic, str(found["count"]) if found["count"] else "[red]0[/red]", f"{found['rate_hz']:.1f}" if found["rate_hz"] else "")
-
-    latency, shown = report["latency_ms"], _shown
-    dropped = report["frames_in"] - report["frames_out"]
-    measured = Table("measured", "", "", title_justify="left", show_header=False)
-    measured.add_row("frames", f"{report['frames_in']} in, {report['frames_out']} out", f"{dropped} dropped for newer ones")
-    measured.add_row("latency", " / ".join(shown(latency[p], ".0f") for p in ("p50", "p95", "p99")) + " ms",
-                     "image published to last output published, p50 / p95 / p99")
-    measured.add_row("stamps, sizes", f"{report['stamp_mismatches']} and {report['size_mismatches']} mismatches", "against the image they come from")
-    measured.add_row("segmentation", f"mIoU {shown(report['miou'], '.3f')}", "against the true classes")
-    measured.add_row("depth", f"AbsRel {shown(report['abs_rel'], '.3f')}", "up to 30 m, against the true depth")
-    measured.add_row("matches", f"PCK@4 {shown(report['pck4'], '.3f')}", "share within 4 px of where the ground really moved")
-    measured.add_row("engine", f"{values.get('engine', '?')} {values.get('precision', '')}", f"{values.get('backbone', '')} on {values.get('device', '?')}")
+        count = str(found["count"]) if found["count"] else "[red]none[/red]"
+        topics.add_row(topic, count, f"{found['rate_hz']:.1f}" if found["rate_hz"] else "")
     console.print(topics)
+
+    measured = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("measured", "", ""):
+        measured.add_column(heading)
+    for row in _measures(report, status.get("dino_perception: perception", ("", {}))[1]):
+        measured.add_row(*row)
     console.print(measured)
+
     if report["weights_trained"] is False:
         console.print("[yellow]The weights are untrained: what the masks and depths say means nothing yet.[/yellow]")
     for problem in problems:
         console.print(f"[red]{problem}[/red]")
+    for name, (sentence, _) in status.items() if problems else ():
+        console.print(f"the node said last, {name}: {sentence}")
+
+
+def _measures(report: Mapping[str, Any], values: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    latency = " / ".join(_shown(report["latency_ms"][p], ".0f") for p in ("p50", "p95", "p99"))
+    dropped = report["frames_in"] - report["frames_out"]
+    return [
+        ("frames", f"{report['frames_in']} in, {report['frames_out']} out", f"{dropped} dropped, as newer ones had come or they were too old"),
+        ("latency", f"{latency} ms", "p50 / p95 / p99, from the image's publication to that of its last output"),
+        ("mismatches", f"{report['stamp_mismatches']} stamps, {report['size_mismatches']} sizes", "among the outputs of one image"),
+        ("segmentation", f"mIoU {_shown(report['miou'], '.3f')}", "against the true classes"),
+        ("depth", f"AbsRel {_shown(report['abs_rel'], '.3f')}", "against the true depth, up to 30 m"),
+        ("matches", f"PCK@4 {_shown(report['pck4'], '.3f')}", "share within 4 px of where the ground really moved"),
+        ("engine", f"{values.get('engine', '?')} {values.get('precision', '')}", f"{values.get('backbone', '')} on {values.get('device', '?')}"),
+    ]
 
 
 def write_bag(path: Path, played: Path, run: Run) -> int:

@@ -82,7 +82,10 @@ def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> 
 
             records = (Recorded(record.topic.name, record.topic.type, record.time_ns, bytes(record.data))
                        for record in bag.messages(args.topic))
-            player.play(records, args.rate, played, ok)
+            try:
+                player.play(records, args.rate, played, ok)
+            except KeyboardInterrupt:  # how a looping bag ends
+                args.loop = False
             passed += seconds
             if not (args.loop and ok()):
                 return passed

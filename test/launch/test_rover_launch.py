@@ -23,6 +23,7 @@ from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 
 from dino_perception.messages.types import RclpyTypes  # noqa: E402
+from dino_perception.share import share  # noqa: E402
 
 READY_S = 90.0
 """A first start builds the engines."""
@@ -42,17 +43,22 @@ def params_file(tmp_path_factory) -> str:
     return str(path)
 
 
-@launch_pytest.fixture(scope="module")
+@launch_pytest.fixture
 def one_camera(params_file):
     return launched("rover.launch.py", namespace="rover", image="/front/image_raw", params_file=params_file)
 
 
-@launch_pytest.fixture(scope="module")
+@launch_pytest.fixture
 def two_cameras(params_file, tmp_path_factory):
     cameras = tmp_path_factory.mktemp("cameras") / "cameras.yaml"
     cameras.write_text(yaml.safe_dump({"cameras": {"front": {"image": "/a/image_raw"},
                                                    "rear": {"image": "/b/image_raw", "camera_info": "/elsewhere/info"}}}))
     return launched("rover.launch.py", cameras=str(cameras), params_file=params_file)
+
+
+@launch_pytest.fixture
+def sample_drive(params_file):
+    return launched("replay.launch.py", params_file=params_file, loop="true")  # does not end while the test looks
 
 
 @pytest.fixture
@@ -81,6 +87,16 @@ def test_several_cameras_come_from_one_file(listener):
     listener.feed({"/a/image_raw": "/a/camera_info", "/b/image_raw": "/elsewhere/info"}, until=lambda: listener.all_heard())
     assert listener.newest["/dino_perception/front/points"].header.frame_id == "a_optical"
     assert listener.newest["/dino_perception/rear/points"].header.frame_id == "b_optical"
+
+
+@pytest.mark.launch(fixture=sample_drive)
+def test_a_bag_is_played_through_the_node_in_its_own_time(listener):
+    listener.hear("/dino_perception/segmentation/mask", Image)
+    listener.hear("/dino_perception/points", PointCloud2)
+    listener.feed({}, until=lambda: listener.all_heard())
+    recorded = yaml.safe_load((share("data", "sample_drive") / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    start = recorded["starting_time"]["nanoseconds_since_epoch"]
+    assert start <= stamp(listener.newest["/dino_perception/segmentation/mask"]) <= start + recorded["duration"]["nanoseconds"]
 
 
 def stamp(message) -> int:
