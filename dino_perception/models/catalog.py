@@ -1,4 +1,4 @@
-"""Every backbone this package can load, as data: shapes, what its pixels are normalised with, names, licence, scores."""
+"""Every backbone this package can load, as data: shapes, normalisation of its pixels, names, licence, scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Normalisation:
 REQUEST = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"  # where DINOv3's files are asked for
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SATELLITE = Normalisation((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
-CANOPY = Normalisation((0.420, 0.411, 0.296), (0.213, 0.156, 0.143))  # the canopy height model CHMv2, on satellite weights
+# the canopy height model CHMv2, on satellite weights
+CANOPY = Normalisation((0.420, 0.411, 0.296), (0.213, 0.156, 0.143))
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ def _dinov3(size: str, shape: tuple[int, int, int, int], digest: str, timm: str 
 
 
 def _convnext(size: str, depths: tuple[int, ...], width: int, digest: str, scores: Published) -> BackboneSpec:
-    return BackboneSpec(f"dinov3-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths, patch=4,
-                        file=f"dinov3_convnext_{size}_pretrain_lvd1689m-{digest}.pth",
+    return BackboneSpec(f"dinov3-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths,
+                        patch=4, file=f"dinov3_convnext_{size}_pretrain_lvd1689m-{digest}.pth",
                         huggingface=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
                         timm=f"timm/convnext_{size}.dinov3_lvd1689m", published=scores)
 
@@ -147,19 +148,20 @@ def _convnext(size: str, depths: tuple[int, ...], width: int, digest: str, score
 def _dinov2(size: str, name: str, shape: tuple[int, int, int, int], gated: bool, scores: Published,
             registers: bool) -> BackboneSpec:
     hf = name if not registers else f"with-registers-{name}"
-    return BackboneSpec(f"dinov2-vit{size}14" + ("-reg" if registers else ""), "dinov2-vit", shape[:1], shape[1:2], *shape[2:],
-                        gated, 14, 4 if registers else 0, eps=1e-6, grid=37,
+    return BackboneSpec(f"dinov2-vit{size}14" + ("-reg" if registers else ""), "dinov2-vit", shape[:1], shape[1:2],
+                        *shape[2:], gated, 14, 4 if registers else 0, eps=1e-6, grid=37,
                         offset=0.0 if registers else 0.1, antialias=registers,
                         taps=(4, 11, 17, 23) if shape[1] == 24 else (), data="LVD-142M",
-                        file=f"dinov2_vit{size}14_{'reg4_' if registers else ''}pretrain.pth", huggingface=f"facebook/dinov2-{hf}",
+                        file=f"dinov2_vit{size}14_{'reg4_' if registers else ''}pretrain.pth",
+                        huggingface=f"facebook/dinov2-{hf}",
                         timm=f"timm/vit_{name}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
                         licence="Apache-2.0", access="open", published=Published() if registers else scores)
 
 
 def _lingbot(letter: str, size: str, shape: tuple[int, int, int, int], **rest) -> BackboneSpec:
     taps = (4, 11, 17, 23) if shape[1] == 24 else ()
-    return _vit(f"lingbot-vit{letter}16", *shape, taps=taps, data="see arXiv 2607.05247", licence="Apache-2.0", access="open",
-                timm=f"belfner/vit_{size}_patch16_lingbot.robbyant", **rest)
+    return _vit(f"lingbot-vit{letter}16", *shape, taps=taps, data="see arXiv 2607.05247", licence="Apache-2.0",
+                access="open", timm=f"belfner/vit_{size}_patch16_lingbot.robbyant", **rest)
 
 
 def _eupe(letter: str, size: str, shape: tuple[int, int, int, int]) -> BackboneSpec:
@@ -175,7 +177,8 @@ _T3, _S3 = (3, 3, 9, 3), (3, 3, 27, 3)
 _ENTRIES = [
     _vit("rover-tiny", 256, 8, 4, 512, gated=True, data="rendered terrain", licence="Apache-2.0", access="open"),
     _dinov3("s", _S, "08c60483", "small", published=Published(47.0, 0.403, 56.3)),
-    _dinov3("s", _S, "4057cbaa", "small_plus", plus=True, gated=True, published=Published(48.8, 0.399, 57.1), recommended=True),
+    _dinov3("s", _S, "4057cbaa", "small_plus", plus=True, gated=True, published=Published(48.8, 0.399, 57.1),
+            recommended=True),
     _dinov3("b", _B, "73cec8be", "base", published=Published(51.8, 0.373, 58.8)),
     _dinov3("l", _L, "8aa4cbdd", "large", published=Published(54.9, 0.352, 62.3)),
     _dinov3("l", _L, "46503df0", plus=True, gated=True),

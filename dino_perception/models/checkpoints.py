@@ -69,7 +69,8 @@ def save_backbone(backbone: Backbone, path: str | Path, *, dtype: torch.dtype = 
     """
     tensors = {name: t.detach().to(dtype) for name, t in backbone.state_dict().items()}
     parameters = {name: tensors[name] for name, _ in backbone.named_parameters()}
-    files.write(path, tensors, {"content": "backbone", "backbone": backbone.spec.id, "weights_hash": hash_of(parameters),
+    files.write(path, tensors, {"content": "backbone", "backbone": backbone.spec.id,
+                                "weights_hash": hash_of(parameters),
                                 "offset": backbone.spec.offset, "antialias": backbone.spec.antialias, "notes": notes})
 
 
@@ -85,11 +86,13 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
     else:
         try:
             spec, own = _foreign(spec, path, content)
-        except (IndexError, KeyError, RuntimeError, StopIteration) as error:  # a tensor that no file of that layout has so
+        # a tensor that no file of that layout has so
+        except (IndexError, KeyError, RuntimeError, StopIteration) as error:
             raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({error})") from None
     backbone = assemble(spec, own, str(path))
     if metadata and metadata.get("weights_hash") != backbone.weights_hash:
-        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} that it states")
+        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} "
+                              f"that it states")
     return backbone
 
 
@@ -135,7 +138,8 @@ def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[Backb
         raise CheckpointError(f"{path} holds {found}" + (f" ({names})" if names else "") + f", not {spec.id}")
     if stated and stated != spec.normalisation and (stated, spec.normalisation) != (catalog.SATELLITE, catalog.CANOPY):
         other = next((s.id for s in fitting if s.normalisation == stated), "another backbone")
-        raise CheckpointError(f"{path} belongs to {other}, whose pixels are normalised differently from those of {spec.id}")
+        raise CheckpointError(f"{path} belongs to {other}, whose pixels are normalised differently from those of "
+                              f"{spec.id}")
     if spec.family == "dinov2-vit" and found.layout != "original":  # each library scales the position table its own way
         spec = replace(spec, offset=0.0, antialias=spec.antialias or found.layout == "timm")
     if found.layout == "own":
@@ -170,7 +174,8 @@ class Found:
     tensors: Mapping[str, Tensor]
 
     def __str__(self) -> str:
-        kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT", "dinov3-convnext": "a ConvNeXt"}[self.family]
+        kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT",
+                "dinov3-convnext": "a ConvNeXt"}[self.family]
         if self.family == "dinov3-convnext":
             return f"{kind} of depths {list(self.depths)} and widths {list(self.dims)}"
         return (f"{kind} with {self.depths[0]} layers of {self.dims[0]} channels, patch {self.patch}, "
@@ -233,7 +238,8 @@ def _measure(layout: str, family: str, tensors: dict[str, Tensor]) -> Found:
             dims.append(tensors[blocks[0]].shape[0] if 0 in blocks else 0)
         return Found(layout, family, tuple(dims), tuple(depths), False, 4, 0, tensors)
     blocks = [int(m[1]) for name in tensors if (m := re.match(r"(?:blocks|(?:encoder\.)?layer)\.(\d+)\.", name))]
-    patch = tensors[next(n for n in tensors if re.fullmatch(r"(embeddings\.)?patch\w*(\.proj|\.projection)?\.weight", n))]
+    first = re.compile(r"(embeddings\.)?patch\w*(\.proj|\.projection)?\.weight")
+    patch = tensors[next(n for n in tensors if first.fullmatch(n))]
     register = next((t for n, t in tensors.items() if n.rsplit(".", 1)[-1] in
                      ("storage_tokens", "register_tokens", "reg_token", "registers")), None)
     gated = any(re.search(r"\.0\.mlp\.(w1|w12|gate_proj|weights_in|fc1_g|gate)\.weight", n) for n in tensors)
@@ -255,7 +261,8 @@ def _normalisation(found: Found, path: Path, spec: BackboneSpec | None) -> catal
     for entry in map(catalog.get, catalog.all_ids()):
         if entry.file == path.name:
             return entry.normalisation
-    if (found.dims == (1024,) and "local_cls_norm.weight" in found.tensors) and (not spec or spec.id.startswith("dinov3-")):
+    released = spec is None or spec.id.startswith("dinov3-")
+    if released and found.dims == (1024,) and "local_cls_norm.weight" in found.tensors:
         return catalog.SATELLITE
     return None
 

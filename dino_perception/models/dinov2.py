@@ -13,7 +13,7 @@ from .vit import FixedTransformer, VisionTransformer
 
 
 class DinoV2(VisionTransformer):
-    """The weights. `position` (1, grid * grid, D) is the table of the patches; the CLS token has its own entry added."""
+    """The weights. `position` (1, grid * grid, D) is the table of the patches; the CLS token has its entry added."""
 
     def __init__(self, spec: BackboneSpec):
         super().__init__(spec)
@@ -48,6 +48,7 @@ def scale_table(table: Tensor, rows: int, columns: int, offset: float, antialias
     if rows == columns == grid:
         return table
     square = table.reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
-    to = dict(scale_factor=((rows + offset) / grid, (columns + offset) / grid)) if offset else dict(size=(rows, columns))
+    factors = (rows + offset) / grid, (columns + offset) / grid
+    to = dict(scale_factor=factors) if offset else dict(size=(rows, columns))
     scaled = F.interpolate(square, mode="bicubic", align_corners=False, antialias=antialias, **to)
     return scaled.permute(0, 2, 3, 1).flatten(1, 2)

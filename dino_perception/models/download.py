@@ -22,8 +22,8 @@ def download(spec: BackboneSpec, folder: str | Path, source: str = "") -> Path:
     """
     sources = {name: repository for name in ("huggingface", "timm") if (repository := getattr(spec, name))}
     if not sources:
-        raise DownloadError(f"{spec.id} is not on huggingface.co" + ("; it comes with the package" if spec.access == "open" else
-                                                                     f"; ask for it at {spec.access}"))
+        where = "it comes with the package" if spec.access == "open" else f"ask for it at {spec.access}"
+        raise DownloadError(f"{spec.id} is not on huggingface.co; {where}")
     if source and source not in sources:
         raise DownloadError(f"{spec.id} has no source '{source}'; accepted are {', '.join(sources)}")
     source = source or next(iter(sources))
@@ -42,17 +42,21 @@ def download(spec: BackboneSpec, folder: str | Path, source: str = "") -> Path:
         for name in wanted:
             hub.hf_hub_download(repository, name, local_dir=folder)
     except errors.GatedRepoError:
-        other = f", or take the open copy with --source {next(s for s in sources if s != source)}" if len(sources) > 1 else ""
-        raise DownloadError(f"{repository} is gated: accept its licence at https://huggingface.co/{repository}, log in with "
-                            f"'hf auth login' and try again{other}") from None
+        others = [name for name in sources if name != source]
+        other = f", or take the open copy with --source {others[0]}" if others else ""
+        page = f"https://huggingface.co/{repository}"
+        raise DownloadError(f"{repository} is gated: accept its licence at {page}, log in with 'hf auth login' and try "
+                            f"again{other}") from None
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
-        raise DownloadError(f"{repository} is not there, or your token may not see it; see https://huggingface.co/{repository}") from None
+        raise DownloadError(f"{repository} is not there, or your token may not see it; see "
+                            f"https://huggingface.co/{repository}") from None
     except (OSError, errors.HfHubHTTPError) as error:
         raise DownloadError(f"{repository} cannot be fetched: {str(error).splitlines()[0]}") from None
     for name, file in wanted.items():
         if file.lfs and sha256(folder / name) != file.lfs.sha256:
             shutil.rmtree(folder)
-            raise DownloadError(f"{name} of {repository} does not have the sha256 that the repository states; it was deleted, try again")
+            raise DownloadError(f"{name} of {repository} does not have the sha256 that the repository states; it was "
+                                f"deleted, try again")
     shards = [name for name in wanted if name.endswith(".safetensors")]
     return folder / shards[0] if len(shards) == 1 else folder
 

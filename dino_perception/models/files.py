@@ -77,7 +77,8 @@ def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
 
 def names(missing: list[str], unexpected: list[str]) -> str:
     """"missing a, b; unexpected c", or "" when both lists are empty."""
-    return "; ".join(f"{word} {_some(them)}" for word, them in (("missing", missing), ("unexpected", unexpected)) if them)
+    return "; ".join(f"{word} {_some(them)}" for word, them in (("missing", missing), ("unexpected", unexpected))
+                     if them)
 
 
 def _some(names: list[str]) -> str:
@@ -92,7 +93,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except SafetensorError as error:
-        raise FileError(f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it again") from None
+        raise FileError(f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it "
+                        f"again") from None
     except ValueError:
         raise FileError(f"{path} has metadata under '{KEY}' that this package did not write") from None
 
@@ -104,9 +106,10 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise FileError(f"{path} is refused: besides tensors it asks to run '{found[1]}'; save its state dict alone, or as "
-                            "safetensors") from None
-        raise FileError(f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run code") from None
+            raise FileError(f"{path} is refused: besides tensors it asks to run '{found[1]}'; save its state dict "
+                            "alone, or as safetensors") from None
+        raise FileError(f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run "
+                        f"code") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
         raise FileError(f"{path} is not a whole torch file ({reason}); download or copy it again") from None

@@ -36,7 +36,8 @@ def table(spec: BackboneSpec, layout: str) -> dict[str, tuple[Piece, ...]]:
     return {own: (pieces,) if isinstance(pieces, Piece) else pieces for own, pieces in rows}
 
 
-def from_layout(tensors: Mapping[str, Tensor], spec: BackboneSpec, layout: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
+def from_layout(tensors: Mapping[str, Tensor], spec: BackboneSpec,
+                layout: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """(our tensors, names missing from the file, names in the file that nothing uses)."""
     tensors = _effective_bias(tensors)
     own, missing, used = {}, [], set()
@@ -88,7 +89,8 @@ def _vit3(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece | tuple[
         yield from _pair(f"{b}.norm2", f"{f}.norm2")
         yield from _pair(f"{b}.proj", f"{f}.attention.o_proj" if hf else f"{f}.attn.proj")
         for n in "12":
-            yield f"{b}.scale{n}", Piece(f"{f}.layer_scale{n}.lambda1" if hf else f"{f}.gamma_{n}" if timm else f"{f}.ls{n}.gamma")
+            gamma = f"layer_scale{n}.lambda1" if hf else f"gamma_{n}" if timm else f"ls{n}.gamma"
+            yield f"{b}.scale{n}", Piece(f"{f}.{gamma}")
         if hf:
             yield f"{b}.qkv.weight", tuple(Piece(f"{f}.attention.{n}_proj.weight") for n in "qkv")
         else:
@@ -124,7 +126,8 @@ def _vit2(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece | tuple[
             yield f"{b}.scale{n}", Piece(f"{f}.layer_scale{n}.lambda1" if hf else f"{f}.ls{n}.gamma")
         for part in ("weight", "bias"):
             if hf:
-                yield f"{b}.qkv.{part}", tuple(Piece(f"{f}.attention.attention.{n}.{part}") for n in ("query", "key", "value"))
+                yield f"{b}.qkv.{part}", tuple(Piece(f"{f}.attention.attention.{n}.{part}")
+                                               for n in ("query", "key", "value"))
             else:
                 yield f"{b}.qkv.{part}", Piece(f"{f}.attn.qkv.{part}")
             if spec.gated:  # gate and up are one tensor, gate first
@@ -149,7 +152,8 @@ def _convnext(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece]]:
         yield from _pair(f"stages.{i}.entry.norm", f"{down}.{norm}")
         for j in range(depth):
             f = f"stages.{i}.{'layers.' if hf else 'blocks.' if timm else ''}{j}"
-            names = {"original": ("dwconv", "norm", "pwconv1", "pwconv2"), "timm": ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"),
+            names = {"original": ("dwconv", "norm", "pwconv1", "pwconv2"),
+                     "timm": ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"),
                      "huggingface": ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}[layout]
             for own, name in zip(("conv", "norm", "up", "down"), names):
                 yield from _pair(f"stages.{i}.blocks.{j}.{own}", f"{f}.{name}")

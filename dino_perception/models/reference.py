@@ -71,12 +71,14 @@ def reference_model(spec: BackboneSpec, seed: int = 0) -> nn.Module:
 def _model(hf: ModuleType, spec: BackboneSpec) -> nn.Module:
     if spec.convolutional:
         return hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(hidden_sizes=list(spec.dims), depths=list(spec.depths)))
-    shared = dict(patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads)
+    shared = dict(patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth,
+                  num_attention_heads=spec.heads)
     registers = dict(num_register_tokens=spec.registers) if spec.registers else {}
     if spec.family == "dinov3-vit":
         return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(
             **shared, **registers, intermediate_size=spec.hidden, use_gated_mlp=spec.gated,
-            hidden_act="silu" if spec.gated else "gelu", query_bias=spec.qkv_bias, value_bias=spec.qkv_bias, key_bias=False))
+            hidden_act="silu" if spec.gated else "gelu", query_bias=spec.qkv_bias, value_bias=spec.qkv_bias,
+            key_bias=False))
     kind = "Dinov2WithRegisters" if spec.registers else "Dinov2"
     config = getattr(hf, kind + "Config")(**shared, **registers, mlp_ratio=4, use_swiglu_ffn=spec.gated,
                                           image_size=spec.grid * spec.patch, layer_norm_eps=spec.eps)

@@ -18,7 +18,8 @@ from dino_perception.models.checkpoints import load_backbone, untrained
 from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 
-ARCHES = [("segmentation", "light"), ("segmentation", "linear"), ("depth", "light"), ("depth", "linear"), ("correspondences", "cosine")]
+ARCHES = [("segmentation", "light"), ("segmentation", "linear"), ("depth", "light"), ("depth", "linear"),
+          ("correspondences", "cosine")]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,8 @@ def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -
 def test_depth_is_the_weighted_mean_of_the_bins(spacing: str, weighting: str) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (1, 256, 2, 3))
     bins = np.linspace(0.001, 10, 256) if spacing == "linear" else np.geomspace(0.001, 10, 256)
-    weights = {"relu": np.maximum(logits, 0) + 0.1, "softmax": np.exp(logits), "sigmoid": 1 / (1 + np.exp(-logits))}[weighting]
+    weights = {"relu": np.maximum(logits, 0) + 0.1, "softmax": np.exp(logits),
+               "sigmoid": 1 / (1 + np.exp(-logits))}[weighting]
     wanted = (weights * bins[:, None, None]).sum(1) / weights.sum(1)
     got = bin_mean(torch.from_numpy(logits).float(), depth_bins(0.001, 10, 256, spacing), weighting)
     assert np.allclose(got[:, 0].numpy(), wanted, rtol=1e-5)
@@ -107,7 +109,8 @@ def test_three_heads_cost_less_than_a_tenth_of_the_backbone(backbone) -> None:
 
 @pytest.mark.parametrize("kind, arch", ARCHES)
 def test_a_head_file_gives_back_the_head(backbone, kind: str, arch: str, tmp_path) -> None:
-    head = create_head(kind, backbone, arch, labels=[ClassLabel(0, "go", (0, 255, 0)), ClassLabel(1, "stop", (255, 0, 0))],
+    head = create_head(kind, backbone, arch, labels=[ClassLabel(0, "go", (0, 255, 0)),
+                                                     ClassLabel(1, "stop", (255, 0, 0))],
                        depth_range=(0.5, 40.0) if kind == "depth" else None)
     head.spec = replace(head.spec, metrics={"miou": 0.5}, training={"frames": 3})
     save_head(head, tmp_path / "head.safetensors")
@@ -126,7 +129,8 @@ def test_untrained_heads_are_the_same_each_time_and_say_so() -> None:
     one, other = load_head("segmentation", backbone), load_head("segmentation", backbone)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
-    assert not any(p.requires_grad for p in one.parameters()) and not one.trained and load_head("correspondences", backbone).trained
+    assert not any(p.requires_grad for p in one.parameters()) and not one.trained
+    assert load_head("correspondences", backbone).trained  # it has nothing to train
 
 
 def test_a_head_is_refused_where_it_does_not_belong(backbone, tmp_path) -> None:
@@ -141,6 +145,12 @@ def test_a_head_is_refused_where_it_does_not_belong(backbone, tmp_path) -> None:
     said = refused(load_head, "segmentation", other, path)
     assert backbone.weights_hash in said and other.weights_hash in said and "train it again" in said
     assert "cannot be read" in refused(load_head, "segmentation", backbone, tmp_path / "absent.safetensors")
+    broken = create_head("segmentation", backbone)
+    with torch.no_grad():
+        broken.net.out.bias[2] = float("nan")
+    save_head(broken, tmp_path / "nan.safetensors")
+    assert "holds values that are not finite in net.out.bias" in refused(
+        load_head, "segmentation", backbone, tmp_path / "nan.safetensors")
     path.write_bytes(path.read_bytes()[:2000])
     assert "is not a whole safetensors file" in refused(load_head, "segmentation", backbone, path)
 
@@ -166,8 +176,10 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
     files.write(tmp_path / "other.safetensors", {"a": torch.ones(1)}, {"content": "backbone"})
     assert "holds no depth head" in refused(load_head, "depth", backbone, tmp_path / "other.safetensors")
     files.write(tmp_path / "half.safetensors", {"a": torch.ones(1)}, {"content": "head", "spec": {"kind": "depth"}})
-    assert "does not describe its head completely" in refused(load_head, "depth", backbone, tmp_path / "half.safetensors")
-    assert "there is no head 'lidar'; accepted are correspondences, depth, segmentation" in refused(load_head, "lidar", backbone)
+    assert "does not describe its head completely" in refused(load_head, "depth", backbone,
+                                                              tmp_path / "half.safetensors")
+    said = refused(load_head, "lidar", backbone)
+    assert "there is no head 'lidar'; accepted are correspondences, depth, segmentation" in said
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
     assert "'weighting' of the depth bins is 'max'" in refused(create_head, "depth", backbone, weighting="max")
 
@@ -191,28 +203,36 @@ def test_linear_heads_of_dinov3s_evaluation_load(backbone, data_parallel: str, t
         return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     state = head("conv", 150)
-    torch.save({"model": {f"{data_parallel}segmentation_model.1.{n}": t for n, t in state.items()}, "optimizer": {}}, tmp_path / "s.pth")
+    torch.save({"model": {f"{data_parallel}segmentation_model.1.{n}": t for n, t in state.items()}, "optimizer": {}},
+               tmp_path / "s.pth")
     loaded = load_head("segmentation", backbone, tmp_path / "s.pth")
     features = maps(backbone, loaded)
     wanted = F.interpolate(logits(state, "conv", features[0]), (48, 80), mode="bilinear").argmax(1)
     assert loaded.spec.taps == (7,) and loaded.spec.labels[149].name == "class_149"
     assert torch.equal(loaded.at(48, 80)(*features)[0].long(), wanted)
-    assert "tells 150 classes apart; 5 labels were given" in refused(load_head, "segmentation", backbone, tmp_path / "s.pth", labels=LABELS)
+    assert "tells 150 classes apart; 5 labels were given" in refused(load_head, "segmentation", backbone,
+                                                                     tmp_path / "s.pth", labels=LABELS)
 
     state = head("conv_depth", 256)
-    torch.save({"model": {data_parallel + n: t for n, t in state.items()}, "optimizer": {}, "iteration": 38400}, tmp_path / "d.pth")
+    torch.save({"model": {data_parallel + n: t for n, t in state.items()}, "optimizer": {}, "iteration": 38400},
+               tmp_path / "d.pth")
     loaded = load_head("depth", backbone, tmp_path / "d.pth")
     weights = logits(state, "conv_depth", features[0]).relu() + 0.1
-    wanted = ((weights / weights.sum(1, keepdim=True)) * torch.linspace(0.001, 10, 256).view(1, -1, 1, 1)).sum(1, keepdim=True)
+    bins = torch.linspace(0.001, 10, 256).view(1, -1, 1, 1)
+    wanted = (weights / weights.sum(1, keepdim=True) * bins).sum(1, keepdim=True)
     wanted = F.interpolate(wanted, (48, 80), mode="bilinear")[:, 0]
-    assert loaded.spec.depth_range == (0.001, 10.0) and torch.allclose(loaded.at(48, 80)(*features)[0], wanted, rtol=1e-5)
+    assert loaded.spec.depth_range == (0.001, 10.0) and torch.allclose(loaded.at(48, 80)(*features)[0], wanted,
+                                                                       rtol=1e-5)
 
     without = {n: t for n, t in state.items() if not n.startswith("batchnorm")}
     torch.save({"model": without}, tmp_path / "n.pth")
     plain = load_head("depth", backbone, tmp_path / "n.pth", depth_range=(0.1, 80))
-    assert torch.allclose(plain.net(features[0]), F.conv2d(features[0], without["conv_depth.weight"], without["conv_depth.bias"]), atol=1e-5)
-    torch.save({"model": {"conv_depth.weight": torch.zeros(256, 512, 1, 1), "conv_depth.bias": torch.zeros(256)}}, tmp_path / "c.pth")
-    assert "reads 512 channels; rover-tiny gives 256 for its last layer" in refused(load_head, "depth", backbone, tmp_path / "c.pth")
+    assert torch.allclose(plain.net(features[0]), F.conv2d(features[0], without["conv_depth.weight"],
+                                                           without["conv_depth.bias"]), atol=1e-5)
+    torch.save({"model": {"conv_depth.weight": torch.zeros(256, 512, 1, 1), "conv_depth.bias": torch.zeros(256)}},
+               tmp_path / "c.pth")
+    assert "reads 512 channels; rover-tiny gives 256 for its last layer" in refused(load_head, "depth", backbone,
+                                                                                    tmp_path / "c.pth")
 
 
 def test_a_head_learns() -> None:
@@ -221,7 +241,8 @@ def test_a_head_learns() -> None:
     for kind in ("segmentation", "depth"):
         head = create_head(kind, backbone).train()
         features = [f.detach() for f in maps(backbone, head)]
-        target = torch.arange(5).repeat(48)[:240].view(1, 12, 20).expand(2, -1, -1) if kind == "segmentation" else torch.full((2, 1, 12, 20), 7.0)
+        classes = torch.arange(5).repeat(48).view(1, 12, 20).expand(2, -1, -1)
+        target = classes if kind == "segmentation" else torch.full((2, 1, 12, 20), 7.0)
         optimiser = torch.optim.AdamW(head.parameters(), 1e-3)
         losses = []
         for _ in range(10):

@@ -23,9 +23,11 @@ WHOLE, SMALL, ALL = 99, ((96, 160),), reference.SIZES
 QUICK = {
     "rover-tiny": (WHOLE, ALL), "dinov3-vits16": (WHOLE, ALL), "dinov3-vits16plus": (WHOLE, ((224, 224), (96, 160))),
     "dinov3-vitb16": (WHOLE, SMALL), "dinov3-vitl16": (2, SMALL), "dinov3-vitl16plus": (2, SMALL),
-    "dinov3-vith16plus": (2, SMALL), "dinov3-vit7b16": (1, SMALL), "dinov3-convnext-tiny": (WHOLE, ((224, 224), (96, 160))),
+    "dinov3-vith16plus": (2, SMALL), "dinov3-vit7b16": (1, SMALL),
+    "dinov3-convnext-tiny": (WHOLE, ((224, 224), (96, 160))),
     "dinov3-convnext-small": (2, SMALL), "dinov3-convnext-base": (2, SMALL), "dinov3-convnext-large": (2, SMALL),
-    "lingbot-vitg16": (2, SMALL), "dinov2-vits14": (WHOLE, SMALL), "dinov2-vitb14": (2, SMALL), "dinov2-vitl14": (2, SMALL),
+    "lingbot-vitg16": (2, SMALL), "dinov2-vits14": (WHOLE, SMALL), "dinov2-vitb14": (2, SMALL),
+    "dinov2-vitl14": (2, SMALL),
     "dinov2-vitg14": (2, SMALL), "dinov2-vits14-reg": (WHOLE, SMALL), "dinov2-vitg14-reg": (2, SMALL),
 }
 EVERYTHING = os.environ.get("DINO_PERCEPTION_PARITY") == "all"
@@ -59,7 +61,8 @@ def test_the_comparison_sees_x_and_y_swapped(tiny, monkeypatch) -> None:
     right = vit.rotary_table
 
     def transposed(periods, rows, columns, prefix):
-        return [t[torch.cat([torch.arange(prefix), prefix + torch.arange(rows * columns).reshape(columns, rows).T.flatten()])]
+        return [t[torch.cat([torch.arange(prefix), prefix
+                             + torch.arange(rows * columns).reshape(columns, rows).T.flatten()])]
                 for t in right(periods, columns, rows, prefix)]
     monkeypatch.setattr(vit, "rotary_table", transposed)
     assert difference(*tiny) > 100 * reference.TOLERANCE
@@ -117,14 +120,16 @@ def test_the_original_position_table_is_sampled_where_its_offset_puts_it() -> No
     assert np.allclose(scaled[5].numpy()[inside], wanted[inside], atol=1e-5) and inside.sum() > 25
 
 
-@pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-vits16", "dinov3-convnext-tiny", "dinov2-vitg14", "dinov2-vits14-reg"])
+@pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-vits16", "dinov3-convnext-tiny", "dinov2-vitg14",
+                                         "dinov2-vits14-reg"])
 def test_our_weights_run_in_transformers(backbone_id: str, tmp_path) -> None:
     """The other direction: our random weights in a folder as the hub holds them, opened by transformers itself."""
     spec = reference.shortened(catalog.get(backbone_id), 2)
     backbone = untrained(spec)
     empty = reference.reference_model(spec)
     empty.config.save_pretrained(tmp_path)
-    save_file(layouts.to_layout(backbone.state_dict(), spec, "huggingface"), tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(layouts.to_layout(backbone.state_dict(), spec, "huggingface"), tmp_path / "model.safetensors",
+              {"format": "pt"})
     model, info = type(empty).from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) <= {"embeddings.mask_token"} and not info["unexpected_keys"]
     if spec.family == "dinov2-vit":

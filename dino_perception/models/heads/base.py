@@ -95,7 +95,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def at(self, height: int, width: int) -> FixedHead:
-        """The graph features -> final arrays at `height` x `width`, sharing these parameters."""
+        """The graph features -> final arrays at `height` x `width`, sharing these parameters, put in eval mode."""
         return FixedHead(self, height, width)
 
     @classmethod
@@ -140,8 +140,7 @@ def create_head(kind: str, backbone: Backbone, arch: str = "", *, labels: Sequen
     b = backbone.spec
     spec = HeadSpec(kind, arch, b.id, backbone.weights_hash, tuple(taps or ()), (), b.normalisation,
                     labels=tuple(labels), depth_range=depth_range, options=dict(options))
-    with torch.random.fork_rng(devices=[]):  # torch's own start would move everybody's random numbers
-        head = _build(cls, cls.complete(spec, backbone), backbone)
+    head = _build(cls, cls.complete(spec, backbone), backbone)
     _draw(head)
     return head
 
@@ -164,24 +163,28 @@ def load_head(kind: str, backbone: Backbone, weights: str | Path = "", *, labels
     except files.FileError as error:
         raise HeadError(str(error)) from None
     if metadata.get("content") == "head":
-        spec, tensors = spec_from(metadata["spec"], path), content
+        spec, tensors = spec_from(metadata.get("spec", {}), path), content
         _check(spec, kind, backbone, path)
     elif tensors := linear_state(kind, content):
         spec = _linear_spec(kind, backbone, tensors, labels, depth_range, path)
     else:
-        raise HeadError(f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of DINOv3's evaluation")
+        raise HeadError(f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of "
+                        f"DINOv3's evaluation")
     head = _build(cls, cls.complete(spec, backbone), backbone)
     if spec.channels and head.spec.channels != spec.channels:
-        raise HeadError(f"{path} expects taps with {list(spec.channels)} channels; {spec.backbone} gives {list(head.spec.channels)}")
+        raise HeadError(f"{path} expects taps with {list(spec.channels)} channels; {spec.backbone} gives "
+                        f"{list(head.spec.channels)}")
     if problem := files.mismatch(head.state_dict(), tensors):
         raise HeadError(f"{path} does not fit a {spec.arch} {kind} head: {problem}")
+    if bad := [name for name, t in tensors.items() if not torch.isfinite(t.float()).all()]:
+        raise HeadError(f"{path} holds values that are not finite in {bad[0]}; it is damaged")
     head.load_state_dict(tensors)
     head.trained = True
     return head.requires_grad_(False)
 
 
 def save_head(head: Head, path: str | Path) -> None:
-    """Write the weights with `head.spec` beside them; `dataclasses.replace(head.spec, metrics=...)` first to fill it in."""
+    """Write the weights with `head.spec` beside them; `head.spec = replace(head.spec, metrics=...)` fills it in."""
     files.write(path, head.state_dict(), {"content": "head", "spec": asdict(head.spec)})
 
 
@@ -204,12 +207,13 @@ def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
     if spec.kind != kind:
         raise HeadError(f"{path} is a {spec.kind} head, not a {kind} head")
     if spec.version != HeadSpec.version:
-        raise HeadError(f"{path} has version {spec.version} of the head format; this package reads version {HeadSpec.version}")
+        raise HeadError(f"{path} has version {spec.version} of the head format; this package reads version "
+                        f"{HeadSpec.version}")
     if spec.backbone != b.id:
         raise HeadError(f"{path} was trained on {spec.backbone}, not on {b.id}")
     if spec.backbone_hash != backbone.weights_hash:
-        raise HeadError(f"{path} was trained on weights of {b.id} with hash {spec.backbone_hash}, and those loaded have "
-                        f"{backbone.weights_hash}; load the ones it was trained on or train it again")
+        raise HeadError(f"{path} was trained on weights of {b.id} with hash {spec.backbone_hash}, and those loaded "
+                        f"have {backbone.weights_hash}; load the ones it was trained on or train it again")
     if spec.normalisation != b.normalisation:
         raise HeadError(f"{path} expects pixels normalised with {spec.normalisation}, not with {b.normalisation}")
 
@@ -220,15 +224,17 @@ def _linear_spec(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], l
     last = (b.depth - 1,)
     taps = next((taps for taps in (last, b.taps) if sum(map(b.channels, taps)) == width), None)
     if taps is None:
-        raise HeadError(f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {sum(map(b.channels, b.taps))} "
-                        "for four (heads that also read the CLS token are not supported)")
+        four = sum(map(b.channels, b.taps))
+        raise HeadError(f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {four} for four "
+                        "(heads that also read the CLS token are not supported)")
     if kind == "segmentation":
         labels = labels or [ClassLabel(i, f"class_{i}", _colour(i)) for i in range(outputs)]
         if len(labels) != outputs:
             raise HeadError(f"{path} tells {outputs} classes apart; {len(labels)} labels were given")
     options = {"bins": outputs} if kind == "depth" else {}
-    return HeadSpec(kind, "linear", b.id, backbone.weights_hash, tuple(taps), (), b.normalisation, labels=tuple(labels or ()),
-                    depth_range=depth_range or (0.001, 10.0), options=options, training={"by": "DINOv3's evaluation code"})
+    return HeadSpec(kind, "linear", b.id, backbone.weights_hash, tuple(taps), (), b.normalisation,
+                    labels=tuple(labels or ()), depth_range=depth_range or (0.001, 10.0), options=options,
+                    training={"by": "DINOv3's evaluation code"})
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -244,9 +250,11 @@ def _build(cls: type[Head], spec: HeadSpec, backbone: Backbone) -> Head:
         raise HeadError(f"taps {list(spec.taps)} do not fit {spec.backbone}; accepted are layers 0 to {depth - 1}")
     spec = replace(spec, channels=tuple(backbone.spec.channels(tap) for tap in spec.taps))
     try:
-        return cls(spec).eval()
+        with torch.random.fork_rng(devices=[]):  # torch's own start would move everybody's random numbers
+            return cls(spec).eval()
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        raise HeadError(f"the options {dict(spec.options)} do not fit a {spec.arch} {spec.kind} head: {error}") from None
+        name = f"{spec.arch} {spec.kind} head"
+        raise HeadError(f"the options {dict(spec.options)} do not fit a {name}: {error}") from None
 
 
 def _draw(head: Head) -> None:

@@ -29,7 +29,7 @@ class Segmentation(Head):
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         logits = resize(raw, (height, width))
         # The largest probability is 1 / sum(exp(logit - largest logit)). The class comes from the logits: in a narrow
-        # float type probabilities near one are equal, logits are not. One pass gives both; argmax and softmax take four.
+        # float type probabilities near one are equal, logits are not. One pass gives both; softmax and argmax are four.
         largest, mask = logits.max(dim=1, keepdim=True)
         confidence = 255 / (logits - largest).exp().sum(dim=1)
         return mask[:, 0].to(torch.uint8), confidence.round().to(torch.uint8)
