@@ -15,7 +15,7 @@ def wide_console() -> Console:
 
 
 class Stages:
-    """Call it with (what, done, total) as work goes on; every new `what` is a new line. A context manager.
+    """Call it with (what, done, total) as work goes on; every new `what` or `total` is a new line. A context manager.
 
     Where the output is no terminal, each stage is one printed line.
     """
@@ -25,16 +25,17 @@ class Stages:
         self._bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                               TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
                               disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[tuple[str, int], TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        if what not in self._tasks:
+        stage = (what, total)
+        if stage not in self._tasks:
             for task in self._tasks.values():
                 self._bars.stop_task(task)
-            self._tasks[what] = self._bars.add_task(what, total=total, note=note)
+            self._tasks[stage] = self._bars.add_task(what, total=total, note=note)
             if not self.console.is_terminal:
                 self.console.print(f"{what} ({total})" if total > 1 else what, soft_wrap=True)
-        self._bars.update(self._tasks[what], completed=min(done + (done == total - 1), total), total=total, note=note)
+        self._bars.update(self._tasks[stage], completed=min(done + (done == total - 1), total), total=total, note=note)
 
     def say(self, line: str) -> None:
         """A line above the bars."""
@@ -43,6 +44,10 @@ class Stages:
     def __enter__(self) -> Stages:
         self._bars.start()
         return self
+
+    def stop(self) -> None:
+        """The bars stay as they are; what is printed from now on comes below them."""
+        self._bars.stop()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()

@@ -152,6 +152,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     head.spec = dataclasses.replace(head.spec, training=record, metrics=metrics)
     save_head(head, args.out)
     times = {"features_s": round(ready - start, 1), "training_s": round(trained - ready, 1)}
+    stages.stop()
     _tell(console, args, head, outcome, metrics, times)
     _write_json(args, {"head": str(args.out), "training": record, "metrics": metrics, **times,
                        "history": [dict(zip(("step", "loss", "score"), row)) for row in outcome.history]})
@@ -177,6 +178,7 @@ def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device,
     recipe = _recipe(args)
     rows = label_efficiency(backbone, cache, train, test, arch=args.arch, taps=args.taps, counts=args.curve, seeds=args.draws,
                             looks=args.views, recipe=recipe, device=device, progress=stages)
+    stages.stop()
     table = Table(title=f"Label efficiency, {len(test.samples)} frames never seen", title_justify="left")
     for column in ("labelled frames", "mIoU", f"spread of {args.draws} draws", "colour k-NN"):
         table.add_column(column, justify="right")
@@ -194,7 +196,7 @@ def opened(args: argparse.Namespace, sources: list[str], stages: Stages) -> Data
     from dino_perception.training.datasets import joined, open_dataset
 
     options = dict(cache=cache_folder(args), labels=args.labels, partial_labels=args.partial, image_topic=args.image_topic,
-                   depth_topic=args.depth_topic, mask_topic=args.mask_topic, size=getattr(args, "terrain_size", (480, 640)),
+                   depth_topic=args.depth_topic, mask_topic=args.mask_topic,
                    styles=[s for s in args.style.split(",") if s])
     return joined([open_dataset(source, progress=stages.say, **options) for source in sources])
 

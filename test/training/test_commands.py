@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -100,6 +103,19 @@ def test_a_bad_mask_names_its_file(labelled, tmp_path, capsys):
     picture(labelled / "masks" / "007.png", np.full(SIZE, 77, np.uint8))
     assert trained(tmp_path, "segmentation", labelled)[0] == 1
     assert "007.png holds 77" in capsys.readouterr().err
+
+
+def documented() -> list[list[str]]:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text().replace("\\\n", " ")
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("dino-perception ")]
+
+
+@pytest.mark.parametrize("arguments", documented(), ids=lambda arguments: " ".join(arguments[:2]))
+def test_every_command_of_the_guide_is_understood(arguments):
+    command = importlib.import_module(f"dino_perception.cli.{arguments[0]}")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    parser.parse_args(arguments[1:])
 
 
 @needs_sample
