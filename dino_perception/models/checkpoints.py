@@ -67,11 +67,10 @@ def save_backbone(backbone: Backbone, path: str | Path, *, dtype: torch.dtype = 
     With a narrower `dtype` the weights are rounded, and the file's hash is that of the rounded ones: train heads on
     the file as loaded, not on `backbone`.
     """
-    tensors = {name: t.detach().to(dtype) for name, t in backbone.state_dict().items()}
-    parameters = {name: tensors[name] for name, _ in backbone.named_parameters()}
-    files.write(path, tensors, {"content": "backbone", "backbone": backbone.spec.id,
-                                "weights_hash": hash_of(parameters),
-                                "offset": backbone.spec.offset, "antialias": backbone.spec.antialias, "notes": notes})
+    parameters = {name: p.detach().to(dtype) for name, p in backbone.named_parameters()}
+    files.write(path, {**backbone.state_dict(), **parameters}, {
+        "content": "backbone", "backbone": backbone.spec.id, "weights_hash": hash_of(parameters),
+        "offset": backbone.spec.offset, "antialias": backbone.spec.antialias, "notes": notes})
 
 
 def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
@@ -82,18 +81,16 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
     if metadata.get("content") == "head":
         raise CheckpointError(f"{path} holds a head, not a backbone; give it as the weights of that head")
     if metadata.get("content") == "backbone":
-        spec, own = _own(spec, path, content, metadata)
-    else:
-        try:
-            spec, own = _foreign(spec, path, content)
-        # a tensor that no file of that layout has so
-        except (IndexError, KeyError, RuntimeError, StopIteration) as error:
-            raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({error})") from None
-    backbone = assemble(spec, own, str(path))
-    if metadata and metadata.get("weights_hash") != backbone.weights_hash:
-        raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} "
-                              f"that it states")
-    return backbone
+        backbone = assemble(*_own(spec, path, content, metadata), str(path))
+        if metadata.get("weights_hash") != backbone.weights_hash:
+            raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} "
+                                  "that it states")
+        return backbone
+    try:
+        spec, own = _foreign(spec, path, content)
+    except (IndexError, KeyError, RuntimeError, StopIteration) as error:  # a tensor of an impossible shape
+        raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({error})") from None
+    return assemble(spec, own, str(path))
 
 
 def assemble(spec: BackboneSpec, own: Mapping[str, Tensor], source: str) -> Backbone:

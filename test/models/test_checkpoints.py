@@ -142,6 +142,7 @@ def test_our_own_file_keeps_weights_metadata_and_narrow_types(tmp_path) -> None:
     half = load_backbone("auto", tmp_path / "half.safetensors")
     assert half.spec.id == "dinov3-vits16plus" and half.weights_hash != backbone.weights_hash
     assert torch.allclose(features(half), features(backbone), atol=0.02)
+    assert torch.equal(half.periods, backbone.periods)  # rounding is for weights
     assert os.path.getsize(tmp_path / "half.safetensors") < 0.51 * os.path.getsize(tmp_path / "own.safetensors")
 
 
