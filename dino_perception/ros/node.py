@@ -257,9 +257,13 @@ class PerceptionNode(PatientLifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is asked to stop. Returns the exit code."""
-    node = None
     try:
         rclpy.init(args=args)
+    except Exception as error:  # a parameter file that is not there, an argument that ROS does not know
+        print(f"perception_node: {error}", file=sys.stderr)
+        return 2
+    node = None
+    try:
         node = PerceptionNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)

@@ -128,12 +128,19 @@ class Worker:
             frames.append(frame)
             wanted.append(heads)
             topics[camera] = chosen
-        for percept in self._perceive(frames, wanted):
+        percepts = self._perceive(frames, wanted)
+        for percept in percepts:
             camera = percept.frame.camera
             try:
                 self._publish(percept, topics[camera], letters[camera])
             except Exception as error:
                 self._fail([camera], error)
+        # The pictures for people are drawn when the data of every camera is on its way: nobody drives by them.
+        for percept in percepts:
+            try:
+                self._draw(percept, topics[percept.frame.camera])
+            except Exception as error:
+                self._fail([], error)
 
     def _heads(self) -> dict[str, Any]:
         return {name: self._settings.head[name] for name in self._settings.heads}
@@ -162,7 +169,7 @@ class Worker:
         account = self._account.cameras[frame.camera]
         account.no_points = account.no_points or percept.camera_problem
         begun = time.monotonic()
-        messages = outputs(self._types, percept, self._settings, self._perceiver.labels, topics)
+        messages = self._messages(percept, {topic for topic in topics if not _is_picture(topic)})
         built = time.monotonic()
         self._cameras[frame.camera].publish(messages)
         done = time.monotonic()
@@ -173,6 +180,18 @@ class Worker:
         if age is not None:
             spent["stamp to publish"] = age * 1e3
         self._account.spent(spent)
+
+    def _draw(self, percept: Percept, topics: set[str]) -> None:
+        pictures = {topic for topic in topics if _is_picture(topic)}
+        age = self._age_s(percept.frame.stamp_ns)
+        if not pictures or self._mailbox.closed or (age is not None and age > self._settings.max_age):
+            return
+        begun = time.monotonic()
+        self._cameras[percept.frame.camera].publish(self._messages(percept, pictures))
+        self._account.spent({"overlays": (time.monotonic() - begun) * 1e3})
+
+    def _messages(self, percept: Percept, topics: set[str]) -> dict[str, Any]:
+        return outputs(self._types, percept, self._settings, self._perceiver.labels, topics)
 
     def _age_s(self, stamp_ns: int) -> float | None:
         now = self._now_ns()
@@ -200,4 +219,8 @@ class Worker:
         self._account.error(text)
         for camera in cameras:
             self._account.cameras[camera].failed.tick(time.monotonic())
-        self._complain(f"camera {', '.join(cameras) or 'none'}: {text}")
+        self._complain(f"camera {', '.join(cameras)}: {text}" if cameras else text)
+
+
+def _is_picture(topic: str) -> bool:
+    return topic.endswith("/overlay")

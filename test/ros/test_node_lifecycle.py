@@ -123,6 +123,14 @@ def test_after_shutdown_an_interrupt_ends_the_process_cleanly(live):
     assert "Traceback" not in node.log()
 
 
+@pytest.mark.parametrize("arguments", [("--params-file", "/nowhere/rover.yaml"), ("--no-such-argument",)], ids=" ".join)
+def test_arguments_that_ros_refuses_end_it_with_one_line(start, arguments):
+    node, _ = start({}, *arguments, name="mistyped")
+    wait_for(lambda: not node.alive(), "the end of the process")
+    assert node.stop() == 2
+    assert arguments[-1] in node.log() and "Traceback" not in node.log()
+
+
 def test_while_it_starts_by_itself_it_answers_and_an_interrupt_ends_it_at_once(start, tmp_path):
     slow = {**SMALL, "engine": "openvino", "engine_cache": str(tmp_path)}  # an engine to build: seconds at least
     node, client = start(slow, name="still_building")

@@ -63,7 +63,8 @@ class ScriptedCamera:
         self.published.append(messages)
 
     def stamps(self):
-        return [messages["segmentation/mask"].header.stamp.sec for messages in self.published]
+        masks = [messages["segmentation/mask"] for messages in self.published if "segmentation/mask" in messages]
+        return [mask.header.stamp.sec for mask in masks]
 
 
 class Bench:
@@ -252,6 +253,30 @@ def test_an_output_that_fails_does_not_end_the_worker(bench):
     b.wait(lambda: b.account.cameras["front"].failed.total == 1)
     b.cameras["front"].publish = publish
     b.settle("front", 2)
+
+
+def test_pictures_are_drawn_when_the_data_of_every_camera_is_on_its_way(bench):
+    b = bench(("front", "rear"))
+    sent = []
+    for name, camera in b.cameras.items():
+        camera.topics = {"segmentation/mask", "segmentation/overlay"}
+        camera.publish = lambda messages, name=name: sent.append((name, set(messages)))
+        b.send(name, 1)
+    b.worker.start()
+    b.wait(lambda: len(sent) == 4)
+    assert sent == [("front", {"segmentation/mask"}), ("rear", {"segmentation/mask"}),
+                    ("front", {"segmentation/overlay"}), ("rear", {"segmentation/overlay"})]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_data(bench, monkeypatch):
+    b = bench()
+    b.cameras["front"].topics = {"segmentation/mask", "segmentation/overlay"}
+    monkeypatch.setattr("dino_perception.perception.drawing.segmentation_overlay", None)
+    b.worker.start()
+    for stamp in (1, 2):
+        b.settle("front", stamp)
+    b.wait(lambda: b.account.errors == 2)
+    assert b.account.cameras["front"].published.total == 2 and b.account.cameras["front"].failed.total == 0
 
 
 def test_new_settings_hold_from_the_next_batch_on(bench):
