@@ -145,6 +145,12 @@ def _convnext(size: str, depths: tuple[int, ...], width: int, digest: str, score
                         timm=f"timm/convnext_{size}.dinov3_lvd1689m", published=scores)
 
 
+def _eupe_convnext(size: str, depths: tuple[int, ...], width: int) -> BackboneSpec:
+    return BackboneSpec(f"eupe-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths,
+                        patch=4, timm=f"timm/convnext_{size}.eupe_lvd1689m", licence="FAIR non-commercial",
+                        access="open")
+
+
 def _dinov2(size: str, name: str, shape: tuple[int, int, int, int], gated: bool, scores: Published,
             registers: bool) -> BackboneSpec:
     hf = name if not registers else f"with-registers-{name}"
@@ -199,6 +205,9 @@ _ENTRIES = [
     _eupe("t", "tiny", (192, 12, 3, 768)),
     _eupe("s", "small", _S),
     _eupe("b", "base", _B),
+    _eupe_convnext("tiny", _T3, 96),
+    _eupe_convnext("small", _S3, 96),
+    _eupe_convnext("base", _S3, 128),
     *(_dinov2(size, name, shape, size == "g", scores, registers) for registers in (False, True)
       for size, name, shape, scores in (("s", "small", _S, Published(45.5, 0.446, 53.4)),
                                         ("b", "base", _B, Published(48.4, 0.416, 56.9)),
