@@ -11,11 +11,11 @@ terrain is rendered, so depth, classes and poses are exact. The same arguments g
 | /camera/camera_info | sensor_msgs/CameraInfo | its intrinsics, no distortion |
 | /tf, /tf_static | tf2_msgs/TFMessage | odom -> base_link; base_link -> camera_link -> camera_optical_frame |
 | /odom | nav_msgs/Odometry | the same motion with velocities |
-| /ground_truth/depth | sensor_msgs/CompressedImage | PNG 16UC1, millimetres along the optical axis, 0 = sky or beyond 65.5 m |
+| /ground_truth/depth | sensor_msgs/CompressedImage | PNG 16UC1: millimetres along the optical axis, 0 is no depth |
 | /ground_truth/mask | sensor_msgs/CompressedImage | PNG mono8, ids: 0 soil, 1 bedrock, 2 sand, 3 big_rock, 4 sky |
-| /ground_truth/camera_info | sensor_msgs/CameraInfo | intrinsics of the depth picture (a quarter of the camera's size) |
+| /ground_truth/camera_info | sensor_msgs/CameraInfo | intrinsics of the depth picture (a quarter of the size) |
 
-The mask has half the camera's size. All messages of a frame carry its stamp.
+The mask has half the camera's size. Depth is 0 in the sky and beyond 65.5 m. All messages of a frame carry its stamp.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ OPTICAL_FRAME = "camera_optical_frame"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dino_perception.training.sample_bag", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m dino_perception.training.sample_bag",
+                                     description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("data/sample_drive"), help="folder of the bag")
     parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     parser.add_argument("--frames", type=int, default=100)
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.out.exists() and not given.force:
         parser.error(f"{given.out} is there already; give another --out, or --force to replace it")
     if given.frames < 1 or given.rate <= 0 or not 1 <= given.quality <= 100:
-        parser.error(f"--frames {given.frames}, --rate {given.rate}, --quality {given.quality}: wanted at least 1, more "
-                     "than 0, and 1..100")
+        parser.error(f"--frames {given.frames}, --rate {given.rate}, --quality {given.quality}: wanted at least 1, "
+                     "more than 0, and 1..100")
     world = World(given.seed, given.style, given.device)
     # A well-exposed picture with little noise: grain would eat most of the bytes.
     world.relight(given.seed, sensor=replace(world.sensor, exposure=-0.05, noise=0.005, blur=0.5, contrast=1.1))
@@ -93,10 +94,12 @@ def write(out: Path, world: World, drive: Drive, quality: int) -> None:
             put("/tf", stamp, messages.transforms(stamp, [("odom", "base_link", base[i])]))
             put("/odom", stamp, messages.odometry(stamp, base, drive.seconds, i))
             put("/camera/camera_info", stamp, messages.camera_info(stamp, camera))
-            put("/camera/image_raw/compressed", stamp, messages.picture(stamp, "rgb8; jpeg compressed bgr8", _jpeg(rgb, quality)))
             put("/ground_truth/camera_info", stamp, messages.camera_info(stamp, scaled(camera, 4)))
-            put("/ground_truth/depth", stamp, messages.picture(stamp, "16UC1; png compressed", _png(_millimetres(depth))))
-            put("/ground_truth/mask", stamp, messages.picture(stamp, "mono8; png compressed", _png(classes)))
+            for topic, encoding, data in (
+                    ("/camera/image_raw/compressed", "rgb8; jpeg compressed bgr8", _jpeg(rgb, quality)),
+                    ("/ground_truth/depth", "16UC1; png compressed", _png(_millimetres(depth))),
+                    ("/ground_truth/mask", "mono8; png compressed", _png(classes))):
+                put(topic, stamp, messages.picture(stamp, encoding, data))
 
 
 def scaled(camera: Camera, factor: int) -> Camera:
@@ -179,7 +182,8 @@ class Messages:
             header=self.header(stamp, OPTICAL_FRAME), format=encoding, data=np.ascontiguousarray(data, np.uint8))
 
     def camera_info(self, stamp: int, camera: Camera):
-        roi = self.types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+        roi = self.types["sensor_msgs/msg/RegionOfInterest"](
+            x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
         return self.types["sensor_msgs/msg/CameraInfo"](
             header=self.header(stamp, OPTICAL_FRAME), height=camera.height, width=camera.width,
             distortion_model="plumb_bob", d=np.zeros(5), k=camera.k.ravel(), r=np.eye(3).ravel(),

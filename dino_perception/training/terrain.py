@@ -57,7 +57,8 @@ class Rendered:
 class World:
     """One landscape under one light. `relight` gives another hour of the same landscape cheaply."""
 
-    def __init__(self, seed: int, style: str = "mars", device: torch.device | str = "cpu", light_seed: int | None = None):
+    def __init__(self, seed: int, style: str = "mars", device: torch.device | str = "cpu",
+                 light_seed: int | None = None):
         if style not in STYLES:
             raise ValueError(f"unknown terrain style '{style}'; accepted: {', '.join(STYLES)}")
         self.seed, self.style_name, self.style = seed, style, STYLES[style]
@@ -100,7 +101,8 @@ class World:
                         camera_mount(height, pitch), turning, extent)
 
     @torch.inference_mode()
-    def render(self, poses: np.ndarray, camera, *, first_frame: int = 0, batch: int = 0, colour: bool = True) -> Rendered:
+    def render(self, poses: np.ndarray, camera, *, first_frame: int = 0, batch: int = 0,
+               colour: bool = True) -> Rendered:
         """Frames of camera-to-world `poses` (N, 4, 4) through `camera` (width, height, k; no distortion).
 
         `first_frame` numbers the frames (it seeds their noise), `batch` frames are rendered at once (0: one on a CPU,
@@ -125,8 +127,8 @@ class World:
         if colour:
             radiance = view.picture().view(*shape, 3)
             middle = self._middle()
-            rgb = np.stack([self.sensor.develop(r, middle, (self.light_seed * 100_003 + first + i) & 0x7FFFFFFF).cpu().numpy()
-                            for i, r in enumerate(radiance)])
+            seeds = [(self.light_seed * 100_003 + first + i) & 0x7FFFFFFF for i in range(len(poses))]
+            rgb = np.stack([self.sensor.develop(r, middle, seed).cpu().numpy() for r, seed in zip(radiance, seeds)])
         return rgb, depth.cpu().numpy(), classes.cpu().numpy()
 
     def _middle(self) -> float:
@@ -135,7 +137,7 @@ class World:
         light = self.light
         ground = grey * (0.85 * light.sun[2] * sum(light.sun_colour) / 3 + light.ambient) + 1e-3
         # Over dark ground a bright sky takes its share of the exposure.
-        return max(ground, 0.16 * sum(light.horizon) / 3)
+        return max(ground, 0.13 * sum(light.horizon) / 3)
 
     def _palette(self) -> list[Tensor]:
         """soil, sand, bedrock, rock, dust: the style's albedos, a little different in each world."""

@@ -60,7 +60,8 @@ def plan(ground: Ground, rocks: Rocks, seed: int, frames: int, rate_hz: float, s
     for _ in range(48):
         path = _wander(rng, frames, rate_hz, pace, turning, extent)
         x, y, yaw = path
-        ahead = np.stack([x[::5], y[::5]], 1), np.stack([x[::5] + 1.2 * np.cos(yaw[::5]), y[::5] + 1.2 * np.sin(yaw[::5])], 1)
+        here = np.stack([x[::5], y[::5]], 1)
+        ahead = here, here + 1.2 * np.stack([np.cos(yaw[::5]), np.sin(yaw[::5])], 1)
         gap = min(float((np.linalg.norm(p[:, None] - at[None], axis=2) - size).min(initial=3.0)) for p in ahead)
         # Four wheels' heights along the path: level is good, smooth is good.
         c, s, reach = np.cos(yaw[::5]), np.sin(yaw[::5]), 0.5 * TRACK

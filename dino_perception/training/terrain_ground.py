@@ -21,7 +21,8 @@ GRADIENT_X, GRADIENT_Y, SAND_OVER, BEDROCK_OVER, TONE, NEAR_MEAN, WIDE_MEAN, SLA
 class Ground:
     """`height` (3 * SIZE * SIZE,) float32 metres and `surface` (3 * SIZE * SIZE, 8) float32, level after level.
 
-    The surface is the bilinear interpolation of the finest level that covers a place; depth is exact with respect to it.
+    The surface is the bilinear interpolation of the finest level that covers a place; depth is exact with respect to
+    it.
     """
 
     def __init__(self, seed: int, style: Style, device: torch.device | str = "cpu"):

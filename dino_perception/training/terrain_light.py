@@ -39,7 +39,8 @@ class Light:
         haze = math.exp(uniform(rng, math.log(style.haze[0]), math.log(style.haze[1])))
         return cls(
             sun=(math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)),
-            sun_colour=tuple(c * w for c, w in zip(style.sun, warm)), zenith=style.sky_zenith, horizon=style.sky_horizon,
+            sun_colour=tuple(c * w for c, w in zip(style.sun, warm)),
+            zenith=style.sky_zenith, horizon=style.sky_horizon,
             ambient=uniform(rng, *style.ambient), haze=haze, glow=style.glow,
             clouds=style.clouds * uniform(rng, 0.0, 1.0), cloud_seed=seed)
 
@@ -85,8 +86,8 @@ class Light:
 class Shade:
     """What the sun and the sky reach: for every place the height below which a point lies in shadow.
 
-    A grid turned towards the sun has a row's shadow height as a running maximum of (height - distance * tan(elevation)),
-    so one `cummax` a level gives the exact shadows of everything standing in it.
+    In a grid turned towards the sun a row's shadow height is a running maximum of (height - distance * tan(elevation)),
+    so one `cummax` a level gives the shadows of everything standing in it.
     """
 
     def __init__(self, raised: list[Tensor], sun: tuple[float, float, float]):
@@ -104,7 +105,7 @@ class Shade:
         c, s = self.toward
         x, y = along * c - across * s, along * s + across * c
         place = torch.stack([x, y], -1) / ((SIZE - 1) / 2)
-        turned = F.grid_sample(grid[None, None], place[None], mode="bilinear", padding_mode="border", align_corners=True)
+        turned = F.grid_sample(grid[None, None], place[None], padding_mode="border", align_corners=True)
         fall = axis * (cell * self.drop)
         reach = torch.cummax((turned[0, 0] - fall).flip(1), 1).values.flip(1)
         return reach + fall

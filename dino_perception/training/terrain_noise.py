@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def stream(seed: int, *names: object) -> torch.Generator:
-    """A CPU generator of its own for each purpose, so that one world does not change when another draws more numbers."""
+    """A CPU generator of its own for each purpose: what one draws more leaves the others as they were."""
     text = "/".join(str(part) for part in (seed, *names))
     return torch.Generator().manual_seed(zlib.crc32(text.encode()) << 16 | zlib.crc32(text[::-1].encode()) & 0xFFFF)
 
@@ -31,7 +31,8 @@ def spectral(rng: torch.Generator, size: int, cell: float, shortest: float, long
     fy = torch.fft.fftfreq(size, cell, device=device)[:, None]
     fx = torch.fft.rfftfreq(size, cell, device=device)[None, :] * stretch
     frequency = torch.sqrt(fx * fx + fy * fy).clamp_min(0.5 / (size * cell))
-    band = torch.sigmoid(8.0 * (torch.log2(frequency * longest))) * torch.sigmoid(-8.0 * torch.log2(frequency * shortest))
+    band = torch.sigmoid(8.0 * torch.log2(frequency * longest))
+    band = band * torch.sigmoid(-8.0 * torch.log2(frequency * shortest))
     gain = band * frequency ** -(slope + 1.0)
     gain[0, 0] = 0.0
     noise = torch.fft.irfft2(torch.fft.rfft2(white) * gain, s=(size, size))

@@ -30,9 +30,10 @@ def radiance(world, scene, focal: float) -> Tensor:
     albedo[on_ground], normal[on_ground], fine_lit[on_ground] = _ground(
         world, scene.point[on_ground], scene.surface[on_ground], footprint[on_ground], view[on_ground])
     albedo[on_rock], normal[on_rock] = _rock(world, scene.rocks, footprint[on_rock])
-    # A rock's shadow lookup is lifted off it by a cell, or its own cells in the shadow grid would darken its sunny side.
+    # A rock's shadow lookup is lifted off it by a cell: its own cells in the shadow grid would darken its sunny side.
     outside = scene.point[on_rock, :2].abs().amax(1, keepdim=True) > 0.45 * CELLS[0] * SIZE
-    lifted = scene.point.index_add(0, on_rock, scene.rocks.normal * torch.where(outside, 1.6 * CELLS[1], 1.2 * CELLS[0]))
+    lift = torch.where(outside, 1.6 * CELLS[1], 1.2 * CELLS[0])
+    lifted = scene.point.index_add(0, on_rock, scene.rocks.normal * lift)
     lit = world.shade.sunlit(lifted) * fine_lit
     low_near = (scene.surface[:, NEAR_MEAN] - scene.point[:, 2]).clamp_min(0.0)
     low_wide = (scene.surface[:, WIDE_MEAN] - scene.point[:, 2]).clamp_min(0.0)
@@ -42,7 +43,8 @@ def radiance(world, scene, focal: float) -> Tensor:
 
 
 def _reflect(world, albedo: Tensor, normal: Tensor, view: Tensor, lit: Tensor, open_sky: Tensor) -> Tensor:
-    """Dusty ground: two thirds Lambert, one third Lommel-Seeliger (flat towards the limb), sky from above, ground from below."""
+    """Dusty ground: two thirds Lambert, one third Lommel-Seeliger (flat towards the limb); light of the sky from above
+    and of the ground from below."""
     light, device = world.light, albedo.device
     sun = (normal * torch.tensor(light.sun, device=device)).sum(1).clamp_min(0.0)
     towards = -(normal * view).sum(1).clamp_max(-0.03)
@@ -55,9 +57,9 @@ def _reflect(world, albedo: Tensor, normal: Tensor, view: Tensor, lit: Tensor, o
     sky = sky / sky.mean().clamp_min(1e-6) * light.ambient if float(sky.mean()) > 0 else torch.full_like(
         sky, light.ambient)
     bounce = world.colours[0] * (light.sun[2] + light.ambient) * 0.6
-    received = (direct[:, None] * torch.tensor(light.sun_colour, device=device)
-                + (up * open_sky)[:, None] * sky + ((0.5 - 0.5 * normal[:, 2]) * (0.3 + 0.7 * open_sky))[:, None] * bounce)
-    return albedo * received
+    below = (0.5 - 0.5 * normal[:, 2]) * (0.3 + 0.7 * open_sky)
+    return albedo * (direct[:, None] * torch.tensor(light.sun_colour, device=device)
+                     + (up * open_sky)[:, None] * sky + below[:, None] * bounce)
 
 
 def _ground(world, point: Tensor, surface: Tensor, footprint: Tensor, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +86,8 @@ def _ground(world, point: Tensor, surface: Tensor, footprint: Tensor, view: Tens
         if material != textures.SOIL:
             fine.index_add_(0, index, w * bank.sample(material, u[index], v[index], texels[index]))
         sample = bank.sample(material, bu[index], bv[index], texels[index] / 6.7)
-        turned = torch.stack([sample[:, 0], c * sample[:, 1] + s * sample[:, 2], c * sample[:, 2] - s * sample[:, 1]], 1)
+        tone, sx, sy = sample[:, 0], sample[:, 1], sample[:, 2]
+        turned = torch.stack([tone, c * sx + s * sy, c * sy - s * sx], 1)
         # Far away the broad texture's repeats would show: it fades into its mean.
         kept = torch.exp(-(size[index, None] / 0.12) ** 2)
         turned = torch.cat([1.0 + kept * (turned[:, :1] - 1.0), kept * turned[:, 1:]], 1)

@@ -118,7 +118,8 @@ def relief(material: int, variant: int, windy: bool, device: str) -> tuple[Tenso
         hair = torch.exp(-(second.abs() / 0.05) ** 1.3) * smoothstep(0.0, 1.0, first)
         pits = smoothstep(1.5, 2.4, noise(0.008, 0.04, 0.0))
         height = 0.0042 * rough + 0.0018 * layered - 0.008 * crack - 0.003 * hair - 0.005 * pits
-        tone = 1.0 + 0.06 * rough + 0.07 * layered + 0.05 * noise(0.1, 1.5, 0.3) - 0.35 * crack - 0.18 * hair - 0.2 * pits
+        tone = 1.0 + 0.06 * rough + 0.07 * layered + 0.05 * noise(0.1, 1.5, 0.3)
+        tone = tone - 0.35 * crack - 0.18 * hair - 0.2 * pits
         return _pebbles(rng, height, tone, int(uniform(rng, 200, 900)), 0.003, 0.014)
     rough = noise(0.006, 0.3, 0.6)
     ridged = 1.0 - noise(0.015, 0.25, 0.5).abs()

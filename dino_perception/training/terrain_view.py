@@ -90,7 +90,7 @@ class View:
         return Scene(direction, t, classes, rocks, solid, point, surface)
 
     def _outlines(self) -> Tensor:
-        """(R,) bool: pixels where nearness bends sharply (on any plane it is linear in the image) or the rock changes."""
+        """(R,) bool: pixels where nearness bends sharply (it is linear in the image of a plane) or the rock changes."""
         shape = (-1, self.height, self.width)
         near = (1.0 / self.scene.t).view(shape)
         rock = torch.full_like(self.scene.t, -1.0)

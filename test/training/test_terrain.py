@@ -63,7 +63,8 @@ def test_depth_is_the_first_crossing_of_each_ray_with_the_ground(world, poses):
     d = direction[chosen]
     level = np.hypot(d[:, 0], d[:, 1])[:, None]
     along = [pose[axis, 3] + steps * d[:, axis, None] / level for axis in range(3)]
-    ground = map_coordinates(grid, [along[1] / CELLS[0] + (SIZE - 1) / 2, along[0] / CELLS[0] + (SIZE - 1) / 2], order=1)
+    place = [along[axis] / CELLS[0] + (SIZE - 1) / 2 for axis in (1, 0)]
+    ground = map_coordinates(grid, place, order=1)
     first = np.argmax(along[2] <= ground, axis=1)
     error = np.abs(reach[chosen] - steps[0, first])
     # What one step cannot tell apart; a ray that slips past a crest thinner than the table's spacing may differ more.
@@ -115,7 +116,7 @@ def test_rock_hits_lie_where_a_dense_search_finds_the_solid(world, poses):
 
 
 def test_depth_agrees_between_frames(frames, poses):
-    """A point of one frame, moved by the poses, has the depth the next frame gives to its pixel, unless hidden there."""
+    """A point of one frame, moved by the poses, has the depth the next frame gives its pixel, unless hidden there."""
     pixel, z = seen_from(frames.depth[0], poses[10], poses[13], CAMERA)
     near = 1.0 / np.nan_to_num(frames.depth[1], nan=np.inf)
     found = map_coordinates(near, [pixel[..., 1], pixel[..., 0]], order=1, cval=np.nan)
