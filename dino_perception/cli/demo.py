@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+PATIENCE = {"max_age": "10.0"}
+"""A machine that is too slow for the drive shows its latency, where a rover would rather have nothing than old news."""
 RESULTS = ("pictures.png", "report.json", "drive", "node.log")
 
 HELP = "run the node on the sample drive and measure what it publishes"
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
 
     image, info, image_topic = _camera(bag)
-    heard = _play(console, bag, image, info, args.params_file or share("config", "rover.yaml"), _parameters(args.param), out)
+    heard = _play(console, bag, image, info, args.params_file or share("config", "rover.yaml"), {**PATIENCE, **_parameters(args.param)}, out)
     with console.status("scoring against the ground truth"):
         scored, samples, labels, types = _scored(bag, heard, image_topic)
         for path in filter(None, (out / "report.json", args.json)):
@@ -87,15 +89,20 @@ def _camera(bag: Path) -> tuple[str, str, str]:
 
 
 def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
+    from dino_perception.bags.reader import BagReader
     from dino_perception.cli.demo_score import score
     from dino_perception.messages.types import RosbagsTypes
+    from dino_perception.ros.watcher import Heard
     from dino_perception.training.datasets import bag as recorded
 
+    with BagReader(bag) as reader:
+        headers = [Heard(image_topic, record.topic.type, record.time_ns, record.data) for record in reader.messages([image_topic])]
+    images = {header.stamp_ns: header.frame_id for header in headers}
     dataset = recorded.read(bag)
     samples = {sample.stamp_ns: sample for sample in dataset.samples}
     types = RosbagsTypes()
     classes = 1 + max(label.id for label in dataset.labels)
-    return score(heard, image_topic, samples, classes, types), samples, dataset.labels, types
+    return score(heard, image_topic, images, samples, classes, types), samples, dataset.labels, types
 
 
 def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: Any, types: Any) -> None:

@@ -68,7 +68,7 @@ def write_bag(path: Path, played: Path, run: Run) -> int:
 
 def _outputs(run: Run, source: BagReader) -> list[Record]:
     """The node's messages, at the bag's time of when they were published: the image's stamp plus what passed since then."""
-    behind = median([heard.sent_ns - stamp for stamp, heard in run.images.items()] or [0])
+    behind = median([sent - stamp for stamp, sent in run.sent_ns.items()] or [0])
     records = []
     for name, heard in run.heard.items():
         latched = name.endswith("/label_info")

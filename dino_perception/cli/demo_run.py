@@ -32,12 +32,12 @@ class DemoError(RuntimeError):
 @dataclass(frozen=True)
 class Run:
     """What was played and heard. `played` counts messages by the bag's topic names. `heard` are the node's messages by
-    full topic name. `images` holds the camera_info that was published right after each image, by its stamp. `status`
-    holds the node's last diagnostics."""
+    full topic name. `sent_ns` is when each image was published (system clock), by its stamp. `status` holds the node's
+    last diagnostics."""
 
     played: Mapping[str, int]
     heard: Mapping[str, list[Heard]]
-    images: Mapping[int, Heard]
+    sent_ns: Mapping[int, int]
     status: Mapping[str, tuple[str, Mapping[str, str]]]
 
 
@@ -62,8 +62,9 @@ def run(bag: Path, image: str, camera_info: str, params_file: Path, overrides: M
             with _node(image, camera_info, params_file, overrides, log) as node:
                 _wait_until_active(node, watcher, log, say)
                 played = _play(bag, node, watcher, camera_info, log, progress)
-            return Run(played, {topic: watcher.heard[topic] for topic in outputs},
-                       {heard.stamp_ns: heard for heard in watcher.heard[camera_info]}, dict(watcher.diagnostics))
+            # An image's camera_info is published right after it, and is small: it stands for the image.
+            sent_ns = {heard.stamp_ns: heard.sent_ns for heard in watcher.heard[camera_info]}
+            return Run(played, {topic: watcher.heard[topic] for topic in outputs}, sent_ns, dict(watcher.diagnostics))
         finally:
             watcher.close()
 

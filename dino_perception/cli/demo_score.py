@@ -32,10 +32,11 @@ class Scored:
     match_errors: dict[int, np.ndarray]
 
 
-def score(run: Run, image_topic: str, samples: Mapping[int, Sample], classes: int, types: RosbagsTypes) -> Scored:
-    """Everything the demo says about a run. `samples` are the bag's frames by stamp, whose masks know `classes` classes;
-    `image_topic` is its name in the bag."""
-    stamps, sizes = stamp_mismatches(run), size_mismatches(run, types)
+def score(run: Run, image_topic: str, images: Mapping[int, str], samples: Mapping[int, Sample], classes: int,
+          types: RosbagsTypes) -> Scored:
+    """Everything the demo says about a run. `images` holds the frame_id of every image of the bag, by its stamp, and
+    `samples` what is known about it; masks know `classes` classes. `image_topic` is the images' name in the bag."""
+    stamps, sizes = stamp_mismatches(run, images), size_mismatches(run, types)
     matches, errors = match_score(run.heard[f"{NODE}/correspondences"], samples, types)
     _, values = run.status.get("dino_perception: perception", ("", {}))
     report = {
@@ -71,7 +72,7 @@ def latencies(run: Run) -> np.ndarray:
     for name in (*FRAMEWISE, "correspondences"):
         for heard in run.heard[f"{NODE}/{name}"]:
             last[heard.stamp_ns] = max(last.get(heard.stamp_ns, 0), heard.sent_ns)
-    return np.array([(sent - run.images[stamp].sent_ns) / 1e6 for stamp, sent in last.items() if stamp in run.images])
+    return np.array([(sent - run.sent_ns[stamp]) / 1e6 for stamp, sent in last.items() if stamp in run.sent_ns])
 
 
 def percentiles(values: np.ndarray) -> dict[str, float | None]:
@@ -79,13 +80,13 @@ def percentiles(values: np.ndarray) -> dict[str, float | None]:
     return {f"p{p}": round(float(np.percentile(values, p)), 3) if len(values) else None for p in (50, 95, 99)}
 
 
-def stamp_mismatches(run: Run) -> int:
+def stamp_mismatches(run: Run, images: Mapping[int, str]) -> int:
     """Messages that carry a stamp or frame_id which no image has, and messages whose stamp is not on all five of the
     topics that belong together, or more than once."""
     wrong = 0
     for topic, heard in run.heard.items():
         if topic != "/diagnostics" and not topic.endswith("label_info"):  # those belong to no image
-            wrong += sum(m.stamp_ns not in run.images or m.frame_id != run.images[m.stamp_ns].frame_id for m in heard)
+            wrong += sum(images.get(message.stamp_ns) != message.frame_id for message in heard)
     stamps = [[message.stamp_ns for message in run.heard[f"{NODE}/{name}"]] for name in FRAMEWISE]
     complete = set.intersection(*map(set, stamps))
     return wrong + sum(len(group) - len(complete) for group in stamps)

@@ -36,7 +36,7 @@ class Heard:
     def frame_id(self) -> str:
         """The frame of a message that begins with a std_msgs/Header."""
         (length,) = struct.unpack_from(f"{self._order}I", self.data, 12)
-        return self.data[16 : 16 + length - 1].decode()  # the length counts the closing zero
+        return bytes(self.data[16 : 16 + length - 1]).decode()  # the length counts the closing zero
 
     @property
     def _order(self) -> str:
@@ -55,7 +55,7 @@ class Watcher:
         self.diagnostics: dict[str, tuple[str, dict[str, str]]] = {}
         """Newest status a name: its sentence and its values."""
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
+        rclpy.init(args=[], context=self._context)  # not the arguments of this process
         self._node = rclpy.create_node("watcher", context=self._context, enable_rosout=False, start_parameter_services=False)
         types = RclpyTypes()
         for topic, kind in topics.items():

@@ -27,7 +27,8 @@ from dino_perception.share import share  # noqa: E402
 
 READY_S = 90.0
 """A first start builds the engines."""
-SMALL = {"engine": "torch", "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64, "max_age": 60.0}
+SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64,
+         "max_age": 60.0}
 
 
 def launched(file: str, **arguments: str) -> LaunchDescription:
