@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WIDTH, HEIGHT = 940, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 12, 24
 POINTS = 900
 """A curve is drawn through at most so many points: the means of as many stretches of time."""
 
 
 @dataclass
 class Curve:
-    """`values` over the chart's times; NaN is a gap. `low` and `high` draw a band around it."""
+    """`values` over the chart's times; NaN is a gap, over which `bridged` curves go on. `low` and `high` draw a band
+    around it."""
 
     name: str
     values: np.ndarray
@@ -25,6 +26,7 @@ class Curve:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     dashed: bool = False
+    bridged: bool = False
 
 
 @dataclass
@@ -51,17 +53,18 @@ class Chart:
         top = self.top or _ceiling(max([float(np.nanmax(d.upper)) for d in drawn if np.isfinite(d.upper).any()], default=1.0))
         y = _scale(0.0, top, HEIGHT - _BOTTOM, _TOP)
         middles = x(edges.middles)
-        parts = [_axes(self.times, x, y, top, self.unit)]
+        parts = [_axes(self.times, x, y, top)]
         for d in drawn:
             if d.filled:
                 parts.append(f'<path d="{_area(middles, y(d.lower), y(d.upper))}" fill="{d.curve.colour}" '
                              f'fill-opacity="{0.85 if self.stacked else 0.22}"><title>{html.escape(d.curve.name)}</title></path>')
             if not self.stacked:
                 dash = ' stroke-dasharray="5 4"' if d.curve.dashed else ""
-                parts.append(f'<path d="{_line(middles, y(d.values))}" fill="none" stroke="{d.curve.colour}" '
+                parts.append(f'<path d="{_line(middles, y(d.values), d.curve.bridged)}" fill="none" stroke="{d.curve.colour}" '
                              f'stroke-width="1.5"{dash}><title>{html.escape(d.curve.name)}</title></path>')
         parts += [f'<path d="M{x(t):.1f} {_TOP - 8}v8" stroke="#d55e00" stroke-width="1.5"/>' for t in _thinned(self.marks)]
-        return (f'<figure><figcaption>{html.escape(self.title)}{self._legend()}</figcaption>'
+        heading = f"{self.title}, {self.unit}" if self.unit else self.title
+        return (f'<figure><figcaption>{html.escape(heading)}{self._legend()}</figcaption>'
                 f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(self.title)}">{"".join(parts)}</svg></figure>')
 
     def _legend(self) -> str:
@@ -117,11 +120,11 @@ def _scale(low: float, high: float, start: float, end: float):
     return lambda value: start + (np.asarray(value, float) - low) * factor
 
 
-def _line(xs: np.ndarray, ys: np.ndarray) -> str:
+def _line(xs: np.ndarray, ys: np.ndarray, bridged: bool) -> str:
     parts, pen = [], "M"
     for px, py in zip(xs, ys):
         if not math.isfinite(py):
-            pen = "M"
+            pen = pen if bridged else "M"
             continue
         parts.append(f"{pen}{px:.1f} {py:.1f}")
         pen = "L"
@@ -140,12 +143,11 @@ def _area(xs: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
     return "".join(parts)
 
 
-def _axes(times: np.ndarray, x, y, top: float, unit: str) -> str:
+def _axes(times: np.ndarray, x, y, top: float) -> str:
     parts = []
     for value in _ticks(0.0, top, 4):
         parts.append(f'<path d="M{_LEFT} {y(value):.1f}H{WIDTH - _RIGHT}" class="grid"/>'
                      f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    parts.append(f'<text x="4" y="{_TOP + 2}">{html.escape(unit)}</text>')
     for value in _ticks(float(times[0]), float(times[-1]), 8):
         parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{_number(value)} s</text>')
     return "".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -61,26 +61,34 @@ class Feed:
         names = {*self._part.copy, *self._cameras, *(info for info in calibrations if info)}
         seen = dict(self._state.images)
         segment = Segment()
-        for record, counted in self._records(names):
-            name = record.topic.name
-            if name in calibrations:
-                calibrations[name].take(record)
-            work = Work(record, name in self._part.copy, counted)
-            camera = self._cameras.get(name)
-            if camera is not None:
-                seen[camera.name] = seen.get(camera.name, 0) + 1
-                if (seen[camera.name] - 1) % self._part.every == 0:
-                    self._decode(work, camera, calibrations[camera.info], pool)
-                    if self._farm is not None:
-                        segment.add(work)
-            # Whoever takes from the queue waits for its segments: none may be kept back when the queue is full.
-            if len(segment) == SEGMENT or (len(segment) and inbox.full):
+        try:
+            for record, counted in self._records(names):
+                segment = self._take(record, counted, seen, calibrations, segment, inbox, pool, frame_cost)
+        finally:
+            if len(segment):
                 segment.send(self._farm, pool)
-                segment = Segment()
-            inbox.put(work, len(record.data) + 256 + (frame_cost if work.camera else 0))
-        if len(segment):
-            segment.send(self._farm, pool)
         inbox.close()
+
+    def _take(self, record: Record, counted: bool, seen: dict[str, int], calibrations: Mapping[str, Calibrations], segment: Segment,
+              inbox: BoundedQueue, pool: ThreadPoolExecutor, frame_cost: int) -> Segment:
+        """Pass one message on. Returns the segment that the next frame belongs to."""
+        name = record.topic.name
+        if name in calibrations:
+            calibrations[name].take(record)
+        work = Work(record, name in self._part.copy, counted)
+        camera = self._cameras.get(name)
+        if camera is not None:
+            seen[camera.name] = seen.get(camera.name, 0) + 1
+            if (seen[camera.name] - 1) % self._part.every == 0:
+                self._decode(work, camera, calibrations[camera.info], pool)
+                if self._farm is not None:
+                    segment.add(work)
+        # Whoever takes from the queue waits for its segments: none may be kept back when the queue is full.
+        if len(segment) == SEGMENT or (len(segment) and inbox.full):
+            segment.send(self._farm, pool)
+            segment = Segment()
+        inbox.put(work, len(record.data) + 256 + (frame_cost if work.camera else 0))
+        return segment
 
     def _records(self, names: Collection[str]) -> Iterator[tuple[Record, bool]]:
         """Each message with whether it counts. What a latched topic said before the start comes first, at the time of the
@@ -127,7 +135,7 @@ class Segment:
 
     def __init__(self) -> None:
         self._works: list[Work] = []
-        self._sent: Future | None = None
+        self._sent: Future = Future()
 
     def __len__(self) -> int:
         return len(self._works)
@@ -139,18 +147,20 @@ class Segment:
     def send(self, farm: Farm, pool: ThreadPoolExecutor) -> None:
         """Hand it over once its frames are decoded."""
         works, self._works = self._works, []
-        self._sent = pool.submit(self._submit, farm, works)
+        pool.submit(self._submit, farm, works)
 
     def result(self, place: int) -> Any:
         """The percept of the frame at `place`, or the error that it met."""
         places, promise = self._sent.result()
         return promise.result()[places[place]]
 
-    @staticmethod
-    def _submit(farm: Farm, works: Sequence[Work]) -> tuple[dict[int, int], Any]:
-        good = [work for work in works if work.frame.exception() is None]
-        places = {work.place: number for number, work in enumerate(good)}
-        return places, farm.submit([work.frame.result() for work in good]) if good else None
+    def _submit(self, farm: Farm, works: Sequence[Work]) -> None:
+        try:
+            good = [work for work in works if work.frame.exception() is None]
+            places = {work.place: number for number, work in enumerate(good)}
+            self._sent.set_result((places, farm.submit([work.frame.result() for work in good]) if good else None))
+        except BaseException as error:
+            self._sent.set_exception(error)
 
 
 def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: int) -> list[Frame]:

@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 
 from dino_perception.bags.problems import UNWRITABLE, BagError
+from dino_perception.perception import drawing
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.settings import Settings
 
 
 def tiles(percept: Percept, settings: Settings) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8 RGB: the image, and an overlay for each head that ran."""
-    from dino_perception.perception import drawing
-
     found = {"image": percept.frame.image}
     if percept.segmentation is not None:
         found["segmentation"] = drawing.segmentation_overlay(percept, settings)

@@ -60,6 +60,7 @@ class BagReader:
         self.start_ns = min(source.start_ns for source in times)
         self.end_ns = max(source.end_ns for source in times)
         self.types = RosbagsTypes(self._typestore())
+        self._complete_topics()
 
     def __enter__(self) -> BagReader:
         return self
@@ -157,6 +158,14 @@ class BagReader:
                 else:
                     self.note(Problem("unknown", f"topic {topic.name} has two types, {known.type} and {topic.type}; the second "
                                                  "is left out", topic.name))
+
+    def _complete_topics(self) -> None:
+        """Give topics of known types the definition that the bag left out, so that a copy has it."""
+        store = self.types.typestore
+        for name, topic in self.topics.items():
+            if not topic.definition and topic.type in store.fielddefs:
+                text, _ = store.generate_msgdef(topic.type, ros_version=2)
+                self.topics[name] = Topic(**{**vars(topic), "definition": text, "encoding": "ros2msg", "hash": store.hash_rihs01(topic.type)})
 
     def _typestore(self) -> Any:
         """The bag's own definitions, and Jazzy's for what it does not define."""

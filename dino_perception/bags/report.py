@@ -87,7 +87,7 @@ def _charts(rows: Sequence[Row], origin: int, labels: Sequence[Label]) -> list[C
 def _timeline(rows: Sequence[Row], times: np.ndarray) -> Chart:
     ms = _column(rows, lambda r: r.ms)
     latency, dropped = live(times, ms)
-    curves = [Curve("perceiver", ms, _COLOURS[0]), Curve("latency of a live node as fast", latency, _COLOURS[1])]
+    curves = [Curve("perceiver", ms, _COLOURS[0]), Curve("latency of a live node as fast", latency, _COLOURS[1], bridged=True)]
     if len(times) > 1:
         period = float(np.median(np.diff(times))) * 1e3
         curves.append(Curve("camera period", np.full(len(times), period), _GREY, dashed=True))
