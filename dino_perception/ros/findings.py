@@ -158,7 +158,7 @@ def _engine_values(about: Mapping[str, Any]) -> dict[str, Any]:
         "engine": about["engine"], "precision": about["precision"], "device": about["device"],
         "engine reason": about["reason"], "engines from cache": about["from_cache"], "start [s]": about["start_s"],
         "parity": {name: summary(record) for name, record in about["parity"].items()},
-        "parity overridden": about["overridden"], "backbone": about["backbone"],
+        "parity overridden": about["overridden"], "trained": about["trained"], "backbone": about["backbone"],
         "backbone weights": about["parts"]["backbone"]["hash"], "heads": about["heads"], "untrained": untrained,
         "input": f"{in_width}x{in_height}", "output": f"{out_width}x{out_height}",
         "device memory [MiB]": about["device_memory_mb"],

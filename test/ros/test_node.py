@@ -213,6 +213,9 @@ def test_resolution_and_intrinsics_may_change_while_running(client):
             return infos and infos[-1].k[0] == pytest.approx(focal * 64 / width)
 
         wait_for(send, f"a camera_info scaled from {width} pixels and focal length {focal}")
+    infos.clear()
+    wait_for(lambda: client.send(image(client.now_ns(), 192, 256)) or time.sleep(0.05) or infos, "a camera_info")
+    assert infos[-1].k[0] == pytest.approx(25.0)  # the calibration of this size is remembered from before
 
 
 def test_tracks_are_reset_by_service(client):

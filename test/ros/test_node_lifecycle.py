@@ -103,6 +103,7 @@ def test_while_it_configures_it_answers_and_refuses_a_second_transition(live):
     from lifecycle_msgs.srv import ChangeState
 
     _, client = live
+    assert client.set(engine="torch", output_height=48).successful
     service = client.node.create_client(ChangeState, client.topic("change_state"))
     assert service.wait_for_service(20)
     future = service.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
