@@ -46,12 +46,12 @@ def _measures(report: Mapping[str, Any], values: Mapping[str, str]) -> list[tupl
     latency = " / ".join(_shown(report["latency_ms"][p], ".0f") for p in ("p50", "p95", "p99"))
     dropped = report["frames_in"] - report["frames_out"]
     return [
-        ("frames", f"{report['frames_in']} in, {report['frames_out']} out", f"{dropped} dropped, as newer ones had come or they were too old"),
-        ("latency", f"{latency} ms", "p50 / p95 / p99, from the image's publication to that of its last output"),
+        ("frames", f"{report['frames_in']} in, {report['frames_out']} out", f"{dropped} dropped for newer ones"),
+        ("latency", f"{latency} ms", "p50 / p95 / p99, image out to last output out"),
         ("mismatches", f"{report['stamp_mismatches']} stamps, {report['size_mismatches']} sizes", "among the outputs of one image"),
         ("segmentation", f"mIoU {_shown(report['miou'], '.3f')}", "against the true classes"),
         ("depth", f"AbsRel {_shown(report['abs_rel'], '.3f')}", "against the true depth, up to 30 m"),
-        ("matches", f"PCK@4 {_shown(report['pck4'], '.3f')}", "share within 4 px of where the ground really moved"),
+        ("matches", f"PCK@4 {_shown(report['pck4'], '.3f')}", "within 4 px of the true motion"),
         ("engine", f"{values.get('engine', '?')} {values.get('precision', '')}", f"{values.get('backbone', '')} on {values.get('device', '?')}"),
     ]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from rich.progress import track
 
 HEIGHT = (0.95, 1.05)
 """Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
@@ -82,7 +82,7 @@ def main() -> None:
     jobs = [Job(arguments.out, arguments.first_seed + i, styles[i % len(styles)], height, width, arguments.frames,
                 arguments.suns, arguments.device) for i in range(arguments.worlds)]
     with multiprocessing.get_context("spawn").Pool(arguments.workers, initializer=_one_thread) as pool:
-        for _ in tqdm(pool.imap_unordered(render, jobs), total=len(jobs), unit="world"):
+        for _ in track(pool.imap_unordered(render, jobs), "worlds", total=len(jobs)):
             pass
 
 
