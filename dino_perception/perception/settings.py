@@ -36,7 +36,7 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class CorrespondenceSettings(HeadSettings):
-    max_matches: int = setting(500, "Most matches a message carries.", low=1, high=20000, live=True)
+    max_matches: int = setting(400, "Most matches a message carries.", low=1, high=20000, live=True)
     min_score: float = setting(0.4, "Least cosine similarity of a match.", low=0.0, high=1.0, live=True)
     reference: str = setting("previous", "Match against the previous frame or the last key frame.",
                              choices=("previous", "keyframe"), live=True)

@@ -18,8 +18,11 @@ DOUBT = 0.35
 """Most pixels that the middle of a window may want to move where the whole is aligned; it does at depth edges."""
 NOISE = 10.0
 """Corner strength (8-bit grey levels squared, Sobel-weighted) that sensor noise in an empty sky stays below."""
-SPARE = 1.4
-"""Points looked for per match that a message may carry: some leave the image, some fail."""
+SPARE = 1.15
+"""Points looked for per match that a message may carry: some leave the image, some fail. In a frame that is to be matched
+with the next one."""
+SPARE_FAR = 1.75
+"""The same in a frame that is to be matched with later ones, or with nobody knows which."""
 
 
 class Tracker:
@@ -57,7 +60,7 @@ class Tracker:
         reference, previous = self._reference, self._previous
         if previous is None or not _follows(previous, view):
             self.reset()
-            self._start(view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)))
+            self._start(view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)), SPARE_FAR)
             nothing = np.zeros(0, np.float32)
             return Correspondences(view.stamp_ns, view.frame_id, view.width, view.height, np.zeros(0, np.uint64),
                                    nothing, nothing, nothing, nothing, nothing)  # fmt: skip
@@ -75,7 +78,10 @@ class Tracker:
         if settings.reference == "keyframe" and enough:
             self._previous, self._last = view, position
         else:
-            self._start(view, settings, self._ids[found], position[found])
+            spare = SPARE if settings.reference == "previous" else SPARE_FAR
+            others = np.setdiff1d(found, chosen)[: max(0, round(spare * settings.max_matches) - len(chosen))]
+            kept = np.union1d(chosen, others)
+            self._start(view, settings, self._ids[kept], position[kept], spare)
         return result
 
     def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,21 +96,22 @@ class Tracker:
         position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
         within = np.flatnonzero(_inside(seed, view))
         self._try(reference, view, within, seed, shape, 1.0, position, alike, doubt)
-        failed = within[alike[within] <= ALIKE]
+        many_failed = (alike[within] <= ALIKE).sum() > 0.15 * len(within)
         self._flow = None
-        if len(failed) > 0.15 * len(within) or reference is not previous:
+        if many_failed or reference is not previous:
             good = np.flatnonzero(alike > ALIKE)
             voters = good[np.unique(np.linspace(0, len(good) - 1, 256).round().astype(int))] if len(good) else good
             self._flow = matching.field(reference, self._xy[voters], position[voters])
             if self._flow is None:  # lost: search wide from where the points were
-                failed, seed, reach = np.arange(len(seed)), self._last, 3.0
+                many_failed, failed, seed, reach = True, np.arange(len(seed)), self._last, 3.0
             else:
                 seed, shape = self._flow.at(self._xy)
                 stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
                 alike[good[stray]] = -1
                 position[alike <= ALIKE] = seed[alike <= ALIKE]
                 failed, reach = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), 1.0
-            self._try(reference, view, failed, seed, shape, reach, position, alike, doubt)
+            if many_failed:
+                self._try(reference, view, failed, seed, shape, reach, position, alike, doubt)
         return position, alike, doubt
 
     def _try(self, reference, view, which, seed, shape, reach, position, alike, doubt) -> None:
@@ -117,9 +124,11 @@ class Tracker:
         alike[which[better]] = score[better]
         doubt[which[better]] = unsure[better]
 
-    def _start(self, view: View, settings: CorrespondenceSettings, ids: np.ndarray, xy: np.ndarray) -> None:
+    def _start(
+        self, view: View, settings: CorrespondenceSettings, ids: np.ndarray, xy: np.ndarray, spare: float
+    ) -> None:
         """Make `view` the reference: keep the points that were found in it, fill the gaps between with new corners."""
-        wanted = round(SPARE * settings.max_matches)
+        wanted = round(spare * settings.max_matches)
         cell = (view.width * view.height / (1.5 * wanted)) ** 0.5
         order = np.argsort(ids, kind="stable")  # where two points have run together, the older stays
         _, first = np.unique(_cells(xy[order], 0.5 * cell, view), return_index=True)
