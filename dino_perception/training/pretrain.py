@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,17 @@ class Pairs:
     Reads the folders of `training.scenes`; every scene is one world seen by one camera.
     """
 
-    def __init__(self, folder: Path, patch: int, size: tuple[int, int], seed: int):
-        self.scenes = sorted(folder.glob("*.npz"))
-        if not self.scenes:
-            raise SystemExit(f"{folder} holds no scenes; make some with python -m dino_perception.training.scenes")
-        self.patch, self.size = patch, size
+    def __init__(self, folder: Path, patch: int, seed: int):
+        self.folder, self.patch = folder, patch
         self.random = np.random.default_rng(seed)
         self.cache: dict[Path, dict[str, np.ndarray]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the scenes that were rendered since."""
+        self.scenes = sorted(self.folder.glob("*.npz"))
+        if not self.scenes:
+            raise SystemExit(f"{self.folder} holds no scenes; make some with python -m dino_perception.training.scenes")
 
     def batch(self, pairs: int) -> dict[str, Tensor]:
         """rgb (2P, H, W, 3) uint8, classes (2P, H, W) int64, depth (2P, H, W) float32 with NaN, target (P, N, 2)
@@ -118,7 +121,7 @@ def match_loss(first: Tensor, second: Tensor, target: Tensor, columns: int) -> T
 
     `first`, `second` (P, N, D) unit descriptors; `target` (P, N, 2) patch-grid x, y, NaN where there is none.
     """
-    rows = first.shape[1] // columns
+    rows = second.shape[1] // columns
     valid = torch.isfinite(target).all(dim=-1)
     x, y = (torch.nan_to_num(target[..., i]) for i in (0, 1))
     log_p = F.log_softmax(first @ second.transpose(1, 2) / TEMPERATURE, dim=-1)
@@ -157,19 +160,19 @@ def train(arguments: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW([
         dict(params=[p for p in parameters if p.dim() >= 2], weight_decay=0.03),
         dict(params=[p for p in parameters if p.dim() < 2], weight_decay=0.0)], lr=arguments.rate, betas=(0.9, 0.98))
-    pairs = Pairs(arguments.scenes, backbone.spec.patch, (0, 0), arguments.seed)
+    pairs = Pairs(arguments.scenes, backbone.spec.patch, arguments.seed)
     average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     graphs: dict[tuple[int, int], torch.nn.Module] = {}
     log = Path(f"{arguments.out}.log.jsonl").open("a")
     start, step = time.monotonic(), 0
-    for batch in batches(pairs, arguments):
+    while True:
         progress = max((time.monotonic() - start) / (60 * arguments.minutes), step / arguments.steps)
         if progress >= 1:
             break
         warm = min(1.0, (step + 1) / 100)
         for group in optimiser.param_groups:
             group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6
-        batch = {key: value.to(device) for key, value in batch.items()}
+        batch = {key: value.to(device) for key, value in pairs.batch(arguments.pairs).items()}
         size = tuple(batch["rgb"].shape[1:3])
         taps = backbone.spec.taps
         graph = graphs.setdefault(size, backbone.at(*size, taps).to(device).train())
@@ -194,14 +197,10 @@ def train(arguments: argparse.Namespace) -> None:
             line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
                         depth=round(depth.item(), 4), match=round(match.item(), 4), loss=round(loss.item(), 4))
             print(json.dumps(line), file=log, flush=True)
+            pairs.refresh()
         if step % 500 == 0:
             save(backbone, average, heads, arguments, step)
     save(backbone, average, heads, arguments, step)
-
-
-def batches(pairs: Pairs, arguments: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
-    while True:
-        yield pairs.batch(arguments.pairs)
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

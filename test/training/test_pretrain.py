@@ -1,0 +1,100 @@
+"""The pretraining of the bundled backbone: where patches are seen again, what the losses reward, that a step learns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dino_perception.models.checkpoints import load_backbone
+from dino_perception.training.pretrain import FAR, Pairs, depth_loss, match_loss, seen
+
+INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
+HEIGHT, WIDTH, PATCH = 96, 160, 16
+
+
+def wall(distance: float) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH), distance, np.float32)
+
+
+def test_a_sideways_step_moves_every_patch_by_focal_length_times_step_over_distance():
+    moved = np.eye(4)
+    moved[0, 3] = 0.4
+    x, y = seen(np.stack([wall(5.0)] * 2), np.stack([np.eye(4), moved]), INTRINSICS, PATCH)
+    shift = 200.0 * 0.4 / 5.0 / PATCH
+    columns = np.arange(WIDTH // PATCH)
+    stays = columns * PATCH + PATCH // 2 - shift * PATCH >= 0
+    assert np.allclose(x[:, stays], (columns - shift)[stays], atol=1e-9)
+    assert np.allclose(y[:, stays], np.arange(HEIGHT // PATCH)[:, None])
+    assert np.isnan(x[:, ~stays]).all() and (~stays).any()
+
+
+def test_what_something_nearer_hides_and_what_has_no_depth_is_not_seen():
+    depth = np.stack([wall(5.0), wall(5.0)])
+    depth[1, :, :80] = 2.0  # a rock drove into the left half of the second image
+    depth[0, :48] = np.nan  # sky in the upper half of the first
+    x, _ = seen(depth, np.stack([np.eye(4)] * 2), INTRINSICS, PATCH)
+    assert np.isnan(x[:, :5]).all() and np.isnan(x[:3]).all() and np.isfinite(x[3:, 5:]).all()
+
+
+def test_descriptors_that_match_the_truth_cost_little_and_shuffled_ones_much():
+    unit = torch.nn.functional.normalize(torch.randn(1, 60, 64, generator=torch.Generator().manual_seed(1)), dim=-1)
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(10.0), indexing="ij")
+    target = torch.stack([columns, rows], dim=-1).reshape(1, 60, 2)
+    target[0, :7] = torch.nan
+    assert match_loss(unit, unit, target, 10) < 0.05
+    assert match_loss(unit, unit.roll(3, dims=1), target, 10) > 5
+
+
+def test_a_place_between_two_patches_asks_for_both_alike():
+    first, second = torch.eye(4)[None, :1], torch.eye(4)[None, [1, 2, 3, 0]]
+    target = torch.tensor([[[0.5, 0.0]]])  # between columns 0 and 1 of a 1 x 4 grid
+    loss = match_loss(first, second, target, 4)
+    log_p = torch.log_softmax(first @ second.transpose(1, 2) / 0.07, dim=-1)[0, 0]
+    assert loss.item() == pytest.approx(-(log_p[0] + log_p[1]).item() / 2)
+
+
+def test_depth_is_asked_for_in_ratios_and_only_where_it_is_known_and_near():
+    truth = torch.tensor([[[2.0, 4.0, float("nan"), 2 * FAR]]])
+    assert depth_loss(torch.tensor([[[4.0, 8.0, 1.0, 1.0]]]), truth).item() == pytest.approx(np.log(2))
+
+
+def scene(folder, name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    step = np.tile(np.eye(4), (3, 1, 1))
+    step[:, 0, 3] = 0.05 * np.arange(3)
+    picture = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    np.savez(folder / f"{name}.npz", rgb=np.stack([picture] * 3), depth=np.stack([wall(5.0)] * 3).astype(np.float16),
+             classes=(picture[..., 0] // 52).astype(np.uint8)[None].repeat(3, axis=0), pose=step, intrinsics=INTRINSICS)
+
+
+def test_a_mirrored_pair_keeps_its_matches_and_its_labels(tmp_path):
+    scene(tmp_path, "one", 1)
+    pairs = Pairs(tmp_path, PATCH, seed=0)
+    for _ in range(8):
+        batch = pairs.batch(1)
+        target = batch["target"][0].view(HEIGHT // PATCH, WIDTH // PATCH, 2)
+        moved = (target[..., 0] - torch.arange(WIDTH // PATCH)).nan_to_num()
+        signs = {int(s) for s in moved.sign().unique() if s}
+        assert len(signs) == 1  # all one way: left, or right in the mirror or when driven backwards
+        grey = batch["rgb"][0].float().mean(dim=-1)
+        assert grey.shape == batch["classes"][0].shape == batch["depth"][0].shape
+
+
+def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path):
+    for seed in range(2):
+        scene(tmp_path, f"s{seed}", seed)
+    out = tmp_path / "tiny.safetensors"
+    run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
+                          "--steps", "2", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    backbone = load_backbone("rover-tiny", out)
+    assert backbone.trained and backbone.weights_hash != load_backbone("rover-tiny", "").weights_hash
+
+
+def test_a_folder_without_scenes_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="holds no scenes"):
+        Pairs(tmp_path, PATCH, seed=0)
