@@ -164,6 +164,23 @@ def test_sky_is_where_there_is_no_depth_and_every_class_appears(world, frames):
     assert (share > 0.002).all() and len(share) == len(CLASSES)
 
 
+def test_classes_belong_to_places(world, poses):
+    """The same place has the same class in both frames, and pale bedrock is brighter than dark basaltic sand."""
+    camera = Camera.of(320, 240)
+    found = {kind: [] for kind in ("bedrock", "sand")}
+    for first, second in ((5, 8), (40, 43)):
+        frames = world.render(poses[[first, second]], camera)
+        pixel, z = seen_from(frames.depth[0], poses[first], poses[second], camera)
+        x, y = (np.nan_to_num(np.round(pixel[..., axis]), nan=-1).astype(int) for axis in (0, 1))
+        inside = (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height) & (z < 15.0)
+        visible = inside.copy()
+        visible[inside] = np.abs(frames.depth[1][y[inside], x[inside]] / z[inside] - 1.0) < 0.02
+        assert np.mean(frames.classes[1][y[visible], x[visible]] == frames.classes[0][visible]) > 0.97
+        for kind, values in found.items():
+            values.append(frames.rgb[frames.classes == CLASSES.index(kind)].mean(-1))
+    assert np.concatenate(found["bedrock"]).mean() > np.concatenate(found["sand"]).mean() + 10
+
+
 def test_only_rocks_of_30_cm_are_big_rocks(world, poses):
     scene = View(world, poses[[10]], Camera.of(320, 240)).scene
     diameter = world.rocks.diameter[scene.rocks.rock]
