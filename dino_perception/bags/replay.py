@@ -30,7 +30,7 @@ from dino_perception.perception.frame import Percept
 from dino_perception.perception.perceiver import FrameError, Perceiver
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.track_memory import recall, remember
-from dino_perception.ros.demand import Demand
+from dino_perception.messages.demand import Demand
 
 log = logging.getLogger(__name__)
 

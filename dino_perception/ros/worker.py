@@ -13,7 +13,7 @@ from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.account import Account
-from dino_perception.ros.demand import Demand
+from dino_perception.messages.demand import Demand
 from dino_perception.ros.mailbox import Letter, Mailbox
 
 STOP_S = 30.0

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from dino_perception.perception.settings import default_heads
-from dino_perception.ros.demand import Demand
+from dino_perception.messages.demand import Demand
 
 HEADS = default_heads(["segmentation", "depth", "correspondences"])
 
