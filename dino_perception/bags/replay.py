@@ -23,6 +23,7 @@ from dino_perception.bags.state import State, demand_memory, recall_demand
 from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.bags.topic import Record, Topic, qos
 from dino_perception.bags.writer import BagWriter
+from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.percepts import TOPICS, label_info, outputs
 from dino_perception.messages.types import RosbagsTypes
@@ -30,7 +31,6 @@ from dino_perception.perception.frame import Percept
 from dino_perception.perception.perceiver import FrameError, Perceiver
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.track_memory import recall, remember
-from dino_perception.messages.demand import Demand
 
 log = logging.getLogger(__name__)
 
