@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", nargs="+", type=Path, default=[], metavar="PATH", help="pictures, or folders of them, to check on "
                         "(default: the bundled ones)")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: engine_cache, else ~/.cache/dino_perception)")
+    parser.add_argument("--workspace", type=float, default=0.0, metavar="MB", help="most scratch memory of a TensorRT kernel (default: no limit)")
+    parser.add_argument("--optimization-level", type=int, choices=range(6), help="TensorRT: how long it may search (default: 3)")
     parser.add_argument("--no-chain", action="store_true", help="leave out the comparison of the whole chain, frame in to percept out")
     parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
     parser.add_argument("--clean", action="store_true", help="empty the cache and build nothing")
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception import engines
     from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
+    from dino_perception.engines.tensorrt import Options
 
     console = wide_console()
     settings = configuration.settings_of(args)
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         result = _clean(console, folder) if args.clean else _list(console, folder)
         overridden = False
     else:
+        engines.ENGINES["tensorrt"].options = Options(int(args.workspace * 2**20), args.optimization_level)
         ids = args.backbone.split(",") if args.backbone else [settings.backbone]
         result = [_build(console, args, configuration.settings_of(args, backbone=id_), folder) for id_ in ids]
         overridden = any(graph["overridden"] for backbone in result for graph in backbone["graphs"])

@@ -18,6 +18,9 @@ import torch
 from dino_perception.engines import retype
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
 
+INDUCTOR = {"max_autotune": True}
+"""Time several kernels for each product and take the fastest."""
+
 WARM_UP = 3
 """Runs before the capture: libraries allocate and choose kernels on first use, which a capture does not allow."""
 
@@ -49,7 +52,7 @@ class CudaGraphs(Engine):
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "engine.pt2"))
             aoti_compile_and_package(typed_on(program, precision, self.device()), package_path=path,
-                                     inductor_configs={"max_autotune": True})
+                                     inductor_configs=INDUCTOR)
             return Path(path).read_bytes()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:

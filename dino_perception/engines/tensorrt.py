@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dino_perception.engines.base import Compiled, Engine, EngineError, EngineIn
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may want to change of the build. `workspace` is the scratch memory in bytes that TensorRT's kernels
+    """What a user may want to change of the build; it makes no engine wrong, so it is no part of the key. `workspace` is the scratch memory in bytes that TensorRT's kernels
     may ask for (0: all there is); `optimization_level` 0..5 trades build time for speed (None: TensorRT's own 3)."""
 
     workspace: int = 0
@@ -53,7 +53,7 @@ class TensorRt(Engine):
 
     def identity(self) -> dict[str, str]:
         versions = {package: importlib.metadata.version(package) for package in ("torch_tensorrt", "tensorrt")}
-        return {**cuda.gpu_identity(), **versions, "options": str(asdict(self.options))}
+        return {**cuda.gpu_identity(), **versions}
 
     def build(self, program: Program, precision: str, threads: int) -> bytes:
         import torch_tensorrt

@@ -178,6 +178,17 @@ def test_models_import_nothing_that_the_source_hash_misses():
                 assert not words[1].startswith("...") , (path, line)
 
 
+@pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-vits16plus", "dinov2-vits14-reg", "dinov3-convnext-tiny"])
+def test_every_graph_of_the_models_is_known_without_an_export(backbone_id):
+    from dino_perception.models.heads.base import load_head
+
+    backbone = load_backbone(backbone_id)
+    side = 4 * backbone.spec.stride
+    identity.structure_hash(backbone.at(side, side, backbone.spec.taps))
+    for kind in ("segmentation", "depth", "correspondences"):
+        identity.structure_hash(load_head(kind, backbone).at(32, 32))
+
+
 def test_a_module_from_elsewhere_is_known_by_its_exported_graph():
     class Scaled(torch.nn.Module):
         def __init__(self, by):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +24,12 @@ def graph(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="module")
+def plain(vit):
+    """A ViT in float32."""
+    return engines.build(vit, (vit.example(),), engine="openvino", precision="float32")
+
+
 @needs_bf16
 def test_bfloat16_stays_within_the_gate_for_vit_and_convnext(graph):
     compiled = engines.build(graph, (graph.example(),), engine="openvino", precision="bfloat16")
@@ -30,8 +40,8 @@ def test_bfloat16_stays_within_the_gate_for_vit_and_convnext(graph):
     assert not Gate().failures(parity)
 
 
-def test_float32_agrees_to_rounding(graph, frame):
-    compiled = engines.build(graph, (frame,), engine="openvino", precision="float32")
+def test_float32_agrees_to_rounding(graph, frame, plain, vit):
+    compiled = plain if graph is vit else engines.build(graph, (frame,), engine="openvino", precision="float32")
     with torch.inference_mode():
         wanted = graph(frame)
     for got, w in zip(compiled(frame), wanted):
@@ -39,66 +49,84 @@ def test_float32_agrees_to_rounding(graph, frame):
         assert (got - w).abs().max() <= 2e-4 * w.abs().max()
 
 
-def test_a_batch_gives_what_its_frames_give_alone(vit, frame):
+def test_a_batch_gives_what_its_frames_give_alone(vit, frame, plain):
     other = 255 - frame
-    alone = engines.build(vit, (frame,), engine="openvino", precision="float32")
-    singles = [[t.clone() for t in alone(f)] for f in (frame, other)]
+    singles = [[t.clone() for t in plain(f)] for f in (frame, other)]
     together = engines.build(vit, (frame.repeat(2, 1, 1, 1),), engine="openvino", precision="float32")
     for i, maps in enumerate(zip(*singles)):
         batch = together(torch.cat([frame, other]))[i]
         assert torch.allclose(batch, torch.cat(maps), atol=1e-3)
 
 
-def test_outputs_are_the_engines_own_memory_and_inputs_are_read_in_place(vit, frame):
-    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
-    first = compiled(frame)
+def test_outputs_are_the_engines_own_memory_and_inputs_are_read_in_place(plain, frame):
+    first = plain(frame)
     before = first[0].clone()
-    second = compiled(255 - frame)
+    second = plain(255 - frame)
     assert [t.data_ptr() for t in first] == [t.data_ptr() for t in second]
     assert not torch.equal(before, first[0]), "an output is valid until the next call, which overwrites it"
     picture = np.ascontiguousarray(frame.numpy())
-    compiled(torch.from_numpy(picture))
-    assert compiled.request.get_input_tensor(0).data.ctypes.data == picture.ctypes.data
+    plain(torch.from_numpy(picture))
+    assert plain.request.get_input_tensor(0).data.ctypes.data == picture.ctypes.data
 
 
-def test_a_view_of_a_larger_image_is_accepted(vit, frame):
-    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
-    wanted = [t.clone() for t in compiled(frame)]
+def test_a_view_of_a_larger_image_is_accepted(plain, frame):
+    wanted = [t.clone() for t in plain(frame)]
     wide = torch.zeros(1, frame.shape[1], frame.shape[2] + 5, 3, dtype=torch.uint8)
     wide[:, :, 2:-3] = frame
-    for got, w in zip(compiled(wide[:, :, 2:-3]), wanted):
+    for got, w in zip(plain(wide[:, :, 2:-3]), wanted):
         assert torch.equal(got, w)
 
 
-def test_a_wrong_shape_is_one_sentence(vit, frame):
-    compiled = engines.build(vit, (frame,), engine="openvino", precision="float32")
+def test_a_wrong_shape_is_one_sentence(plain, frame):
     with pytest.raises(engines.EngineError, match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"):
-        compiled(frame[:, :, :64])
+        plain(frame[:, :, :64])
 
 
-def test_heads_take_the_backbones_own_output(vit, frame):
+def test_the_torch_copy_of_the_weights_is_let_go(frame):
+    import gc
+    import weakref
+
     from dino_perception.models.checkpoints import load_backbone
-    from dino_perception.models.heads.base import load_head
 
-    backbone = load_backbone("rover-tiny")
-    for kind in ("segmentation", "depth", "correspondences"):
-        head = load_head(kind, backbone)
-        graph = backbone.at(64, 96, head.spec.taps)
-        body = engines.build(graph, (frame,), engine="openvino", precision="float32")
-        features = body(frame)
-        top = engines.build(head.at(32, 48), tuple(t.clone() for t in features), engine="openvino",
-                            precision="float32", name=kind)
-        with torch.inference_mode():
-            wanted = head.at(32, 48)(*graph(frame))
-        got = top(*features)
-        assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in wanted]
-        for what, g, w in zip(kinds(wanted), got, wanted):
-            if what == "labels":
-                assert (g == w).float().mean() >= 0.995
-            elif what == "levels":
-                assert (g.int() - w.int()).abs().max() <= 2
-            else:
-                assert torch.allclose(g, w, rtol=1e-2, atol=1e-3, equal_nan=True)
+    graph = load_backbone("rover-tiny").at(64, 96, (3,))
+    kept = [weakref.ref(p) for p in graph.parameters()]
+    compiled = engines.build(graph, (frame,), engine="openvino", precision="float32")
+    del graph
+    gc.collect()
+    assert not any(ref() is not None for ref in kept), "the engine keeps the weights twice"
+    assert compiled(frame)
+
+
+def test_openvino_reports_to_nobody():
+    """Its import forks a process that reports its use over the network, unless its telemetry cannot be found."""
+    code = ("import sys; from dino_perception.engines.openvino import OpenVino; OpenVino().unavailable(); import openvino; "
+            "openvino.convert_model; print(sys.modules['openvino_telemetry'], 'multiprocessing.popen_fork' in sys.modules)")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(engines.__file__).parents[2])
+    assert answer.stdout.split() == ["None", "False"], answer.stderr
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "depth", "correspondences"])
+def test_heads_take_the_backbones_own_output(vit, frame, plain, kind):
+    from dino_perception.models.heads.base import create_head
+
+    features = plain(frame)
+    head = create_head(kind, vit.backbone, taps=vit.taps[-1:] if kind == "correspondences" else None)
+    taps = [vit.taps.index(tap) if tap in vit.taps else 0 for tap in head.spec.taps]
+    given = tuple(features[i] for i in taps)
+    graph = head.at(32, 48)
+    top = engines.build(graph, tuple(torch.zeros_like(t) for t in given), engine="openvino", precision="float32", name=kind)
+    with torch.inference_mode():
+        maps = vit(frame)
+        wanted = graph(*(maps[i] for i in taps))
+    got = top(*given)
+    assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in wanted]
+    for what, g, w in zip(kinds(wanted), got, wanted):
+        if what == "labels":
+            assert (g == w).float().mean() >= 0.995
+        elif what == "levels":
+            assert (g.int() - w.int()).abs().max() <= 2
+        else:
+            assert torch.allclose(g, w, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 @needs_bf16
