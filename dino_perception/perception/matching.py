@@ -157,6 +157,15 @@ def field(reference: View, start: np.ndarray, end: np.ndarray) -> Field | None:
     return Field(NODE * patch, (displacement * patch).reshape(rows, columns, 2), jacobian.reshape(rows, columns, 2, 2))
 
 
+def shift(reference: View, view: View) -> np.ndarray:
+    """The one displacement (x, y) in pixels that carries most of `reference` onto `view`, by phase correlation: what is
+    left to go by where features fail."""
+    level = min(range(len(view.levels)), key=lambda i: abs(view.levels[i].shape[1] - 160))
+    a, b = reference.levels[level], view.levels[level]
+    moved, _ = cv2.phaseCorrelate(a, b, cv2.createHanningWindow(a.shape[::-1], cv2.CV_32F))
+    return np.array(moved) * 2.0**level
+
+
 def similarity(reference: View, xy: np.ndarray, view: View, to: np.ndarray) -> np.ndarray:
     """Cosine similarity (N,) float32 of the features at points (N, 2) of one view and (N, 2) of another, 0 to 1."""
     a, b = _features(reference, xy), _features(view, to)

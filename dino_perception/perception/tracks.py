@@ -18,6 +18,8 @@ DOUBT = 0.35
 """Most pixels that the middle of a window may want to move where the whole is aligned; it does at depth edges."""
 NOISE = 10.0
 """Corner strength (8-bit grey levels squared, Sobel-weighted) that sensor noise in an empty sky stays below."""
+LOST = 0.3
+"""Share of the points that must be found where the features say; below, the features are not believed."""
 SPARE = 1.15
 """Points looked for per match that a message may carry: some leave the image, some fail. In a frame that is to be matched
 with the next one."""
@@ -96,23 +98,31 @@ class Tracker:
         position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
         within = np.flatnonzero(_inside(seed, view))
         self._try(reference, view, within, seed, shape, 1.0, position, alike, doubt)
-        many_failed = (alike[within] <= ALIKE).sum() > 0.15 * len(within)
+        share = (alike[within] > ALIKE).sum() / max(1, len(within))
+        if share < LOST:  # search wide from where the image as a whole went
+            seed = self._last + matching.shift(previous, view)
+            self._try(reference, view, np.flatnonzero(_inside(seed, view)), seed, shape, 3.0, position, alike, doubt)
         self._flow = None
-        if many_failed or reference is not previous:
-            good = np.flatnonzero(alike > ALIKE)
-            voters = good[np.unique(np.linspace(0, len(good) - 1, 256).round().astype(int))] if len(good) else good
-            self._flow = matching.field(reference, self._xy[voters], position[voters])
-            if self._flow is None:  # lost: search wide from where the points were
-                many_failed, failed, seed, reach = True, np.arange(len(seed)), self._last, 3.0
-            else:
-                seed, shape = self._flow.at(self._xy)
-                stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
-                alike[good[stray]] = -1
-                position[alike <= ALIKE] = seed[alike <= ALIKE]
-                failed, reach = np.flatnonzero((alike <= ALIKE) & _inside(seed, view)), 1.0
-            if many_failed:
-                self._try(reference, view, failed, seed, shape, reach, position, alike, doubt)
+        if share < 0.85 or reference is not previous:
+            self._agree(reference, view, share < 0.85, position, alike, doubt)
+            if self._flow is None and share < LOST:
+                alike[:] = -1  # chance finds, no motion
         return position, alike, doubt
+
+    def _agree(self, reference: View, view: View, again: bool, position, alike, doubt) -> None:
+        """Fits the flow to what was found, drops what contradicts it, and with `again` looks for the rest where it says."""
+        good = np.flatnonzero(alike > ALIKE)
+        voters = good[:: max(1, len(good) // 256)]
+        self._flow = matching.field(reference, self._xy[voters], position[voters])
+        if self._flow is None:
+            return
+        seed, shape = self._flow.at(self._xy)
+        stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
+        alike[good[stray]] = -1
+        failed = alike <= ALIKE
+        position[failed] = seed[failed]
+        if again:
+            self._try(reference, view, np.flatnonzero(failed & _inside(seed, view)), seed, shape, 1.0, position, alike, doubt)
 
     def _try(self, reference, view, which, seed, shape, reach, position, alike, doubt) -> None:
         """Refines the points `which`, whose seeds may be `reach` patches off, and keeps what is better than what

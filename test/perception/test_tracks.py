@@ -235,3 +235,24 @@ def test_on_the_gpus_device_the_descriptors_may_live_elsewhere():
         descriptors = sift(frame.image, box) * 1.0
     assert descriptors.is_inference()
     Tracker().update(frame, box, descriptors, 16, SETTINGS)
+
+
+def test_features_that_know_nothing_do_not_lose_a_moving_camera():
+    """Descriptors drawn anew for each frame: the image as a whole says where to look."""
+
+    def noise(index):
+        generator = torch.Generator().manual_seed(index)
+        return torch.nn.functional.normalize(torch.randn(1200, 64, generator=generator) + 2, dim=1)
+
+    tracker, box = Tracker(), letterbox(480, 640, 480, 640, 240, 320)
+    tracker.update(window(300, 200), box, noise(0), 16, SETTINGS)
+    found = tracker.update(window(345, 180, index=1), box, noise(1), 16, SETTINGS)
+    reference, now = pair(found)
+    assert len(found.x) > 250 and exact(reference - now, [45, -20])
+
+
+def test_two_pictures_of_different_places_have_no_matches():
+    tracker = Tracker()
+    update(tracker, window(0, 0))
+    found = update(tracker, window(760, 420, index=1))
+    assert len(found.x) <= 3
