@@ -98,7 +98,8 @@ class Percept:
     `output_camera` is the frame's camera model scaled to the output size (None when the frame had none); mask,
     confidence, depth and points all have that size. `output_scale` (x, y) is output pixels per image pixel.
     `stage_ms` holds the wall time of each stage of the batch that this frame was part of. `camera_problem` is one
-    sentence when the frame's camera model is missing or cannot be used, so that there will be no points.
+    sentence when the frame's camera model is missing or cannot be used, so that there will be no points. `extra` holds
+    the arrays of heads of other kinds, by name; those of the size of the output grid are cut to the image's part.
     """
 
     frame: Frame
@@ -111,3 +112,4 @@ class Percept:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     output_scale: tuple[float, float] | None = None
     camera_problem: str = ""
+    extra: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)

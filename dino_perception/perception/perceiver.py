@@ -202,25 +202,25 @@ class Perceiver:
             clock.stage("backbone")
             for kind in self._heads:
                 chosen = [i for i, w in enumerate(wanted) if kind in w]
-                for slots, arrays in self._run_head(kind, maps, chosen, size):
-                    clock.stage(kind)
-                    for slot, array in zip(slots, arrays):
-                        self._keep(kind, frames[slot], boxes[slot], array, results[slot])
-                    clock.stage("matching" if kind == "correspondences" else "copy")
+                if not chosen:
+                    continue
+                arrays = self._run_head(kind, maps, chosen, size)
+                clock.stage(kind)
+                for slot, own in zip(chosen, arrays):
+                    self._keep(kind, frames[slot], boxes[slot], own, results[slot])
+                clock.stage("matching" if kind == "correspondences" else "copy")
 
-    def _run_head(self, kind: str, maps, chosen: list[int], size: int):
-        """Yields (slots, for each slot its arrays); arrays are valid until the next step.
+    def _run_head(self, kind: str, maps, chosen: list[int], size: int) -> list[list[torch.Tensor]]:
+        """For each chosen slot of the batch its arrays, valid until the head runs again.
 
-        The head of the whole batch runs once when more than one frame wants it, the single-frame head when only one does.
+        Where one frame wants the head, the single-frame graph runs on its part of the maps; else that of the batch.
         """
         graphs = self._heads[kind]
         features = [maps[i] for i in self._head_taps[kind]]
         if len(chosen) == 1 and 1 in graphs:
-            out = graphs[1](*(f[chosen[0] : chosen[0] + 1] for f in features))
-            yield chosen, [[t[0] for t in out]]
-        elif chosen:
-            out = graphs[size](*features)
-            yield chosen, [[t[i] for t in out] for i in chosen]
+            return [[t[0] for t in graphs[1](*(f[chosen[0] : chosen[0] + 1] for f in features))]]
+        out = graphs[size](*features)
+        return [[t[i] for t in out] for i in chosen]
 
     def _keep(self, kind: str, frame: Frame, box: Letterbox, arrays, result: dict[str, Any]) -> None:
         if kind == "segmentation":
@@ -230,6 +230,10 @@ class Perceiver:
         elif kind == "correspondences":
             tracker = self._trackers.setdefault(frame.camera, Tracker())
             result[kind] = tracker.update(frame, box, arrays[0], self._stride, self.settings.head[kind])
+        else:
+            grid = (box.grid_height, box.grid_width)
+            result.setdefault("extra", {})[kind] = tuple(
+                _own(box, t) if tuple(t.shape[-2:]) == grid else t.to("cpu", copy=True).numpy() for t in arrays)
 
     def _box(self, frame: Frame) -> Letterbox:
         image = frame.image

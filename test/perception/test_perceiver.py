@@ -10,7 +10,7 @@ import torch
 from scenes import texture
 
 from dino_perception.models.checkpoints import CheckpointError, load_backbone
-from dino_perception.models.heads.base import HeadError, load_head
+from dino_perception.models.heads.base import Head, HeadError, HeadSpec, load_head
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -233,6 +233,28 @@ def test_labels_are_those_of_the_segmentation_head(perceiver):
     percept = perceiver.perceive([frame(photo())], [{"segmentation"}])[0]
     assert percept.segmentation.labels == perceiver.labels
     assert set(np.unique(percept.segmentation.mask)) <= {label.id for label in perceiver.labels}
+
+
+def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
+    class Warmth(Head):
+        KIND = "warmth"
+
+        def forward(self, *features):
+            return features[0].mean(dim=1, keepdim=True)
+
+        def reduce(self, raw, height, width):
+            return torch.nn.functional.interpolate(raw, (height, width))[:, 0], raw.mean(dim=(1, 2, 3))[:, None]
+
+    def load(kind, backbone, weights=""):
+        if kind != "warmth":
+            return load_head(kind, backbone, weights)
+        spec = HeadSpec(kind, "mean", backbone.spec.id, backbone.weights_hash, (7,), (256,), backbone.spec.normalisation)
+        return Warmth(spec).eval()
+
+    monkeypatch.setattr("dino_perception.perception.perceiver.load_head", load)
+    percept = build(tmp_path, heads=["depth", "warmth"]).perceive([frame(photo(360, 640))])[0]
+    grid, vector = percept.extra["warmth"]
+    assert grid.shape == percept.depth.metres.shape == (72, 128) and vector.shape == (1,)
 
 
 def test_a_closed_perceiver_has_freed_its_engines(tmp_path):
