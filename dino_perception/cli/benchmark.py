@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--engine", default="", metavar="A,B", help="engines, compared in one run (default: the configuration's)")
     what.add_argument("--precision", default="", help="of every engine but torch, which stays float32 (default: the configuration's)")
     what.add_argument("--size", default="", metavar="HxW", help="input size (default: the configuration's)")
-    what.add_argument("--batch", type=int, default=1, metavar="N", help="frames at once, each of its own camera (default: 1)")
+    what.add_argument("--batch", default="1", metavar="N,N", help="frames at once, each of its own camera (default: 1)")
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
     what.add_argument("--rounds", type=int, default=20, metavar="N", help="times that everything is measured in turn (default: 20)")
@@ -41,13 +41,14 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
 
-    if args.batch < 1 or args.rounds < 3:
+    batches = [int(size) if size.isdigit() else 0 for size in args.batch.split(",")]
+    if min(batches) < 1 or args.rounds < 3:
         raise BenchmarkError(f"--batch {args.batch} --rounds {args.rounds}: at least 1 frame and 3 rounds are needed")
     console = wide_console()
     variants = _variants(args)
     frames = benchmark_run.frames(args.bag, 12)
     with console.status("loading") as status:
-        measured = benchmark_run.measure(variants, frames, batch=args.batch, rounds=args.rounds, cache=args.cache,
+        measured = benchmark_run.measure(variants, frames, batches=batches, rounds=args.rounds, cache=args.cache,
                                          memory=not args.no_memory, say=lambda line: status.update(line))
     for row in measured["runs"]:
         _show(console, row)

@@ -38,6 +38,7 @@ class Subject:
     """One backbone on one engine, and its times in milliseconds by what was timed."""
 
     settings: Settings
+    batch: int
     perceiver: Perceiver
     rate: MatrixRate
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -49,33 +50,35 @@ class Subject:
         return statistics.median(self.times[name])
 
 
-def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch: int = 1, rounds: int = 20,
+def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batches: Sequence[int] = (1,), rounds: int = 20,
             cache: Path | None = None, memory: bool = True, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All numbers: {the first run's keys, "runs": [a run's keys], "ratios": {A / B: {...}}, "machine": {...}}."""
     machine = _machine()
     subjects = []
     for settings in variants:
-        perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=say)
-        about = perceiver.describe()
-        subjects.append(Subject(settings, perceiver, MatrixRate(about["engine"], about["precision"], settings.threads)))
+        for batch in batches:
+            perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=say)
+            about = perceiver.describe()
+            subjects.append(Subject(settings, batch, perceiver, MatrixRate(about["engine"], about["precision"], settings.threads)))
     types = _types()
     for round_ in range(-WARM_UP, rounds):
         say(f"round {max(0, round_ + 1)} of {rounds}")
-        messages = [_message(types, frames[(round_ + WARM_UP) % len(frames)], camera) for camera in range(batch)]
+        messages = [_message(types, frames[(round_ + WARM_UP) % len(frames)], camera) for camera in range(max(batches))]
         for subject in subjects:
-            _round(subject, messages, types, batch)
+            _round(subject, messages[: subject.batch], types)
             if round_ < 0:
                 subject.times.clear()
                 subject.rate.clear()
     runs = []
     for subject in subjects:
         say("measuring memory")
-        runs.append(_row(subject, batch, _memory(subject.settings, cache, batch) if memory else None))
+        runs.append(_row(subject, _memory(subject.settings, cache, subject.batch) if memory else None))
     ratios = {}
     for a in subjects:
         for b in subjects:
-            if a is not b and a.settings.backbone == b.settings.backbone and a.median("bare_backbone") < b.median("bare_backbone"):
-                name = f"{_name(a)} / {_name(b)} ({a.settings.backbone})"
+            same = (a.settings.backbone, a.batch) == (b.settings.backbone, b.batch)
+            if a is not b and same and a.median("bare_backbone") < b.median("bare_backbone"):
+                name = f"{_name(a)} / {_name(b)} ({a.settings.backbone}, batch {a.batch})"
                 ratios[name] = {"backbone": b.median("bare_backbone") / a.median("bare_backbone"),
                                 "pipeline": b.median("pipeline") / a.median("pipeline")}
     for subject in subjects:
@@ -83,10 +86,10 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
     return {**runs[0], "runs": runs, "ratios": ratios, "machine": machine}
 
 
-def _round(subject: Subject, messages: Sequence[Any], types: Any, batch: int) -> None:
+def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     """Each of: the bare backbone, the pipeline with all heads, one pipeline a head, the machine's matrix rate."""
     perceiver, device = subject.perceiver, subject.perceiver.device
-    backbone = perceiver.graph("backbone", batch)
+    backbone = perceiver.graph("backbone", subject.batch)
     pixels = torch.from_numpy(np.stack([_resized(decode_image(m), backbone.signature[0][0][1:3]) for m in messages])).to(device)
     _wait(device)
     start = time.perf_counter()
@@ -120,8 +123,8 @@ def _pipeline(perceiver: Perceiver, messages: Sequence[Any], types: Any, heads: 
             "messages": (done - perceived) * 1e3, "pipeline": (done - start) * 1e3}
 
 
-def _row(subject: Subject, batch: int, rss_mb: float | None) -> dict[str, Any]:
-    about, settings = subject.perceiver.describe(), subject.settings
+def _row(subject: Subject, rss_mb: float | None) -> dict[str, Any]:
+    about, settings, batch = subject.perceiver.describe(), subject.settings, subject.batch
     bare, pipeline = subject.median("bare_backbone"), subject.median("pipeline")
     singles = [name for name in subject.times if name.startswith(TASKS)]
     work = flops(catalog.get(settings.backbone), settings.input_height, settings.input_width) * batch / 1e9
