@@ -19,7 +19,7 @@ from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
 from dino_perception.bags.problems import FAILED, INTERRUPTED, NO_IMAGES, BagError, Problem, exit_code
 from dino_perception.bags.reader import BagReader
-from dino_perception.bags.state import State, demand_memory, recall_demand
+from dino_perception.bags.state import State
 from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.bags.topic import Record, Topic, qos
 from dino_perception.bags.writer import BagWriter
@@ -105,7 +105,7 @@ class Replay:
         self._farm = perceiver if isinstance(perceiver, Farm) else None
         self._demand = Demand()
         self._last_stamp: dict[str, int] = dict(self._begin.demand.get("stamps", {}))
-        recall_demand(self._demand, self._begin.demand)
+        self._demand.recall(self._begin.demand)
         recall(perceiver, self._begin.tracks)
         self._bad: dict[str, list[str]] = {}
         self._back: dict[str, list[float]] = {}
@@ -169,12 +169,14 @@ class Replay:
     def _look(self, work: Work) -> tuple[Percept | None, Collection[str], float]:
         """As the live node's worker does it, but for what depends on the clock on the wall."""
         camera = work.camera
+        if work.damaged:  # live, such a message would not have arrived
+            self._bad.setdefault(camera, []).append(work.damaged)
+            return None, (), 0.0
         last = self._last_stamp.get(camera, work.stamp_ns)
-        if work.stamp_ns:  # a damaged message has none
-            if work.stamp_ns < last:
-                self._perceiver.reset_tracks(camera)
-                self._back.setdefault(camera, []).append((last - work.stamp_ns) / 1e9)
-            self._last_stamp[camera] = work.stamp_ns
+        if work.stamp_ns < last:
+            self._perceiver.reset_tracks(camera)
+            self._back.setdefault(camera, []).append((last - work.stamp_ns) / 1e9)
+        self._last_stamp[camera] = work.stamp_ns
         heads = {name: self._settings.head[name] for name in self._settings.heads}
         topics, wanted = self._demand.decide(camera, work.stamp_ns, self._listened, heads)
         try:
@@ -195,7 +197,7 @@ class Replay:
 
     def _captured(self, state: State) -> State:
         """The state with a copy of what rates and tracks remember now."""
-        memory = {"stamps": dict(self._last_stamp), **demand_memory(self._demand)}
+        memory = {"stamps": dict(self._last_stamp), **self._demand.memory()}
         return dataclasses.replace(state, demand=memory, tracks=remember(self._perceiver))
 
     def _expected(self) -> int:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.percepts import outputs
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.account import Account
-from dino_perception.messages.demand import Demand
 from dino_perception.ros.mailbox import Letter, Mailbox
 
 STOP_S = 30.0
