@@ -106,18 +106,23 @@ def compile_options(options: Options, precision: str, device: torch.device, scra
         "truncate_double": True,
         "require_full_compilation": False,
         "use_explicit_typing": True,
+        "attn_bias_is_causal": False,
     }
     if scratch is not None:
         chosen["timing_cache_path"] = str(scratch / "tensorrt-timing.cache")
     return chosen
 
 
+NOT_EVERYWHERE = {"use_explicit_typing", "attn_bias_is_causal"}
+"""Options that some versions lack: always on from 2.13, and unknown before 2.12 which never takes attention for causal."""
+
+
 def checked(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     """The options, each of them a real argument of `function`, which would swallow an unknown one without a word.
-    Raises EngineError on one it lacks, except for the one that newer versions dropped because it is always on."""
+    Raises EngineError on one it lacks, unless it may."""
     known = inspect.signature(function).parameters
     present = {name: value for name, value in options.items() if name in known}
-    if missing := sorted(set(options) - set(present) - {"use_explicit_typing"}):
+    if missing := sorted(set(options) - set(present) - NOT_EVERYWHERE):
         raise EngineError(f"torch_tensorrt {importlib.metadata.version('torch_tensorrt')} does not take "
                           f"{', '.join(missing)}; versions 2.8 to 2.13 do")
     return present

@@ -41,7 +41,8 @@ def like(names: list[str]):
 @pytest.mark.parametrize("precision", TensorRt.precisions)
 def test_every_option_is_an_argument_of_that_version(version, precision):
     taken = checked(like(SIGNATURES[version]["dynamo.compile"]), options(precision))
-    assert set(options(precision)) - set(taken) <= {"use_explicit_typing"}
+    assert set(options(precision)) - set(taken) <= tensorrt.NOT_EVERYWHERE
+    assert ("attn_bias_is_causal" in taken) == (tuple(map(int, version.split("."))) >= (2, 12))
     assert ("use_explicit_typing" in taken) == (tuple(map(int, version.split("."))) < (2, 13))
     assert {"workspace_size", "timing_cache_path", "disable_tf32", "device"} <= set(taken)
 
