@@ -34,13 +34,15 @@ class Part:
 @dataclass
 class Work:
     """One input message on its way: whether to copy it, whether it counts as a step of the input; of an image that is to be
-    looked at, its camera, its stamp, the frame, and with a farm, where its percept will be."""
+    looked at, its camera, its stamp, the frame, or why the message is `damaged`, and with a farm, where its percept will
+    be."""
 
     record: Record
     copied: bool
     counted: bool = True
     camera: str = ""
     stamp_ns: int = 0
+    damaged: str = ""
     frame: Future | None = None
     segment: Segment | None = None
     place: int = 0
@@ -122,8 +124,9 @@ class Feed:
         try:
             message = self._bag.decode(work.record)
         except SerdeError as error:
+            work.damaged = f"its message is damaged: {error}"
             work.frame = Future()
-            work.frame.set_exception(ImageError(f"its message is damaged: {error}"))
+            work.frame.set_exception(ImageError(work.damaged))
             return
         stamp = message.header.stamp
         work.stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec

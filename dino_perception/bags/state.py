@@ -95,16 +95,6 @@ def load(path: Path, job: Mapping[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def demand_memory(demand: Any) -> dict[str, Any]:
-    """What the rates of the heads remember, as plain data."""
-    return {"next": [[camera, head, ns] for (camera, head), ns in demand._next_ns.items()], "last": dict(demand._last_ns)}
-
-
-def recall_demand(demand: Any, memory: Mapping[str, Any]) -> None:
-    demand._next_ns = {(camera, head): ns for camera, head, ns in memory.get("next", [])}
-    demand._last_ns = dict(memory.get("last", {}))
-
-
 def checkpoint_file(output: Path) -> Path:
     """Where the checkpoint of an output bag lies: beside it."""
     return output.with_name(output.name + ".resume")

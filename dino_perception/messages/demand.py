@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.perception.settings import HeadSettings
@@ -44,6 +45,15 @@ class Demand:
         """Forget the past of one camera, or of all."""
         self._last_ns = {key: ns for key, ns in self._last_ns.items() if camera not in (None, key)}
         self._next_ns = {key: ns for key, ns in self._next_ns.items() if camera not in (None, key[0])}
+
+    def memory(self) -> dict[str, Any]:
+        """What it remembers, as plain data."""
+        return {"next": [[camera, head, ns] for (camera, head), ns in self._next_ns.items()], "last": dict(self._last_ns)}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take up again what `memory` gave."""
+        self._next_ns = {(camera, head): ns for camera, head, ns in memory.get("next", [])}
+        self._last_ns = dict(memory.get("last", {}))
 
     def _plan(self, camera: str, head: str, stamp_ns: int, rate: float) -> None:
         if rate <= 0:

@@ -229,3 +229,23 @@ def test_every_exit_code_is_distinct_and_documented():
     for code, meaning in CODES.items():
         assert f"| {code} | {meaning} |" in page
     assert command.HELP and job.Job
+
+
+def test_a_message_that_is_no_image_in_the_middle(tmp_path, replay):
+    """Its bytes do not even fit the type: it is left out, and neither rates nor tracks take notice of it."""
+    from dino_perception.bags.reader import BagReader
+    from dino_perception.bags.writer import BagWriter
+
+    source, number = record(tmp_path / "in", drive(6)), 0
+    writer = BagWriter(tmp_path / "broken.mcap")
+    with BagReader(source) as bag:
+        for entry in bag.messages():
+            if entry.topic.name == "/camera/image_raw":
+                number += 1
+                entry = entry._replace(data=bytes(entry.data)[:9]) if number == 4 else entry
+            writer.write([entry])
+    writer.close()
+    code, figures, said = replay(tmp_path / "broken.mcap", "out.mcap", "--set", "depth.rate=5.0")
+    assert code == PROBLEMS["images"][0] and "its message is damaged" in said and percepts(tmp_path) == [0, 1, 2, 4, 5]
+    depth = [m.header.stamp.nanosec // PERIOD for m in decoded(tmp_path / "out.mcap", "/dino_perception/depth/image")]
+    assert depth == [0, 2, 4]

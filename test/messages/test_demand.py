@@ -1,6 +1,7 @@
 """Heads run when they are enabled, due and listened to, and not otherwise."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -86,3 +87,14 @@ def test_time_that_jumps_back_does_not_stop_a_head():
     assert demand.decide("front", seconds(1000), {"depth/image"}, heads)[1] == {"depth"}
     assert demand.decide("front", seconds(10), {"depth/image"}, heads)[1] == {"depth"}
     assert demand.decide("front", seconds(10.5), {"depth/image"}, heads)[1] == set()
+
+
+def test_rates_go_on_from_what_was_remembered():
+    heads = with_head("depth", rate=3.0)
+    whole, first, second = Demand(), Demand(), Demand()
+    stamps = [seconds(1 + number / 10) for number in range(40)]
+    expected = [whole.decide("front", stamp, {"depth/image"}, heads) for stamp in stamps]
+    for stamp in stamps[:17]:
+        first.decide("front", stamp, {"depth/image"}, heads)
+    second.recall(json.loads(json.dumps(first.memory())))
+    assert [second.decide("front", stamp, {"depth/image"}, heads) for stamp in stamps[17:]] == expected[17:]
