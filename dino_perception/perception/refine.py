@@ -109,7 +109,7 @@ class Refiner:
         return window, _dot(window, window) + 1e-6
 
     def _sample(self, image: np.ndarray, xy: np.ndarray, around) -> np.ndarray:
-        x, y = xy.T.astype(np.float32)
+        x, y = xy.T.astype(np.float32, order="C")
         map_x, map_y, out = (self._array(name, len(around[0]), len(xy)) for name in ("mx", "my", "window"))
         np.add(x, around[0], out=map_x)
         np.add(y, around[1], out=map_y)
