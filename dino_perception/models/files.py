@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+except ImportError:  # rosdep has no key for it
+    from dino_perception.models.plain_safetensors import SafetensorError, safe_open, save_file
 
 KEY = "dino_perception"  # of the safetensors metadata that this package writes
 
