@@ -7,7 +7,7 @@ import json
 import time
 from pathlib import Path
 
-from dino_perception.cli.train import add_data_arguments, cache_folder, opened
+from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
 
 HELP = "measure segmentation, depth and matches on data with truth"
 
@@ -18,22 +18,52 @@ class EvaluateError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, required=False)
-    parser.add_argument("--bag", action="append", default=[], metavar="BAG", help="a bag with depth, mask or poses; the same as --data BAG")
-    parser.add_argument("--terrain", default="", metavar="SEEDS", help="rendered worlds by seed, such as 9000-9019; the same as "
-                        "--data terrain:SEEDS")
+    parser.add_argument(
+        "--bag",
+        action="append",
+        default=[],
+        metavar="BAG",
+        help="a bag with depth, mask or poses; the same as --data BAG",
+    )
+    parser.add_argument(
+        "--terrain",
+        default="",
+        metavar="SEEDS",
+        help="rendered worlds by seed, such as 9000-9019; the same as --data terrain:SEEDS",
+    )
     what = parser.add_argument_group("what is measured")
     what.add_argument("--config", type=Path, metavar="YAML", help="the node's parameter file (default: its defaults)")
-    what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                      help="one setting, such as backbone=dinov3-vits16plus or segmentation.weights=head.safetensors; wins over --config")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="one setting, such as segmentation.weights=head.safetensors; wins over --config; may be given again",
+    )
     what.add_argument("--heads", default="", metavar="A,B", help="only these heads (default: all of the configuration)")
-    what.add_argument("--part", default="", metavar="NAME", help="part of a dataset with parts (default: test, else val, else all)")
-    what.add_argument("--limit", type=int, default=0, metavar="N", help="at most N frames, evenly spaced, for masks and depth")
-    what.add_argument("--gaps", default="1,3,10,30", metavar="N,N,..", help="frames between the two of a pair (default: 1,3,10,30)")
-    what.add_argument("--pairs", type=int, default=40, metavar="N", help="pairs a gap at most, evenly spaced (default: 40)")
-    what.add_argument("--farthest", type=float, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)")
+    what.add_argument(
+        "--part", default="", metavar="NAME", help="part of a dataset with parts (default: test, else val, else all)"
+    )
+    what.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="at most N frames, evenly spaced, for masks and depth"
+    )
+    what.add_argument(
+        "--gaps", default="1,3,10,30", metavar="N,N,..", help="frames between the two of a pair (default: 1,3,10,30)"
+    )
+    what.add_argument(
+        "--pairs", type=int, default=40, metavar="N", help="pairs a gap at most, evenly spaced (default: 40)"
+    )
+    what.add_argument(
+        "--farthest", type=float, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="write confusion, reliability, depth by range, PCK curves and "
-                        "the best and worst frames as PNG")
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="write confusion, reliability, depth by range, PCK curves and the best and worst frames as PNG",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
         perceiver = Perceiver(settings, cache=args.cache and cache_folder(args) / "engines", report=lambda line: None)
         stages("starting the perception", 1, 1)
         try:
-            result = evaluation.evaluate(perceiver, data, gaps=gaps, pairs=args.pairs, limit=args.limit, farthest=args.farthest,
-                                         progress=stages)
+            result = evaluation.evaluate(
+                perceiver, data, gaps=gaps, pairs=args.pairs, limit=args.limit, farthest=args.farthest, progress=stages
+            )
             model = perceiver.describe()
         finally:
             perceiver.close()
@@ -66,8 +97,11 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
     for note in numbers["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
-    console.print(f"{data.source}; {model['backbone']}, {model['engine']} {model['precision']}; baselines are fitted on every second "
-                  f"frame of the same data; {time.monotonic() - start:.0f} s", soft_wrap=True)
+    console.print(
+        f"{data.source}; {model['backbone']}, {model['engine']} {model['precision']}; baselines are fitted on every "
+        f"second frame of the same data; {time.monotonic() - start:.0f} s",
+        soft_wrap=True,
+    )
     if not model["trained"]:
         console.print("the weights are untrained: these numbers say nothing about the method", style="yellow")
     if args.plots:
@@ -76,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**numbers, "weights_trained": model["trained"], "model": report.plain(model)}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({**numbers, "weights_trained": model["trained"], "model": report.plain(model)}, indent=1) + "\n"
+        )
     if not any(key in numbers for key in ("segmentation", "depth", "correspondences")):
         raise EvaluateError(f"{data.source} has no truth that could be measured against")
     return 0
@@ -97,9 +133,14 @@ def _settings(args: argparse.Namespace):
     if args.heads:
         values["heads"] = args.heads.split(",")
     values["correspondences.reference"] = "previous"
-    settings = Settings.from_yaml(args.config, values) if args.config else Settings.from_flat(
-        {k: v for k, v in values.items() if k != "correspondences.reference"})
-    return settings.changed({"correspondences.reference": "previous"}) if "correspondences" in settings.heads else settings
+    settings = (
+        Settings.from_yaml(args.config, values)
+        if args.config
+        else Settings.from_flat({k: v for k, v in values.items() if k != "correspondences.reference"})
+    )
+    return (
+        settings.changed({"correspondences.reference": "previous"}) if "correspondences" in settings.heads else settings
+    )
 
 
 def _part(data, name: str):

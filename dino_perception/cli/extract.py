@@ -14,13 +14,17 @@ class ExtractError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="a bag")
-    parser.add_argument("out", type=Path, help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/")
+    parser.add_argument(
+        "out", type=Path, help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/"
+    )
     parser.add_argument("--count", type=int, default=20, metavar="N", help="how many frames (default: 20)")
     parser.add_argument("--image-topic", default="", help="camera topic, when there are several")
     parser.add_argument("--mask-topic", default="", help="topic with class ids to write to masks/")
     parser.add_argument("--depth-topic", default="", help="aligned depth topic to write to depth/")
     parser.add_argument("--truth", action="store_true", help="write masks and depth wherever the bag has them")
-    parser.add_argument("--labels", type=Path, default=None, metavar="FILE", help="your labels.yaml, to be copied along")
+    parser.add_argument(
+        "--labels", type=Path, default=None, metavar="FILE", help="your labels.yaml, to be copied along"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,23 +39,37 @@ def run(args: argparse.Namespace) -> int:
         raise ExtractError(f"{args.out / 'images'} holds files already; give another folder")
     labels = read_labels(args.labels) if args.labels else DEFAULT
     console = wide_console()
-    data = read(args.bag, labels=labels, image_topic=args.image_topic, mask_topic=args.mask_topic, depth_topic=args.depth_topic)
+    data = read(
+        args.bag, labels=labels, image_topic=args.image_topic, mask_topic=args.mask_topic, depth_topic=args.depth_topic
+    )
     masks, depth = args.truth or bool(args.mask_topic), args.truth or bool(args.depth_topic)
-    usable = [s for s in data.samples if (not masks or s.read_classes or not data.labels) and (not depth or s.read_depth)]
+    usable = [
+        s for s in data.samples if (not masks or s.read_classes or not data.labels) and (not depth or s.read_depth)
+    ]
     if not usable:
-        raise ExtractError(f"{args.bag} has no picture with the {'mask and depth' if masks and depth else 'mask' if masks else 'depth'} "
-                           "of its time")
+        raise ExtractError(
+            f"{args.bag} has no picture with {'mask and depth' if masks and depth else 'a mask' if masks else 'depth'} "
+            "of its time"
+        )
     chosen = spread(usable, args.count)
     with Stages(console) as stages:
         for done, sample in enumerate(chosen):
             stages("writing frames", done, len(chosen))
             _write(sample, args.out, masks and sample.read_classes is not None, depth)
     write_labels(args.out / "labels.yaml", labels.labels)
-    console.print(f"{len(chosen)} of {len(data.samples)} frames in {args.out / 'images'}" + (" with masks" if masks else "")
-                  + (" with depth" if depth else ""), soft_wrap=True)
+    console.print(
+        f"{len(chosen)} of {len(data.samples)} frames in {args.out / 'images'}"
+        + {(True, True): " with masks and depth", (True, False): " with masks", (False, True): " with depth"}.get(
+            (masks, depth), ""
+        ),
+        soft_wrap=True,
+    )
     if not masks:
-        console.print(f"label them: one PNG of class ids each, of the same name, in {args.out / 'masks'}; the ids are in "
-                      f"{args.out / 'labels.yaml'}", soft_wrap=True)
+        console.print(
+            f"label them: one PNG of class ids each, of the same name, in {args.out / 'masks'}; the ids are in "
+            f"{args.out / 'labels.yaml'}",
+            soft_wrap=True,
+        )
     return 0
 
 

@@ -9,6 +9,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception.cli.training_options import (
+    add_backbone_arguments,
+    add_data_arguments,
+    cache_folder,
+    numbers,
+    opened,
+    whole,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,63 +37,75 @@ class TrainError(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", choices=("segmentation", "depth"), help="what the head is to tell")
     add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="head file to write (.safetensors); with --curve the plot (.png)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="head file to write (.safetensors); with --curve the plot (.png)"
+    )
     model = parser.add_argument_group("model")
     add_backbone_arguments(model)
-    model.add_argument("--arch", default="", help="light (several layers, convolutions; default) or linear (one layer, as in DINOv3's evaluation)")
-    model.add_argument("--taps", type=_numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first")
-    model.add_argument("--depth-range", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that a depth head can give")
+    model.add_argument(
+        "--arch",
+        default="",
+        help="light (several layers, convolutions; default) or linear (one layer, as in DINOv3's evaluation)",
+    )
+    model.add_argument(
+        "--taps", type=numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first"
+    )
+    model.add_argument(
+        "--depth-range", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that a depth head can give"
+    )
     training = parser.add_argument_group("training")
-    training.add_argument("--limit", type=_whole, default=0, metavar="N", help="use only N labelled frames, drawn by the seed")
-    training.add_argument("--val", default="0.2", metavar="SHARE|DATA", help="share of the frames that judge the training "
-                          "meanwhile, or other data for that; 0: none (default: 0.2, or the data's own division)")
-    training.add_argument("--test", nargs="+", default=[], metavar="DATA", help="data that only measures the finished head")
-    training.add_argument("--views", type=_whole, default=2, help="looks at each frame: 1 as it is, 2 also mirrored, more also in "
-                          "other light (default: 2)")
-    training.add_argument("--epochs", type=_whole, default=None, help="passes over the frames, at least 400 steps (default: 30)")
-    training.add_argument("--steps", type=_whole, default=None, help="least number of steps (default: 400)")
-    training.add_argument("--batch", type=_whole, default=None, help="looks a step (default: 8)")
+    training.add_argument(
+        "--limit", type=whole, default=0, metavar="N", help="use only N labelled frames, drawn by the seed"
+    )
+    training.add_argument(
+        "--val",
+        default="0.2",
+        metavar="SHARE|DATA",
+        help="share of the frames that judge the training "
+        "meanwhile, or other data for that; 0: none (default: 0.2, or the data's own division)",
+    )
+    training.add_argument(
+        "--test", nargs="+", default=[], metavar="DATA", help="data that only measures the finished head"
+    )
+    training.add_argument(
+        "--views",
+        type=whole,
+        default=2,
+        help="looks at each frame: 1 as it is, 2 also mirrored, more also in other light (default: 2)",
+    )
+    training.add_argument(
+        "--epochs", type=whole, default=None, help="passes over the frames, at least 400 steps (default: 30)"
+    )
+    training.add_argument("--steps", type=whole, default=None, help="least number of steps (default: 400)")
+    training.add_argument("--batch", type=whole, default=None, help="looks a step (default: 8)")
     training.add_argument("--rate", type=float, default=None, help="highest learning rate (default: 0.001)")
     training.add_argument("--weight-decay", type=float, default=None, help="default: 0.01")
-    training.add_argument("--patience", type=_whole, default=None, help="stop after so many validations without a better one (default: 12)")
-    training.add_argument("--label-smoothing", type=float, default=None, help="share of each label spread over all classes (default: 0)")
-    training.add_argument("--class-weights", choices=("none", "sqrt"), default=None, help="sqrt: rare classes count more (default: none)")
+    training.add_argument(
+        "--patience", type=whole, default=None, help="stop after so many validations without a better one (default: 12)"
+    )
+    training.add_argument(
+        "--label-smoothing", type=float, default=None, help="share of each label spread over all classes (default: 0)"
+    )
+    training.add_argument(
+        "--class-weights", choices=("none", "sqrt"), default=None, help="sqrt: rare classes count more (default: none)"
+    )
     training.add_argument("--seed", type=int, default=0, help="of the split, the order and the dropout (default: 0)")
     training.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     curve = parser.add_argument_group("label efficiency")
-    curve.add_argument("--curve", type=_numbers, default=None, metavar="N,N,..",
-                       help="instead of one head, train with so many labelled frames each and measure (5,20,100,500)")
-    curve.add_argument("--draws", type=_whole, default=3, help="draws of frames for each count (default: 3)")
+    curve.add_argument(
+        "--curve",
+        type=numbers,
+        default=None,
+        metavar="N,N,..",
+        help="instead of one head, train with so many labelled frames each and measure (5,20,100,500)",
+    )
+    curve.add_argument("--draws", type=whole, default=3, help="draws of frames for each count (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-
-
-def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """How every command of training names its data."""
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", nargs="+", required=required, default=[], metavar="DATA",
-                      help="a folder with images/ and masks/ or depth/, AI4Mars, RELLIS-3D, RUGD, a bag, rendered drives, or "
-                      "terrain:SEEDS; several are joined")
-    data.add_argument("--labels", default="", metavar="FILE", help="labels.yaml to use instead of the data's own classes")
-    data.add_argument("--partial", action="store_true", help="leave out pictures without a mask or depth instead of refusing")
-    data.add_argument("--image-topic", default="", help="camera topic of a bag, when it has several")
-    data.add_argument("--depth-topic", default="", help="aligned depth topic of a bag (16UC1 or 32FC1), when it has several")
-    data.add_argument("--mask-topic", default="", help="topic with class ids of a bag (mono8), when it has several")
-    data.add_argument("--style", default="", metavar="NAME,..", help="styles of terrain:SEEDS (default: those nothing is trained on)")
-    data.add_argument("--cache", type=Path, default=None, metavar="DIR",
-                      help="where features, engines and rendered terrain are kept (default: ~/.cache/dino_perception)")
-
-
-def add_backbone_arguments(parser: Any) -> None:
-    parser.add_argument("--backbone", default="rover-tiny", help="backbone id; `dino-perception models` lists them (default: rover-tiny)")
-    parser.add_argument("--weights", default="", metavar="FILE", help="backbone weights; default: the bundled ones")
-    parser.add_argument("--input", type=_size, default=(480, 640), metavar="HxW", help="pixels the backbone sees (default: 480x640)")
-    parser.add_argument("--engine", default="auto", help="runtime of the backbone (default: auto)")
-    parser.add_argument("--precision", default="auto", help="its arithmetic (default: auto)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all (default)")
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
+
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.models.checkpoints import load_backbone
     from dino_perception.models.heads import create_head
@@ -100,13 +121,29 @@ def run(args: argparse.Namespace) -> int:
     with Stages(console) as stages:
         backbone = load_backbone(args.backbone, args.weights)
         if not backbone.trained:
-            stages.say(f"{args.backbone} has no weights here: its features are random, and so the head learns little; give --weights")
+            stages.say(
+                f"{args.backbone} has no weights here, so its features are random and the head learns little; "
+                "give --weights"
+            )
         data = with_truth(opened(args, args.data, stages), args.head)
         options = {"depth_range": tuple(args.depth_range)} if args.depth_range else {}
-        head = create_head(args.head, backbone, args.arch, taps=args.taps,
-                           **(options if args.head == "depth" else {"labels": data.labels}))
-        cache = FeatureCache(cache_folder(args), backbone, head.spec.taps, *args.input, engine=args.engine,
-                             precision=args.precision, threads=args.threads, report=lambda line: None)
+        head = create_head(
+            args.head,
+            backbone,
+            args.arch,
+            taps=args.taps,
+            **(options if args.head == "depth" else {"labels": data.labels}),
+        )
+        cache = FeatureCache(
+            cache_folder(args),
+            backbone,
+            head.spec.taps,
+            *args.input,
+            engine=args.engine,
+            precision=args.precision,
+            threads=args.threads,
+            report=lambda line: None,
+        )
         try:
             if args.curve:
                 return _curve(args, backbone, cache, data, device, stages, console)
@@ -126,9 +163,11 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     train, validation = _parts(args, data, stages)
     looks = cache.items(train, args.head, views(args.views), stages)
     judged = cache.items(validation, args.head, [View()], stages) if validation else []
-    stages.say(f"{len(train.samples)} frames to learn from, {len(judged)} to judge by; backbone {args.backbone} at "
-               f"{args.input[0]}x{args.input[1]}, layers {', '.join(map(str, head.spec.taps))}, {cache.engine.info.engine} "
-               f"{cache.engine.info.precision}")
+    stages.say(
+        f"{len(train.samples)} frames to learn from, {len(judged)} to judge by; backbone {args.backbone} at "
+        f"{args.input[0]}x{args.input[1]}, layers {', '.join(map(str, head.spec.taps))}, {cache.engine.info.engine} "
+        f"{cache.engine.info.precision}"
+    )
     ready = time.monotonic()
     recipe = _recipe(args)
     measured = "AbsRel" if args.head == "depth" else "mIoU"
@@ -145,21 +184,42 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
         _same_classes(test, data, args.head)
         metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [View()], stages), device)}
     head.to("cpu")
-    record = {"data": data.source, "frames": len(train.samples), "validation_frames": len(judged), "views": args.views,
-              "input": list(args.input), "engine": cache.engine.info.engine, "precision": cache.engine.info.precision,
-              "steps": outcome.steps, "best_step": outcome.best_step, "stopped_early": outcome.stopped_early,
-              "recipe": recipe_record(recipe), "package": dino_perception.__version__, "backbone_trained": cache.backbone.trained}
+    record = {
+        "data": data.source,
+        "frames": len(train.samples),
+        "validation_frames": len(judged),
+        "views": args.views,
+        "input": list(args.input),
+        "engine": cache.engine.info.engine,
+        "precision": cache.engine.info.precision,
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "stopped_early": outcome.stopped_early,
+        "recipe": recipe_record(recipe),
+        "package": dino_perception.__version__,
+        "backbone_trained": cache.backbone.trained,
+    }
     head.spec = dataclasses.replace(head.spec, training=record, metrics=metrics)
     save_head(head, args.out)
     times = {"features_s": round(ready - start, 1), "training_s": round(trained - ready, 1)}
     stages.stop()
     _tell(console, args, head, outcome, metrics, times)
-    _write_json(args, {"head": str(args.out), "training": record, "metrics": metrics, **times,
-                       "history": [dict(zip(("step", "loss", "score"), row)) for row in outcome.history]})
+    _write_json(
+        args,
+        {
+            "head": str(args.out),
+            "training": record,
+            "metrics": metrics,
+            **times,
+            "history": [dict(zip(("step", "loss", "score"), row)) for row in outcome.history],
+        },
+    )
     return 0
 
 
-def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device, stages: Stages, console: Console) -> int:
+def _curve(
+    args, backbone: Backbone, cache: FeatureCache, data: Dataset, device, stages: Stages, console: Console
+) -> int:
     from rich.table import Table
 
     from dino_perception.training import plots
@@ -176,8 +236,20 @@ def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device,
         if not test:
             raise TrainError("--curve needs frames to measure on: give --test DATA, or --val above 0")
     recipe = _recipe(args)
-    rows = label_efficiency(backbone, cache, train, test, arch=args.arch, taps=args.taps, counts=args.curve, seeds=args.draws,
-                            looks=args.views, recipe=recipe, device=device, progress=stages)
+    rows = label_efficiency(
+        backbone,
+        cache,
+        train,
+        test,
+        arch=args.arch,
+        taps=args.taps,
+        counts=args.curve,
+        seeds=args.draws,
+        looks=args.views,
+        recipe=recipe,
+        device=device,
+        progress=stages,
+    )
     stages.stop()
     table = Table(title=f"Label efficiency, {len(test.samples)} frames never seen", title_justify="left")
     for column in ("labelled frames", "mIoU", f"spread of {args.draws} draws", "colour k-NN"):
@@ -189,22 +261,6 @@ def _curve(args, backbone: Backbone, cache: FeatureCache, data: Dataset, device,
         console.print(f"plot: {plots.save(plots.label_efficiency(rows), args.out.with_suffix('.png'))}", soft_wrap=True)
     _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})
     return 0
-
-
-def opened(args: argparse.Namespace, sources: list[str], stages: Stages) -> Dataset:
-    """The data that the command line names. Raises DataError."""
-    from dino_perception.training.datasets import joined, open_dataset
-
-    options = dict(cache=cache_folder(args), labels=args.labels, partial_labels=args.partial, image_topic=args.image_topic,
-                   depth_topic=args.depth_topic, mask_topic=args.mask_topic,
-                   styles=[s for s in args.style.split(",") if s])
-    return joined([open_dataset(source, progress=stages.say, **options) for source in sources])
-
-
-def cache_folder(args: argparse.Namespace) -> Path:
-    from dino_perception.engines import default_folder
-
-    return args.cache or default_folder()
 
 
 def _parts(args: argparse.Namespace, data: Dataset, stages: Stages) -> tuple[Dataset, Dataset | None]:
@@ -228,22 +284,35 @@ def _parts(args: argparse.Namespace, data: Dataset, stages: Stages) -> tuple[Dat
 def _same_classes(other: Dataset, data: Dataset, kind: str) -> None:
     wanted, found = ([label.name for label in d.labels] for d in (data, other))
     if kind == "segmentation" and wanted != found:
-        raise TrainError(f"{other.source} has the classes {', '.join(found)}, and {data.source} {', '.join(wanted)}; give both "
-                         "the same --labels")
+        raise TrainError(
+            f"{other.source} has the classes {', '.join(found)}, and {data.source} {', '.join(wanted)}; give both "
+            "the same --labels"
+        )
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     from dino_perception.training.fit import Recipe
 
-    given = dict(epochs=args.epochs, least_steps=args.steps, batch=args.batch, rate=args.rate, weight_decay=args.weight_decay,
-                 patience=args.patience, label_smoothing=args.label_smoothing, class_weights=args.class_weights, seed=args.seed)
+    given = dict(
+        epochs=args.epochs,
+        least_steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        weight_decay=args.weight_decay,
+        patience=args.patience,
+        label_smoothing=args.label_smoothing,
+        class_weights=args.class_weights,
+        seed=args.seed,
+    )
     return Recipe(**{name: value for name, value in given.items() if value is not None})
 
 
 def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times: dict[str, float]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{args.out}: {head.spec.arch} {head.spec.kind} head for {head.spec.backbone}", title_justify="left")
+    table = Table(
+        title=f"{args.out}: {head.spec.arch} {head.spec.kind} head for {head.spec.backbone}", title_justify="left"
+    )
     table.add_column("")
     for name in metrics:
         table.add_column(name, justify="right")
@@ -255,8 +324,11 @@ def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times:
         table.add_row(f"IoU {label.name}", *("-" if v is None else f"{v:.3f}" for v in values))
     console.print(table)
     ended = "ended early" if outcome.stopped_early else "ended"
-    console.print(f"features {times['features_s']:.0f} s, training {times['training_s']:.0f} s; {ended} after {outcome.steps} steps, "
-                  f"weights of step {outcome.best_step}", soft_wrap=True)
+    console.print(
+        f"features {times['features_s']:.0f} s, training {times['training_s']:.0f} s; {ended} after "
+        f"{outcome.steps} steps, weights of step {outcome.best_step}",
+        soft_wrap=True,
+    )
 
 
 def _write_json(args: argparse.Namespace, data: dict[str, Any]) -> None:
@@ -265,24 +337,3 @@ def _write_json(args: argparse.Namespace, data: dict[str, Any]) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(plain(data), indent=1) + "\n")
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; accepted is HEIGHTxWIDTH, such as 480x640") from None
-    return height, width
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers, such as 5,20,100") from None
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)

@@ -13,8 +13,8 @@ from dino_perception.perception.geometry import rays, scale_camera
 class ColourNeighbours:
     """Classes by colour alone: the majority among the `neighbours` labelled pixels nearest in CIELAB.
 
-    Fitted on up to `samples` pixels drawn evenly from the frames; predictions come from a table over colours of 5 bits a
-    channel. A generous baseline: it is fitted on frames of the same drive that it is judged on.
+    Fitted on up to `samples` pixels drawn evenly from the frames; predictions come from a table over colours of 5 bits
+    a channel. A generous baseline: it is fitted on frames of the same drive that it is judged on.
     """
 
     def __init__(self, classes: int, *, neighbours: int = 9, samples: int = 6000, seed: int = 0):
@@ -63,10 +63,10 @@ class FlatGround:
     """Depth as if the ground were one plane.
 
     Where camera model and attitude are known, the plane is level and the camera's height above it is fitted: what a
-    rover with an inertial sensor could do. Else the plane is fixed to the camera, 1 / z = a u + b v + c in pixels, which
-    is exact for a plane and a camera that never tilts. Both fits make AbsRel (or, for the second, its like in log
-    depth) as small as it gets on frames of the same drive, which favours the baseline; what the plane does not reach is
-    `farthest` metres away.
+    rover with an inertial sensor could do. Else the plane is fixed to the camera, 1 / z = a u + b v + c in pixels,
+    which is exact for a plane and a camera that never tilts. Both fits make AbsRel (or, for the second, its like in
+    log depth) as small as it gets on frames of the same drive, which favours the baseline; what the plane does not
+    reach is `farthest` metres away.
     """
 
     def __init__(self, farthest: float = 30.0):
@@ -101,8 +101,10 @@ class FlatGround:
         if self._fitted is None:
             heights = np.concatenate(self._heights) if self._heights else np.zeros(0)
             pixels = np.concatenate(self._pixels) if self._pixels else np.zeros((0, 4))
-            self._fitted = (weighted_median(heights, 1 / heights) if heights.size else None,
-                            self._plane(pixels) if len(pixels) else None)
+            self._fitted = (
+                weighted_median(heights, 1 / heights) if heights.size else None,
+                self._plane(pixels) if len(pixels) else None,
+            )
         return self._fitted
 
     def _plane(self, pixels: np.ndarray) -> np.ndarray:
@@ -137,21 +139,28 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
-def orb_matches(reference: np.ndarray, image: np.ndarray, *, features: int = 2000,
-                ratio: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends (N, 2) float64 of ORB matches (Rublee et al. 2011) that pass Lowe's ratio test. Images (H, W, 3) uint8."""
+def orb_matches(
+    reference: np.ndarray, image: np.ndarray, *, features: int = 2000, ratio: float = 0.75
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends (N, 2) float64 of ORB matches (Rublee et al. 2011) that pass Lowe's ratio test.
+
+    Images (H, W, 3) uint8.
+    """
     orb = cv2.ORB_create(features)
     (points, described), (other, other_described) = (orb.detectAndCompute(_grey(i), None) for i in (reference, image))
     if described is None or other_described is None or len(other_described) < 2:
         return np.zeros((0, 2)), np.zeros((0, 2))
     pairs = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(described, other_described, k=2)
     good = [best for best, second in (p for p in pairs if len(p) == 2) if best.distance < ratio * second.distance]
-    return (np.array([points[m.queryIdx].pt for m in good], np.float64).reshape(-1, 2),
-            np.array([other[m.trainIdx].pt for m in good], np.float64).reshape(-1, 2))
+    return (
+        np.array([points[m.queryIdx].pt for m in good], np.float64).reshape(-1, 2),
+        np.array([other[m.trainIdx].pt for m in good], np.float64).reshape(-1, 2),
+    )
 
 
-def lucas_kanade_matches(reference: np.ndarray, image: np.ndarray, *, corners: int = 600,
-                         consistency: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def lucas_kanade_matches(
+    reference: np.ndarray, image: np.ndarray, *, corners: int = 600, consistency: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Both ends (N, 2) float64 of corners followed by pyramidal Lucas-Kanade (Bouguet 2001) that come back to within
     `consistency` pixels of where they started. Images (H, W, 3) uint8."""
     first, second = _grey(reference), _grey(image)
@@ -161,7 +170,9 @@ def lucas_kanade_matches(reference: np.ndarray, image: np.ndarray, *, corners: i
     options = dict(winSize=(21, 21), maxLevel=4)
     end, found, _ = cv2.calcOpticalFlowPyrLK(first, second, start, None, **options)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, end, None, **options)
-    kept = (found & found_back).ravel().astype(bool) & (np.linalg.norm((back - start).reshape(-1, 2), axis=1) <= consistency)
+    kept = (found & found_back).ravel().astype(bool) & (
+        np.linalg.norm((back - start).reshape(-1, 2), axis=1) <= consistency
+    )
     return start.reshape(-1, 2)[kept].astype(np.float64), end.reshape(-1, 2)[kept].astype(np.float64)
 
 

@@ -22,9 +22,21 @@ from dino_perception.training.views import View, views
 COUNTS = (5, 20, 100, 500)
 
 
-def label_efficiency(backbone: Backbone, cache: FeatureCache, train: Dataset, test: Dataset, *, arch: str = "",
-                     taps: Sequence[int] | None = None, counts: Sequence[int] = COUNTS, seeds: int = 3, looks: int = 2,
-                     recipe: Recipe = Recipe(), device: torch.device | str = "cpu", progress: Progress | None = None) -> list[dict[str, float]]:
+def label_efficiency(
+    backbone: Backbone,
+    cache: FeatureCache,
+    train: Dataset,
+    test: Dataset,
+    *,
+    arch: str = "",
+    taps: Sequence[int] | None = None,
+    counts: Sequence[int] = COUNTS,
+    seeds: int = 3,
+    looks: int = 2,
+    recipe: Recipe = Recipe(),
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
     """One row a number of labelled frames: `frames`, `miou` (mean over `seeds` draws of frames), `spread`
     (their standard deviation) and `baseline_miou`, colour neighbours that know the same frames.
 
@@ -41,11 +53,24 @@ def label_efficiency(backbone: Backbone, cache: FeatureCache, train: Dataset, te
             part = limited(train, size, seed)
             items = cache.items(part, "segmentation", views(looks), progress)
             head = create_head("segmentation", backbone, arch, labels=train.labels, taps=taps)
-            fit(head, items, [], dataclasses.replace(recipe, seed=seed), device, _steps(tell, f"{size} frames, draw {seed + 1}"))
+            fit(
+                head,
+                items,
+                [],
+                dataclasses.replace(recipe, seed=seed),
+                device,
+                _steps(tell, f"{size} frames, draw {seed + 1}"),
+            )
             own.append(score(head, tests, device))
             base.append(_by_colour(part, test))
-        rows.append({"frames": size, "miou": float(np.mean(own)), "spread": float(np.std(own)),
-                     "baseline_miou": float(np.mean(base))})
+        rows.append(
+            {
+                "frames": size,
+                "miou": float(np.mean(own)),
+                "spread": float(np.std(own)),
+                "baseline_miou": float(np.mean(base)),
+            }
+        )
     return rows
 
 

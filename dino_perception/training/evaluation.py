@@ -1,8 +1,9 @@
 """How good the perception is on data with truth, each number beside that of a simple baseline on the same frames.
 
-What is judged is what the node publishes: percepts of `Perceiver`, compared at the size of the truth, every pixel with
-the published value that covers it. Baselines are fitted on the other half of the same frames (every second one), which
-favours them.
+What is judged is what the node publishes: percepts of `Perceiver`, every published pixel against the truth where its
+centre lies (or, where the truth is the coarser one, every pixel of the truth against the published value there). Where
+the truth is finer, masks are judged a second time at its size. Baselines are judged alike. They are fitted on the other
+half of the same frames (every second one), which favours them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Evaluation:
     labels: tuple[Label, ...] = ()
     segmentation: SegmentationScore | None = None
     segmentation_baseline: SegmentationScore | None = None
+    segmentation_full: SegmentationScore | None = None
+    """At the size of the truth, where that is finer than what is published."""
     depth: DepthScore | None = None
     depth_baseline: DepthScore | None = None
     matches: dict[int, dict[str, MatchScore]] = field(default_factory=dict)
@@ -66,10 +69,20 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(perceiver: Perceiver, data: Dataset, *, kinds: Sequence[str] | None = None, gaps: Sequence[int] = GAPS,
-             pairs: int = 40, limit: int = 0, farthest: float = 30.0, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    perceiver: Perceiver,
+    data: Dataset,
+    *,
+    kinds: Sequence[str] | None = None,
+    gaps: Sequence[int] = GAPS,
+    pairs: int = 40,
+    limit: int = 0,
+    farthest: float = 30.0,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Every number that the data has truth for. `kinds` are the heads to judge, by default all that are loaded; `pairs`
-    the frame pairs a gap and `limit` the frames at most (0: all), spread evenly; `farthest` the metres up to which depth is judged.
+    the frame pairs a gap and `limit` the frames at most (0: all), spread evenly; `farthest` the metres up to which
+    depth is judged.
 
     Leaves the perceiver without tracks. Raises DataError, FrameError.
     """
@@ -118,8 +131,11 @@ class _FrameJudge:
             sample, fold = samples[place], 1 - place % 2
             if "segmentation" in self.wanted and sample.read_classes:
                 image = sample.read_image()
-                self.colours[fold].add(image, self.table[sample.truth("segmentation", image)],
-                                       2 * self.colours[fold].samples // len(places) + 1)
+                self.colours[fold].add(
+                    image,
+                    self.table[sample.truth("segmentation", image)],
+                    2 * self.colours[fold].samples // len(places) + 1,
+                )
             if "depth" in self.wanted and sample.read_depth:
                 truth = sample.read_depth()
                 down = descent(sample.camera, sample.pose, truth.shape)
@@ -131,28 +147,39 @@ class _FrameJudge:
         frame, fold = sample.frame(), number % 2
         percept = self.perceiver.perceive([frame], [self.wanted])[0]
         if "segmentation" in self.wanted and sample.read_classes:
-            truth = self.table[sample.truth("segmentation", frame.image)]
-            mask, confidence = (covering(a, percept, truth.shape)
-                                for a in (percept.segmentation.mask, percept.segmentation.confidence))
+            full = self.table[sample.truth("segmentation", frame.image)]
+            truth, mask, confidence = common_grid(
+                full, percept, percept.segmentation.mask, percept.segmentation.confidence
+            )
             one = self.result.segmentation.add(truth, mask, confidence)
             guess = self.colours[fold].predict(frame.image)
             self.result.segmentation_baseline.add(truth, nearest(guess, *truth.shape))
+            if truth is not full:
+                self.result.segmentation_full = self.result.segmentation_full or SegmentationScore(
+                    self.result.segmentation.classes, self.result.segmentation.judged
+                )
+                self.result.segmentation_full.add(full, covering(percept.segmentation.mask, percept, full.shape))
             self._show("segmentation", sample, one.miou, frame.image, truth, mask)
         if "depth" in self.wanted and sample.read_depth:
-            truth = sample.truth("depth", frame.image)
-            metres = covering(percept.depth.metres, percept, truth.shape)
+            truth, metres = common_grid(sample.truth("depth", frame.image), percept, percept.depth.metres)
             row = self.result.depth.add(truth, metres)
             ground = self.grounds.get((sample.scene, fold)) or self.grounds.get(("", fold))
             if ground:
-                self.result.depth_baseline.add(truth, ground.predict(truth.shape, descent(sample.camera, sample.pose, truth.shape)))
+                down = descent(sample.camera, sample.pose, truth.shape)
+                self.result.depth_baseline.add(truth, ground.predict(truth.shape, down))
             self._show("depth", sample, -row[0] if row is not None else np.nan, frame.image, truth, metres)
 
-    def _show(self, kind: str, sample: Sample, goodness: float, image: np.ndarray, truth: np.ndarray, given: np.ndarray) -> None:
-        self.result.galleries[kind].offer(Shown(sample.name, float(goodness), nearest(image, *truth.shape), truth, given))
+    def _show(
+        self, kind: str, sample: Sample, goodness: float, image: np.ndarray, truth: np.ndarray, given: np.ndarray
+    ) -> None:
+        self.result.galleries[kind].offer(
+            Shown(sample.name, float(goodness), nearest(image, *truth.shape), truth, given)
+        )
 
 
-def _judge_matches(perceiver: Perceiver, data: Dataset, gaps: Sequence[int], limit: int, result: Evaluation,
-                   tell: Progress) -> None:
+def _judge_matches(
+    perceiver: Perceiver, data: Dataset, gaps: Sequence[int], limit: int, result: Evaluation, tell: Progress
+) -> None:
     usable = [s for s in data.samples if s.pose is not None and s.camera is not None and s.read_depth]
     if not usable:
         result.notes.append(f"{data.source} has no poses with depth and camera model, so matches cannot be judged")
@@ -201,6 +228,18 @@ def spread(items: Sequence, count: int) -> list:
     return [items[round(p)] for p in np.linspace(0, len(items) - 1, count)]
 
 
+def common_grid(truth: np.ndarray, percept: Percept, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Truth (H, W) of an image and a percept's arrays (h, w) of it, all at the size of the coarser of the two, so that
+    no pixel is made up. The truth is the same array when it is the coarser one."""
+    height, width = percept.output_height, percept.output_width
+    if truth.shape[0] * truth.shape[1] <= height * width:
+        return (truth, *(covering(array, percept, truth.shape) for array in arrays))
+    image_height, image_width = percept.frame.image.shape[:2]
+    x, y = percept.output_scale
+    scale = (x * image_width / truth.shape[1], y * image_height / truth.shape[0])
+    return (nearest(truth, height, width, scale), *arrays)
+
+
 def covering(array: np.ndarray, percept: Percept, shape: tuple[int, int]) -> np.ndarray:
     """A percept's array (h, w) at the size of a truth (H, W) of the same image: for each pixel the value published for
     where its centre lies."""
@@ -221,8 +260,10 @@ def label_table(data: Dataset, labels: Sequence[Label], notes: list[str]) -> tup
     shared = sorted({int(i) for i in table if i != IGNORE})
     unknown = [label.name for label in data.labels if label.name not in by_name]
     if not shared:
-        raise DataError(f"the classes of {data.source} ({', '.join(l.name for l in data.labels)}) and those of the segmentation "
-                        f"head ({', '.join(by_name)}) have no name in common")
+        raise DataError(
+            f"the classes of {data.source} ({', '.join(l.name for l in data.labels)}) and those of the segmentation "
+            f"head ({', '.join(by_name)}) have no name in common"
+        )
     if unknown:
         notes.append(f"pixels of {', '.join(unknown)} are not judged: the segmentation head does not know them")
     return table, shared

@@ -49,22 +49,42 @@ class FeatureCache:
     `engines.build`), since the head will read what an engine computes. Raises EngineError.
     """
 
-    def __init__(self, root: Path, backbone: Backbone, taps: Sequence[int], height: int, width: int, *, engine: str = "auto",
-                 precision: str = "auto", threads: int = 0, report: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        root: Path,
+        backbone: Backbone,
+        taps: Sequence[int],
+        height: int,
+        width: int,
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        report: Callable[[str], None] | None = None,
+    ):
         self.root, self.backbone, self.taps = Path(root), backbone, tuple(taps)
         self.height, self.width = height, width
         options = {"report": report} if report else {}
         module = backbone.at(height, width, self.taps)
-        self.engine: Compiled = build(module, (module.example(1),), engine=engine, precision=precision, threads=threads,
-                                      cache=self.root / "engines", name="backbone", **options)
+        self.engine: Compiled = build(
+            module,
+            (module.example(1),),
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            cache=self.root / "engines",
+            name="backbone",
+            **options,
+        )
         info = self.engine.info
         self.name = f"{backbone.spec.id}-{backbone.weights_hash}-{height}x{width}-{info.engine}-{info.precision}"
         self.folder = self.root / "features" / self.name
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(height, width, mean, self.engine.device)
 
-    def items(self, data: Dataset, kind: str, views: Sequence[View], progress: Progress | None = None,
-              truth_stride: int = 2) -> list[Item]:
+    def items(
+        self, data: Dataset, kind: str, views: Sequence[View], progress: Progress | None = None, truth_stride: int = 2
+    ) -> list[Item]:
         """Every look at every sample, view after view within a sample, computing what is missing.
 
         `kind` is the head that is to be trained: "segmentation" or "depth". Truth is kept at the input's size divided
@@ -95,8 +115,10 @@ class FeatureCache:
 
     def bytes_an_item(self) -> int:
         spec = self.backbone.spec
-        return sum(2 * spec.channels(tap) * (self.height // spec.tap_stride(tap)) * (self.width // spec.tap_stride(tap))
-                   for tap in self.taps)
+        return sum(
+            2 * spec.channels(tap) * (self.height // spec.tap_stride(tap)) * (self.width // spec.tap_stride(tap))
+            for tap in self.taps
+        )
 
     def _item(self, sample: Sample, kind: str, view: View, stride: int) -> Item:
         key, truth_key = text_key(sample.key, view), text_key(sample.key, sample.truth_key, view)
@@ -130,8 +152,10 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > 0.95 * free:
-            raise DataError(f"{count} feature files take {needed / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB left; "
-                            "give --cache another disk, or fewer --views or frames")
+            raise DataError(
+                f"{count} feature files take {needed / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB left; "
+                "give --cache another disk, or fewer --views or frames"
+            )
 
 
 def _store(path: Path, array: np.ndarray) -> None:

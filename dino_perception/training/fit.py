@@ -56,8 +56,14 @@ class Outcome:
     metrics: dict[str, object] = field(default_factory=dict)
 
 
-def fit(head: Head, train: Sequence[Item], validation: Sequence[Item], recipe: Recipe, device: torch.device | str = "cpu",
-        progress: Callable[[State], None] | None = None) -> Outcome:
+def fit(
+    head: Head,
+    train: Sequence[Item],
+    validation: Sequence[Item],
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    progress: Callable[[State], None] | None = None,
+) -> Outcome:
     """Train `head` in place and leave it in eval mode on the CPU, with the weights that did best on `validation`, or
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
@@ -69,8 +75,9 @@ def fit(head: Head, train: Sequence[Item], validation: Sequence[Item], recipe: R
     head.to(device).requires_grad_(True)
     decayed = [p for p in head.parameters() if p.dim() >= 2]
     others = [p for p in head.parameters() if p.dim() < 2]
-    optimiser = torch.optim.AdamW([dict(params=decayed, weight_decay=recipe.weight_decay),
-                                   dict(params=others, weight_decay=0.0)], lr=recipe.rate)
+    optimiser = torch.optim.AdamW(
+        [dict(params=decayed, weight_decay=recipe.weight_decay), dict(params=others, weight_decay=0.0)], lr=recipe.rate
+    )
     epoch_steps = max(1, math.ceil(len(train) / recipe.batch))
     steps = max(recipe.epochs * epoch_steps, recipe.least_steps)
     every = max(epoch_steps, steps // 30)
@@ -116,10 +123,18 @@ def measure(head: Head, items: Sequence[Item], device: torch.device | str = "cpu
     AbsRel, RMSE and deltas up to 30 m."""
     numbers = _measured(head, items, device)
     if isinstance(numbers, DepthScore):
-        return {k: round(v, 5) for k, v in numbers.numbers().items()} | {"up_to_m": numbers.farthest, "looks": len(items)}
+        return {k: round(v, 5) for k, v in numbers.numbers().items()} | {
+            "up_to_m": numbers.farthest,
+            "looks": len(items),
+        }
     iou = {label.name: _rounded(v) for label, v in zip(head.spec.labels, numbers.iou)}
-    return {"miou": round(numbers.miou, 5), "iou": iou, "pixel_accuracy": round(numbers.accuracy, 5),
-            "ece": round(numbers.ece(), 5), "looks": len(items)}
+    return {
+        "miou": round(numbers.miou, 5),
+        "iou": iou,
+        "pixel_accuracy": round(numbers.accuracy, 5),
+        "ece": round(numbers.ece(), 5),
+        "looks": len(items),
+    }
 
 
 def score(head: Head, items: Sequence[Item], device: torch.device | str = "cpu") -> float:

@@ -10,7 +10,9 @@ from dino_perception.models.heads.decoders import resize
 from dino_perception.perception.frame import IGNORE
 
 
-def segmentation_loss(logits: Tensor, truth: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, truth: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Cross entropy a labelled pixel, at the size of the truth.
 
     `logits` (B, K, h, w), `truth` (B, H, W) uint8 with IGNORE. `weights` (K,) counts classes differently. Zero, with a
@@ -34,7 +36,9 @@ def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gra
     known = (truth >= reach[0]) & (truth <= reach[1])
     if not known.any():
         return metres.sum() * 0
-    error = torch.where(known, metres.clamp_min(1e-3).log() - torch.where(known, truth, torch.ones_like(truth)).log(), 0.0)
+    error = torch.where(
+        known, metres.clamp_min(1e-3).log() - torch.where(known, truth, torch.ones_like(truth)).log(), 0.0
+    )
     loss = error.abs().sum() / known.sum()
     for dim in (1, 2):
         both = known.narrow(dim, 1, known.shape[dim] - 1) & known.narrow(dim, 0, known.shape[dim] - 1)

@@ -46,7 +46,9 @@ class SegmentationScore:
         if truth.size and truth.max() >= self.classes:
             raise ValueError(f"the truth holds class {truth.max()}; there are {self.classes} classes")
         one = SegmentationScore(self.classes, self.judged)
-        one.confusion += np.bincount(truth * (self.classes + 1) + mask, minlength=one.confusion.size).reshape(one.confusion.shape)
+        one.confusion += np.bincount(truth * (self.classes + 1) + mask, minlength=one.confusion.size).reshape(
+            one.confusion.shape
+        )
         if confidence is not None:
             level = confidence[known]
             one.levels[:, 0] = np.bincount(level, minlength=256)
@@ -183,9 +185,11 @@ class MatchScore:
     def numbers(self) -> dict[str, float]:
         """pck1 .. pck16, `median_px`, and a pair's mean number of `matches`."""
         errors = self._all()
-        return {**{f"pck{p}": value for p, value in zip(PCK_PIXELS, self.pck())},
-                "median_px": float(np.median(errors)) if errors.size else math.nan,
-                "matches": self.given / len(self.errors) if self.errors else math.nan}
+        return {
+            **{f"pck{p}": value for p, value in zip(PCK_PIXELS, self.pck())},
+            "median_px": float(np.median(errors)) if errors.size else math.nan,
+            "matches": self.given / len(self.errors) if self.errors else math.nan,
+        }
 
     def _all(self) -> np.ndarray:
         return np.concatenate(self.errors) if self.errors else np.zeros(0)

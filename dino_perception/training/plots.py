@@ -14,7 +14,13 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
 from dino_perception.perception.frame import IGNORE, Label  # noqa: E402
 from dino_perception.training.evaluation import Evaluation, Gallery  # noqa: E402
-from dino_perception.training.metrics import DEPTH_EDGES, PCK_PIXELS, DepthScore, MatchScore, SegmentationScore  # noqa: E402
+from dino_perception.training.metrics import (  # noqa: E402
+    DEPTH_EDGES,
+    PCK_PIXELS,
+    DepthScore,
+    MatchScore,
+    SegmentationScore,
+)
 
 OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # of Okabe and Ito's set
 _NAMES = {"dino": ("this", OWN, "o"), "orb": ("ORB + ratio test", ORB, "s"), "lk": ("Lucas-Kanade", LK, "^")}
@@ -56,11 +62,20 @@ def confusion(score: SegmentationScore, labels: Sequence[Label]):
     figure, axes = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), [f"{n}\n{c / max(counts.sum(), 1):.1%}" for n, c in zip(names, counts.sum(axis=1))])
+    axes.set_yticks(
+        range(len(names)), [f"{n}\n{c / max(counts.sum(), 1):.1%}" for n, c in zip(names, counts.sum(axis=1))]
+    )
     for row, column in np.ndindex(share.shape):
         if share[row, column] >= 0.005:
-            axes.text(column, row, f"{share[row, column]:.2f}", ha="center", va="center", fontsize=8,
-                      color="white" if share[row, column] > 0.6 else "black")
+            axes.text(
+                column,
+                row,
+                f"{share[row, column]:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[row, column] > 0.6 else "black",
+            )
     axes.set(xlabel="given", ylabel="true class, share of the pixels", title=f"mIoU {score.miou:.3f}")
     return figure
 
@@ -68,7 +83,9 @@ def confusion(score: SegmentationScore, labels: Sequence[Label]):
 def reliability(score: SegmentationScore):
     """Accuracy against confidence; below the diagonal the head is surer than it should be."""
     share, confidence, accuracy = score.reliability().T
-    figure, (axes, below) = plt.subplots(2, 1, figsize=(4.6, 5.4), height_ratios=(4, 1), sharex=True, layout="constrained")
+    figure, (axes, below) = plt.subplots(
+        2, 1, figsize=(4.6, 5.4), height_ratios=(4, 1), sharex=True, layout="constrained"
+    )
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect")
     axes.plot(confidence, accuracy, color=OWN, marker="o", ms=4, label="this")
     axes.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1), title=f"ECE {score.ece():.3f}")
@@ -89,8 +106,12 @@ def depth_by_range(score: DepthScore, baseline: DepthScore):
         worst = max(worst, *(total[used] / count[used]), 0) if used.size and one is score else worst
     used = [i for i in range(len(score.by_range)) if score.by_range[i, 0] or baseline.by_range[i, 0]]
     axes.set_xticks(used, [f"{DEPTH_EDGES[i]:g}-{DEPTH_EDGES[i + 1]:g}" for i in used])
-    axes.set(xlabel="true depth (m)", ylabel="AbsRel", title=f"AbsRel {score.numbers()['abs_rel']:.3f}, a frame's mean",
-             ylim=(0, 4 * worst))
+    axes.set(
+        xlabel="true depth (m)",
+        ylabel="AbsRel",
+        title=f"AbsRel {score.numbers()['abs_rel']:.3f}, a frame's mean",
+        ylim=(0, 4 * worst),
+    )
     axes.legend(frameon=False)
     return figure
 
@@ -98,8 +119,9 @@ def depth_by_range(score: DepthScore, baseline: DepthScore):
 def pck(matches: Mapping[int, Mapping[str, MatchScore]]):
     """Share of correct matches against the distance that counts as correct, one panel a gap."""
     thresholds = np.geomspace(0.25, 32, 60)
-    figure, panels = plt.subplots(1, len(matches), figsize=(1.2 + 3 * len(matches), 3.4), sharey=True, layout="constrained",
-                                  squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(matches), figsize=(1.2 + 3 * len(matches), 3.4), sharey=True, layout="constrained", squeeze=False
+    )
     for axes, (gap, scores) in zip(panels[0], matches.items()):
         for key, (name, colour, mark) in _NAMES.items():
             if scores[key].errors:
@@ -119,8 +141,15 @@ def segmentation_gallery(gallery: Gallery, labels: Sequence[Label]):
     palette = np.full((256, 3), 40, np.uint8)
     for label in labels:
         palette[label.id] = label.colour
-    rows = [(shown, f"mIoU {shown.goodness:.2f}", palette[shown.truth], palette[np.where(shown.truth == IGNORE, IGNORE, shown.given)])
-            for shown in [*gallery.best, *reversed(gallery.worst)]]
+    rows = [
+        (
+            shown,
+            f"mIoU {shown.goodness:.2f}",
+            palette[shown.truth],
+            palette[np.where(shown.truth == IGNORE, IGNORE, shown.given)],
+        )
+        for shown in [*gallery.best, *reversed(gallery.worst)]
+    ]
     figure = _grid(rows, ("frame", "truth", "mask"), len(gallery.best))
     handles = [matplotlib.patches.Patch(color=np.array(label.colour) / 255, label=label.name) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
@@ -129,14 +158,21 @@ def segmentation_gallery(gallery: Gallery, labels: Sequence[Label]):
 
 def depth_gallery(gallery: Gallery, farthest: float):
     """Picture, true and given depth of the best and worst frames, near bright and far dark."""
+
     def coloured(metres: np.ndarray) -> np.ndarray:
         near = 1 - np.log(np.clip(metres, 0.5, farthest) / 0.5) / math.log(farthest / 0.5)
         rgb = (plt.get_cmap("magma")(np.nan_to_num(near))[..., :3] * 255).astype(np.uint8)
         return np.where(np.isfinite(metres)[..., None], rgb, 40).astype(np.uint8)
 
-    rows = [(shown, f"AbsRel {-shown.goodness:.3f}", coloured(shown.truth),
-             coloured(np.where(np.isfinite(shown.truth), shown.given, np.nan)))
-            for shown in [*gallery.best, *reversed(gallery.worst)]]
+    rows = [
+        (
+            shown,
+            f"AbsRel {-shown.goodness:.3f}",
+            coloured(shown.truth),
+            coloured(np.where(np.isfinite(shown.truth), shown.given, np.nan)),
+        )
+        for shown in [*gallery.best, *reversed(gallery.worst)]
+    ]
     return _grid(rows, ("frame", "true depth", "depth"), len(gallery.best))
 
 
@@ -157,8 +193,15 @@ def label_efficiency(rows: Sequence[Mapping[str, float]]):
     """mIoU against the number of labelled frames; rows as `curve.table` has them."""
     figure, axes = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
     frames = [row["frames"] for row in rows]
-    axes.errorbar(frames, [row["miou"] for row in rows], [row["spread"] for row in rows], color=OWN, marker="o", capsize=3,
-                  label="head on the frozen backbone")
+    axes.errorbar(
+        frames,
+        [row["miou"] for row in rows],
+        [row["spread"] for row in rows],
+        color=OWN,
+        marker="o",
+        capsize=3,
+        label="head on the frozen backbone",
+    )
     axes.plot(frames, [row["baseline_miou"] for row in rows], color=GREY, marker="s", label="colour k-NN, same frames")
     axes.set_xscale("log")
     axes.set_xticks(frames, [str(n) for n in frames], minor=False)

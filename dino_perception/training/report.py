@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def as_data(evaluation: Evaluation) -> dict[str, Any]:
-    """The numbers, ready for JSON; what is not known is None.
+    """The numbers, ready for JSON; what is not known is None. `segmentation.full_size` is there when the truth is finer
+    than what is published.
 
     `segmentation` {miou, iou, pixel_accuracy, ece, baseline_miou, ...}, `depth` {abs_rel, rmse, delta1 .. delta3,
     aligned, baseline_abs_rel, ...}, `correspondences` {gap: {pck1 .. pck16, median_px, matches, pairs, baseline_orb,
@@ -28,9 +29,13 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         data["depth"] = _depth(evaluation)
     if evaluation.matches:
         data["correspondences"] = {
-            str(gap): {**scores["dino"].numbers(), "pairs": len(scores["dino"].errors),
-                       **{f"baseline_{name}": scores[name].numbers() for name in MATCHERS}}
-            for gap, scores in evaluation.matches.items()}
+            str(gap): {
+                **scores["dino"].numbers(),
+                "pairs": len(scores["dino"].errors),
+                **{f"baseline_{name}": scores[name].numbers() for name in MATCHERS},
+            }
+            for gap, scores in evaluation.matches.items()
+        }
     return plain(data)
 
 
@@ -41,20 +46,39 @@ def _segmentation(evaluation: Evaluation) -> dict[str, Any]:
     def numbers(score: SegmentationScore) -> dict[str, Any]:
         return {"miou": score.miou, "iou": dict(zip(names, score.iou)), "pixel_accuracy": score.accuracy}
 
-    return {**numbers(own), "ece": own.ece(), **{f"baseline_{k}": v for k, v in numbers(base).items()},
-            "pixels": own.pixels, "confusion": own.confusion.tolist(), "reliability": own.reliability().tolist()}
+    full = evaluation.segmentation_full
+    return {
+        **numbers(own),
+        "ece": own.ece(),
+        **({"full_size": numbers(full)} if full else {}),
+        **{f"baseline_{k}": v for k, v in numbers(base).items()},
+        "pixels": own.pixels,
+        "confusion": own.confusion.tolist(),
+        "reliability": own.reliability().tolist(),
+    }
 
 
 def _depth(evaluation: Evaluation) -> dict[str, Any]:
     own, base = evaluation.depth, evaluation.depth_baseline
 
     def by_range(score: DepthScore) -> list[dict[str, float]]:
-        return [{"from_m": low, "to_m": high, "abs_rel": total / count, "pixels": int(count)}
-                for low, high, (count, total) in zip(DEPTH_EDGES, DEPTH_EDGES[1:], score.by_range) if count]
+        return [
+            {"from_m": low, "to_m": high, "abs_rel": total / count, "pixels": int(count)}
+            for low, high, (count, total) in zip(DEPTH_EDGES, DEPTH_EDGES[1:], score.by_range)
+            if count
+        ]
 
-    return {**own.numbers(), "aligned": own.aligned(), "by_range": by_range(own), "coverage": own.coverage,
-            "up_to_m": own.farthest, "frames": len(own.rows), **{f"baseline_{k}": v for k, v in base.numbers().items()},
-            "baseline_aligned": base.aligned(), "baseline_by_range": by_range(base)}
+    return {
+        **own.numbers(),
+        "aligned": own.aligned(),
+        "by_range": by_range(own),
+        "coverage": own.coverage,
+        "up_to_m": own.farthest,
+        "frames": len(own.rows),
+        **{f"baseline_{k}": v for k, v in base.numbers().items()},
+        "baseline_aligned": base.aligned(),
+        "baseline_by_range": by_range(base),
+    }
 
 
 def tables(data: dict[str, Any]) -> list[Table]:
@@ -64,24 +88,46 @@ def tables(data: dict[str, Any]) -> list[Table]:
         table = _table(f"Segmentation, {data['frames']} frames", "", "this", "colour k-NN")
         for key, name in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy")):
             table.add_row(name, number(s[key]), number(s[f"baseline_{key}"]))
-        table.add_row("calibration error (ECE)", number(s["ece"]), "", end_section=True)
+        table.add_row("calibration error (ECE)", number(s["ece"]), "", end_section="full_size" not in s)
+        if "full_size" in s:
+            table.add_row("mIoU at the size of the truth", number(s["full_size"]["miou"]), "", end_section=True)
         for name, value in s["iou"].items():
             table.add_row(f"IoU {name}", number(value), number(s["baseline_iou"][name]))
         found.append(table)
     if d := data.get("depth"):
-        table = _table(f"Depth up to {d['up_to_m']:g} m, {d['frames']} frames", "", "this", "flat ground", "this, aligned")
-        for key, name in (("abs_rel", "AbsRel"), ("rmse", "RMSE (m)"), ("delta1", "delta < 1.25"), ("delta2", "delta < 1.25²"),
-                          ("delta3", "delta < 1.25³")):
+        table = _table(
+            f"Depth up to {d['up_to_m']:g} m, {d['frames']} frames", "", "this", "flat ground", "this, aligned"
+        )
+        for key, name in (
+            ("abs_rel", "AbsRel"),
+            ("rmse", "RMSE (m)"),
+            ("delta1", "delta < 1.25"),
+            ("delta2", "delta < 1.25²"),
+            ("delta3", "delta < 1.25³"),
+        ):
             table.add_row(name, number(d[key]), number(d[f"baseline_{key}"]), number(d["aligned"][key]))
         found.append(table)
     if data.get("correspondences"):
-        table = _table("Matches: share within so many pixels", "frames apart", "matcher", *(f"{p} px" for p in PCK_PIXELS),
-                       "median px", "matches")
+        table = _table(
+            "Matches: share within so many pixels",
+            "frames apart",
+            "matcher",
+            *(f"{p} px" for p in PCK_PIXELS),
+            "median px",
+            "matches",
+        )
         for gap, numbers in data["correspondences"].items():
-            for i, (name, row) in enumerate((("this", numbers), ("ORB + ratio", numbers["baseline_orb"]),
-                                             ("Lucas-Kanade", numbers["baseline_lk"]))):
-                table.add_row("" if i else gap, name, *(number(row[f"pck{p}"]) for p in PCK_PIXELS), number(row["median_px"], 2),
-                              number(row["matches"], 0), end_section=i == 2)
+            for i, (name, row) in enumerate(
+                (("this", numbers), ("ORB + ratio", numbers["baseline_orb"]), ("Lucas-Kanade", numbers["baseline_lk"]))
+            ):
+                table.add_row(
+                    "" if i else gap,
+                    name,
+                    *(number(row[f"pck{p}"]) for p in PCK_PIXELS),
+                    number(row["median_px"], 2),
+                    number(row["matches"], 0),
+                    end_section=i == 2,
+                )
         found.append(table)
     return found
 

@@ -1,4 +1,4 @@
-"""Where a pixel of one frame lies in another, from its depth and both poses: the truth that matches are held against."""
+"""Where a pixel of one frame lies in another, from its depth and both poses: the truth for matches."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from dino_perception.perception.geometry import project, resized
 from dino_perception.perception.lens import undistort
 
 
-def reproject(xy: np.ndarray, metres: np.ndarray, camera: CameraModel, pose: np.ndarray, other_camera: CameraModel,
-              other_pose: np.ndarray) -> np.ndarray:
+def reproject(
+    xy: np.ndarray,
+    metres: np.ndarray,
+    camera: CameraModel,
+    pose: np.ndarray,
+    other_camera: CameraModel,
+    other_pose: np.ndarray,
+) -> np.ndarray:
     """Pixels (N, 2) float64 of the other frame at which the points behind pixels `xy` (N, 2) are seen.
 
     `metres` (N,) is their depth along the optical axis. Poses (4, 4) bring points of the optical frame into the world.
@@ -23,10 +29,16 @@ def reproject(xy: np.ndarray, metres: np.ndarray, camera: CameraModel, pose: np.
     return project(other_camera, (world - other_pose[:3, 3]) @ other_pose[:3, :3])
 
 
-def end_point_errors(reference_xy: np.ndarray, xy: np.ndarray, reference_depth: np.ndarray,
-                     reference_camera: CameraModel, reference_pose: np.ndarray, camera: CameraModel,
-                     pose: np.ndarray) -> np.ndarray:
-    """How far each match is off, (N,) float64 pixels of the image; NaN where the truth is unknown (no depth, as for sky).
+def end_point_errors(
+    reference_xy: np.ndarray,
+    xy: np.ndarray,
+    reference_depth: np.ndarray,
+    reference_camera: CameraModel,
+    reference_pose: np.ndarray,
+    camera: CameraModel,
+    pose: np.ndarray,
+) -> np.ndarray:
+    """How far each match is off, (N,) float64 pixels of the image; NaN where there is no depth (as for sky).
 
     `reference_xy` and `xy` (N, 2) are the two ends of each match in image pixels, `reference_depth` (h, w) metres of
     the reference frame, of the image's size or of another one that shows the same. Between pixels of one surface, depth
@@ -39,8 +51,13 @@ def end_point_errors(reference_xy: np.ndarray, xy: np.ndarray, reference_depth: 
     at = resized(reference_xy, (width / reference_camera.width, height / reference_camera.height))
     low = np.clip(np.floor(at), 0, [max(width - 2, 0), max(height - 2, 0)]).astype(int)
     share = np.clip(at - low, 0, 1)
-    near = np.stack([reference_depth[np.minimum(low[:, 1] + dv, height - 1), np.minimum(low[:, 0] + du, width - 1)]
-                     for dv in (0, 1) for du in (0, 1)]).astype(np.float64)
+    near = np.stack(
+        [
+            reference_depth[np.minimum(low[:, 1] + dv, height - 1), np.minimum(low[:, 0] + du, width - 1)]
+            for dv in (0, 1)
+            for du in (0, 1)
+        ]
+    ).astype(np.float64)
     weights = np.stack([v * u for v in (1 - share[:, 1], share[:, 1]) for u in (1 - share[:, 0], share[:, 0])])
     with np.errstate(invalid="ignore", divide="ignore"):
         smooth = near.max(axis=0) <= 1.1 * near.min(axis=0)

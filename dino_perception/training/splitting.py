@@ -50,7 +50,7 @@ def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         names = [list(scenes)[i] for i in np.random.default_rng(seed).permutation(len(scenes))]
         held = {i for name in names[: max(1, round(share * len(names)))] for i in scenes[name]}
     elif data.continuous:
-        held = {i for part in scenes.values() for i in part[len(part) - round(share * len(part)):]} or {count - 1}
+        held = {i for part in scenes.values() for i in part[len(part) - round(share * len(part)) :]} or {count - 1}
     else:
         held = {round((k + 0.5) * count / wanted - 0.5) for k in range(wanted)}
     return (data.chosen([i for i in range(count) if i not in held]), data.chosen(sorted(held)))

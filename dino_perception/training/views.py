@@ -39,7 +39,7 @@ def views(count: int) -> tuple[View, ...]:
 
 
 def relit(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The picture (H, W, 3) uint8 at another exposure, contrast, gamma and white balance, through one table a channel."""
+    """The picture (H, W, 3) uint8 at another exposure, contrast, gamma and white balance, one table a channel."""
     level = np.arange(256) / 255
     gamma, exposure, contrast = np.exp(random.normal(0, (0.15, 0.25, 0.15)))
     balance = np.exp(random.normal(0, 0.06, 3))

@@ -28,13 +28,25 @@ def make(name: str, **fields):
 
 
 def header(stamp: int, frame: str = "cam_optical"):
-    return make("std_msgs/Header", stamp=make("builtin_interfaces/Time", sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id=frame)
+    return make(
+        "std_msgs/Header",
+        stamp=make("builtin_interfaces/Time", sec=stamp // 10**9, nanosec=stamp % 10**9),
+        frame_id=frame,
+    )
 
 
 def image(stamp: int, encoding: str, pixels: np.ndarray):
     data = np.ascontiguousarray(pixels)
-    return make("sensor_msgs/Image", header=header(stamp), height=data.shape[0], width=data.shape[1], encoding=encoding,
-                is_bigendian=0, step=data[0].nbytes, data=data.view(np.uint8).ravel())
+    return make(
+        "sensor_msgs/Image",
+        header=header(stamp),
+        height=data.shape[0],
+        width=data.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=data[0].nbytes,
+        data=data.view(np.uint8).ravel(),
+    )
 
 
 def compressed(stamp: int, form: str, data: bytes):
@@ -42,9 +54,16 @@ def compressed(stamp: int, form: str, data: bytes):
 
 
 def transform(stamp: int, parent: str, child: str, xyz, xyzw):
-    return make("geometry_msgs/TransformStamped", header=header(stamp, parent), child_frame_id=child, transform=make(
-        "geometry_msgs/Transform", translation=make("geometry_msgs/Vector3", x=xyz[0], y=xyz[1], z=xyz[2]),
-        rotation=make("geometry_msgs/Quaternion", x=xyzw[0], y=xyzw[1], z=xyzw[2], w=xyzw[3])))
+    return make(
+        "geometry_msgs/TransformStamped",
+        header=header(stamp, parent),
+        child_frame_id=child,
+        transform=make(
+            "geometry_msgs/Transform",
+            translation=make("geometry_msgs/Vector3", x=xyz[0], y=xyz[1], z=xyz[2]),
+            rotation=make("geometry_msgs/Quaternion", x=xyzw[0], y=xyzw[1], z=xyzw[2], w=xyzw[3]),
+        ),
+    )
 
 
 def written(path: Path, messages) -> Path:
@@ -59,7 +78,9 @@ def written(path: Path, messages) -> Path:
     return path
 
 
-METRES = np.where(np.arange(48 * 64).reshape(48, 64) % 7 == 0, 0, 0.5 + np.arange(48 * 64).reshape(48, 64) * 0.001).astype(np.float32)
+METRES = np.where(
+    np.arange(48 * 64).reshape(48, 64) % 7 == 0, 0, 0.5 + np.arange(48 * 64).reshape(48, 64) * 0.001
+).astype(np.float32)
 
 
 def millimetres() -> np.ndarray:
@@ -80,10 +101,21 @@ def quantised() -> bytes:
 
 DEPTHS = {
     "16UC1": ("sensor_msgs/Image", lambda s: image(s, "16UC1", millimetres()), 6e-4),
-    "32FC1": ("sensor_msgs/Image", lambda s: image(s, "32FC1", np.where(METRES > 0, METRES, np.nan).astype(np.float32)), 0),
-    "compressed 16UC1": ("sensor_msgs/CompressedImage",
-                         lambda s: compressed(s, "16UC1; compressedDepth png", struct.pack("<iff", 0, 0, 0) + png(millimetres())), 6e-4),
-    "compressed 32FC1": ("sensor_msgs/CompressedImage", lambda s: compressed(s, "32FC1; compressedDepth png", quantised()), 2e-3),
+    "32FC1": (
+        "sensor_msgs/Image",
+        lambda s: image(s, "32FC1", np.where(METRES > 0, METRES, np.nan).astype(np.float32)),
+        0,
+    ),
+    "compressed 16UC1": (
+        "sensor_msgs/CompressedImage",
+        lambda s: compressed(s, "16UC1; compressedDepth png", struct.pack("<iff", 0, 0, 0) + png(millimetres())),
+        6e-4,
+    ),
+    "compressed 32FC1": (
+        "sensor_msgs/CompressedImage",
+        lambda s: compressed(s, "32FC1; compressedDepth png", quantised()),
+        2e-3,
+    ),
 }
 
 
@@ -116,11 +148,17 @@ def test_depth_up_to_25_ms_late_belongs_to_its_picture_and_later_depth_to_none(t
 def test_topics_are_asked_for_where_there_are_several(tmp_path):
     stamp = START
     pixels = striped(0)[0]
-    bag = written(tmp_path / "two", [(f"/{side}/image", stamp, "sensor_msgs/Image", image(stamp, "bgr8", pixels))
-                                     for side in ("left", "right")])
-    with pytest.raises(DataError, match="several camera topics; choose one with --image-topic: /left/image, /right/image"):
+    bag = written(
+        tmp_path / "two",
+        [(f"/{side}/image", stamp, "sensor_msgs/Image", image(stamp, "bgr8", pixels)) for side in ("left", "right")],
+    )
+    with pytest.raises(
+        DataError, match="several camera topics; choose one with --image-topic: /left/image, /right/image"
+    ):
         open_dataset(bag, cache=tmp_path)
-    np.testing.assert_array_equal(open_dataset(bag, cache=tmp_path, image_topic="/right/image").samples[0].read_image(), pixels[..., ::-1])
+    np.testing.assert_array_equal(
+        open_dataset(bag, cache=tmp_path, image_topic="/right/image").samples[0].read_image(), pixels[..., ::-1]
+    )
     with pytest.raises(DataError, match="no image topic '/up'; it has /left/image, /right/image"):
         open_dataset(bag, cache=tmp_path, image_topic="/up")
     with pytest.raises(DataError, match="no topic '/depth'"):
@@ -129,12 +167,27 @@ def test_topics_are_asked_for_where_there_are_several(tmp_path):
 
 def test_poses_come_from_tf_between_its_stamps(tmp_path):
     quarter = (0.0, 0.0, 0.5**0.5, 0.5**0.5)
-    messages = [("/tf_static", START, "tf2_msgs/TFMessage", make("tf2_msgs/TFMessage", transforms=[
-        transform(START, "base", "cam_optical", (0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0))]))]
+    messages = [
+        (
+            "/tf_static",
+            START,
+            "tf2_msgs/TFMessage",
+            make(
+                "tf2_msgs/TFMessage",
+                transforms=[transform(START, "base", "cam_optical", (0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0))],
+            ),
+        )
+    ]
     for i, (x, turn) in enumerate(((0.0, (0.0, 0.0, 0.0, 1.0)), (2.0, quarter))):
         stamp = START + 2 * i * STEP
-        messages.append(("/tf", stamp, "tf2_msgs/TFMessage", make("tf2_msgs/TFMessage", transforms=[
-            transform(stamp, "odom", "base", (x, 0.0, 0.0), turn)])))
+        messages.append(
+            (
+                "/tf",
+                stamp,
+                "tf2_msgs/TFMessage",
+                make("tf2_msgs/TFMessage", transforms=[transform(stamp, "odom", "base", (x, 0.0, 0.0), turn)]),
+            )
+        )
     for i in range(3):
         stamp = START + i * STEP
         messages.append(("/cam/image", stamp, "sensor_msgs/Image", image(stamp, "mono8", striped(0)[1])))
@@ -160,7 +213,9 @@ def test_no_pose_before_the_first_transform_nor_across_a_hole():
 
 
 def test_a_bag_without_pictures_says_what_it_has(tmp_path):
-    bag = written(tmp_path / "none", [("/tf_static", START, "tf2_msgs/TFMessage", make("tf2_msgs/TFMessage", transforms=[]))])
+    bag = written(
+        tmp_path / "none", [("/tf_static", START, "tf2_msgs/TFMessage", make("tf2_msgs/TFMessage", transforms=[]))]
+    )
     with pytest.raises(DataError, match="no camera topic; its topics are /tf_static"):
         open_dataset(bag, cache=tmp_path)
 

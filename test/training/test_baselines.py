@@ -8,8 +8,14 @@ import pytest
 from small_data import striped
 
 from dino_perception.perception.frame import IGNORE, CameraModel
-from dino_perception.training.baselines import (ColourNeighbours, FlatGround, descent, lucas_kanade_matches, orb_matches,
-                                                weighted_median)
+from dino_perception.training.baselines import (
+    ColourNeighbours,
+    FlatGround,
+    descent,
+    lucas_kanade_matches,
+    orb_matches,
+    weighted_median,
+)
 
 
 def test_colour_tells_stripes_of_two_colours_apart():
@@ -22,7 +28,10 @@ def test_colour_tells_stripes_of_two_colours_apart():
 
 def test_the_table_holds_the_majority_of_the_nearest_colours():
     random = np.random.default_rng(0)
-    image, truth = random.integers(0, 256, (20, 30, 3), dtype=np.uint8), random.integers(0, 4, (20, 30)).astype(np.uint8)
+    image, truth = (
+        random.integers(0, 256, (20, 30, 3), dtype=np.uint8),
+        random.integers(0, 4, (20, 30)).astype(np.uint8),
+    )
     truth[0] = IGNORE
     baseline = ColourNeighbours(4, neighbours=1)
     baseline.add(image, truth, pixels=10_000)
@@ -52,7 +61,7 @@ def looking_down(pitch: float, height: float = 1.3) -> np.ndarray:
 
 
 def level_ground(pitch: float, height: float, farthest: float = 30.0) -> np.ndarray:
-    """Depth of level ground in closed form: row v of a camera tilted by p sees it at h / (sin p + y cos p), y = (v - cy) / f."""
+    """Depth of level ground: row v of a camera tilted by p sees it at h / (sin p + y cos p), y = (v - cy) / f."""
     y = (np.arange(48) - 23.5) / 50
     fall = np.sin(pitch) + y * np.cos(pitch)
     depth = np.where(fall > height / farthest, height / np.maximum(fall, 1e-9), np.nan)

@@ -27,8 +27,29 @@ def run(*arguments) -> int:
 
 def trained(tmp_path, head, data, *more) -> tuple[int, Path]:
     out = tmp_path / f"{head}.safetensors"
-    code = run("train", head, "--data", data, "--out", out, "--cache", tmp_path / "cache", "--input", "48x64", "--engine", "torch",
-               "--threads", 1, "--steps", 30, "--epochs", 1, "--batch", 4, *more)
+    code = run(
+        "train",
+        head,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--cache",
+        tmp_path / "cache",
+        "--input",
+        "48x64",
+        "--engine",
+        "torch",
+        "--threads",
+        1,
+        "--steps",
+        30,
+        "--epochs",
+        1,
+        "--batch",
+        4,
+        *more,
+    )
     return code, out
 
 
@@ -51,7 +72,9 @@ def test_the_same_command_gives_the_same_file(labelled, tmp_path):
 
 
 def test_depth_is_learnt_within_the_range_asked_for_and_measured_on_other_data(labelled, tmp_path):
-    code, out = trained(tmp_path, "depth", labelled, "--depth-range", 0.2, 8, "--test", labelled, "--arch", "linear", "--val", 0)
+    code, out = trained(
+        tmp_path, "depth", labelled, "--depth-range", 0.2, 8, "--test", labelled, "--arch", "linear", "--val", 0
+    )
     head = load_head("depth", load_backbone("rover-tiny"), out)
     assert code == 0 and head.spec.depth_range == (0.2, 8.0) and head.spec.arch == "linear" and head.spec.taps == (7,)
     assert head.spec.metrics["test"]["abs_rel"] > 0 and head.spec.training["validation_frames"] == 0
@@ -64,35 +87,86 @@ def test_a_limit_counts_all_labelled_frames(labelled, tmp_path):
 
 
 def test_label_efficiency_is_a_table_a_plot_and_numbers(labelled, tmp_path, capsys):
-    code = run("train", "segmentation", "--data", labelled, "--curve", "2,50", "--draws", 2, "--out", tmp_path / "curve.png",
-               "--json", tmp_path / "curve.json", "--cache", tmp_path / "cache", "--input", "48x64", "--engine", "torch", "--threads", 1,
-               "--steps", 20, "--epochs", 1)
+    code = run(
+        "train",
+        "segmentation",
+        "--data",
+        labelled,
+        "--curve",
+        "2,50",
+        "--draws",
+        2,
+        "--out",
+        tmp_path / "curve.png",
+        "--json",
+        tmp_path / "curve.json",
+        "--cache",
+        tmp_path / "cache",
+        "--input",
+        "48x64",
+        "--engine",
+        "torch",
+        "--threads",
+        1,
+        "--steps",
+        20,
+        "--epochs",
+        1,
+    )
     rows = json.loads((tmp_path / "curve.json").read_text())["rows"]
     assert code == 0 and [row["frames"] for row in rows] == [2, 8]  # there are no more than eight
     assert all(0 <= row[key] <= 1 for row in rows for key in ("miou", "spread", "baseline_miou"))
     assert "colour k-NN" in capsys.readouterr().out and cv2.imread(str(tmp_path / "curve.png")) is not None
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["train", "segmentation", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
-    (["train", "depth", "--data", "{f}", "--out", "x", "--arch", "huge"], "no depth head 'huge'; accepted are light, linear"),
-    (["train", "depth", "--data", "{f}"], "say with --out"),
-    (["train", "depth", "--data", "{f}", "--out", "x", "--curve", "5"], "--curve measures mIoU"),
-    (["train", "segmentation", "--data", "{f}", "--out", "x", "--val", "2", "--input", "48x64", "--engine", "torch"], "--val is 2"),
-    (["evaluate"], "say with --data, --bag or --terrain"),
-    (["evaluate", "--data", "{f}", "--gaps", "1,x"], "--gaps is '1,x'"),
-    (["evaluate", "--data", "{f}", "--set", "rate"], "--set rate is no NAME=VALUE"),
-    (["evaluate", "--data", "{f}", "--set", "speed=3"], "no setting 'speed'"),
-    (["extract", "{f}", "{f}"], "images holds files already"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["train", "segmentation", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (
+            ["train", "depth", "--data", "{f}", "--out", "x", "--arch", "huge"],
+            "no depth head 'huge'; accepted are light, linear",
+        ),
+        (["train", "depth", "--data", "{f}"], "say with --out"),
+        (["train", "depth", "--data", "{f}", "--out", "x", "--curve", "5"], "--curve measures mIoU"),
+        (
+            [
+                "train",
+                "segmentation",
+                "--data",
+                "{f}",
+                "--out",
+                "x",
+                "--val",
+                "2",
+                "--input",
+                "48x64",
+                "--engine",
+                "torch",
+            ],
+            "--val is 2",
+        ),
+        (["evaluate"], "say with --data, --bag or --terrain"),
+        (["evaluate", "--data", "{f}", "--gaps", "1,x"], "--gaps is '1,x'"),
+        (["evaluate", "--data", "{f}", "--set", "rate"], "--set rate is no NAME=VALUE"),
+        (["evaluate", "--data", "{f}", "--set", "speed=3"], "no setting 'speed'"),
+        (["extract", "{f}", "{f}"], "images holds files already"),
+    ],
+)
 def test_a_wrong_command_ends_in_one_sentence(labelled, tmp_path, capsys, arguments, says):
     assert run(*(a.format(f=labelled) for a in arguments)) == 1
     told = capsys.readouterr().err.strip()
     assert told.startswith("dino-perception") and says in told and "\n" not in told
 
 
-@pytest.mark.parametrize("arguments", [["train", "segmentation", "--data", "x", "--input", "big"], ["train", "smell"],
-                                       ["train", "depth", "--data", "x", "--limit", "-3"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "segmentation", "--data", "x", "--input", "big"],
+        ["train", "smell"],
+        ["train", "depth", "--data", "x", "--limit", "-3"],
+    ],
+)
 def test_arguments_that_cannot_be_are_refused_by_the_parser(arguments):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
@@ -121,16 +195,32 @@ def test_every_command_of_the_guide_is_understood(arguments):
 @needs_sample
 def test_from_a_bag_to_a_measured_head(tmp_path, capsys):
     """The way docs/training.md goes."""
-    frames, small = tmp_path / "frames", ["input_height=96", "input_width=128", "output_height=48", "output_width=64", "engine=torch",
-                                          "threads=1"]
+    frames, small = (
+        tmp_path / "frames",
+        ["input_height=96", "input_width=128", "output_height=48", "output_width=64", "engine=torch", "threads=1"],
+    )
     assert run("extract", SAMPLE, frames, "--count", 6, "--truth") == 0
     assert sorted(p.name for p in frames.iterdir()) == ["depth", "images", "labels.yaml", "masks"]
     assert [len(list((frames / d).iterdir())) for d in ("images", "masks", "depth")] == [6, 6, 6]
     code, out = trained(tmp_path, "segmentation", frames, "--input", "96x128", "--limit", 4)
     assert code == 0
     capsys.readouterr()
-    code = run("evaluate", "--bag", SAMPLE, "--heads", "segmentation", "--set", f"segmentation.weights={out}", "--limit", 4,
-               *(x for setting in small for x in ("--set", setting)), "--cache", tmp_path / "cache", "--json", tmp_path / "e.json")
+    code = run(
+        "evaluate",
+        "--bag",
+        SAMPLE,
+        "--heads",
+        "segmentation",
+        "--set",
+        f"segmentation.weights={out}",
+        "--limit",
+        4,
+        *(x for setting in small for x in ("--set", setting)),
+        "--cache",
+        tmp_path / "cache",
+        "--json",
+        tmp_path / "e.json",
+    )
     data = json.loads((tmp_path / "e.json").read_text())
     assert code == 0 and set(data) >= {"segmentation", "weights_trained", "model"} and "depth" not in data
     assert "colour k-NN" in capsys.readouterr().out

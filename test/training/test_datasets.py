@@ -43,7 +43,9 @@ def test_a_mask_with_a_palette_gives_its_indices(labelled, tmp_path):
 
 
 def test_a_coloured_mask_is_read_by_the_labels_colours_and_black_is_unlabelled(labelled, tmp_path):
-    (labelled / "labels.yaml").write_text("labels: [{name: sky, colour: [10, 20, 200]}, {name: ground, colour: [180, 110, 60]}]\n")
+    (labelled / "labels.yaml").write_text(
+        "labels: [{name: sky, colour: [10, 20, 200]}, {name: ground, colour: [180, 110, 60]}]\n"
+    )
     mask = np.zeros((*SIZE, 3), np.uint8)
     mask[:20], mask[30:] = (10, 20, 200), (180, 110, 60)
     picture(labelled / "masks" / "000.png", mask)
@@ -56,7 +58,9 @@ def test_a_coloured_mask_is_read_by_the_labels_colours_and_black_is_unlabelled(l
 
 
 def test_several_mask_values_may_mean_one_class(labelled, tmp_path):
-    (labelled / "labels.yaml").write_text("labels: [{name: a, values: [0, 7]}, {name: b, values: [1, 300]}]\nignore: [9]\n")
+    (labelled / "labels.yaml").write_text(
+        "labels: [{name: a, values: [0, 7]}, {name: b, values: [1, 300]}]\nignore: [9]\n"
+    )
     mask = np.zeros(SIZE, np.uint16)
     mask[0, :5] = 7, 1, 300, 9, 255
     picture(labelled / "masks" / "000.png", mask)
@@ -74,15 +78,24 @@ def test_depth_as_npy_is_in_metres_and_what_is_no_distance_is_unknown(labelled, 
     assert np.isnan(depth[0, :4]).all() and depth[1, 0] == 2.5 and depth.dtype == np.float32
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (lambda f: (f / "masks" / "004.png").unlink(), r"images/004.png has no mask in .*masks; add it, or give --partial"),
-    (lambda f: (f / "images" / "004.png").unlink(), r"masks/004.png is a mask without a picture"),
-    (lambda f: [p.unlink() for p in (f / "images").iterdir()], r"images holds no pictures"),
-    (lambda f: picture(f / "images" / "004.jpg", striped(0)[0]), r"004.jpg and .*004.png have the same name"),
-    (lambda f: (f / "labels.yaml").write_text("labels: [{name: a, id: 0}, {name: b, id: 2}]"), r"labels.yaml: the label ids are \[0, 2\]"),
-    (lambda f: (f / "labels.yaml").write_text("names: [a]"), r"labels.yaml needs a list 'labels'"),
-    (lambda f: (f / "labels.yaml").write_text("labels: [{name: a, hue: 3}, {name: b}]"), r"label 'a' has 'hue'"),
-])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (
+            lambda f: (f / "masks" / "004.png").unlink(),
+            r"images/004.png has no mask in .*masks; add it, or give --partial",
+        ),
+        (lambda f: (f / "images" / "004.png").unlink(), r"masks/004.png is a mask without a picture"),
+        (lambda f: [p.unlink() for p in (f / "images").iterdir()], r"images holds no pictures"),
+        (lambda f: picture(f / "images" / "004.jpg", striped(0)[0]), r"004.jpg and .*004.png have the same name"),
+        (
+            lambda f: (f / "labels.yaml").write_text("labels: [{name: a, id: 0}, {name: b, id: 2}]"),
+            r"labels.yaml: the label ids are \[0, 2\]",
+        ),
+        (lambda f: (f / "labels.yaml").write_text("names: [a]"), r"labels.yaml needs a list 'labels'"),
+        (lambda f: (f / "labels.yaml").write_text("labels: [{name: a, hue: 3}, {name: b}]"), r"label 'a' has 'hue'"),
+    ],
+)
 def test_a_folder_that_does_not_fit_together_is_refused_when_opened(labelled, tmp_path, spoil, says):
     spoil(labelled)
     with pytest.raises(DataError, match=says):
@@ -112,11 +125,14 @@ def test_a_mask_of_another_aspect_is_named_and_one_of_half_the_size_is_fine(labe
     assert data.samples[6].truth("segmentation", data.samples[6].read_image()).shape == (24, 32)
 
 
-@pytest.mark.parametrize("where, content, says", [
-    ("masks/000.png", b"no picture", "masks/000.png cannot be read as a mask"),
-    ("images/000.png", b"no picture", "images/000.png cannot be read as a picture"),
-    ("depth/000.png", b"no picture", "depth/000.png cannot be read as a picture"),
-])
+@pytest.mark.parametrize(
+    "where, content, says",
+    [
+        ("masks/000.png", b"no picture", "masks/000.png cannot be read as a mask"),
+        ("images/000.png", b"no picture", "images/000.png cannot be read as a picture"),
+        ("depth/000.png", b"no picture", "depth/000.png cannot be read as a picture"),
+    ],
+)
 def test_damaged_files_are_named(labelled, tmp_path, where, content, says):
     (labelled / where).write_bytes(content)
     sample = opened(labelled, tmp_path).samples[0]
@@ -180,7 +196,8 @@ def test_rellis_as_released(tmp_path):
             ids = np.zeros(SIZE, np.uint8)
             ids[0, :5] = 3, 29, 34, 1, 0
             picture(root / drive / "pylon_camera_node_label_id" / f"{frame}.png", ids)
-    line = "{0}/pylon_camera_node/frame000000-1581624652_750.jpg {0}/pylon_camera_node_label_id/frame000000-1581624652_750.png\n"
+    name = "frame000000-1581624652_750"
+    line = f"{{0}}/pylon_camera_node/{name}.jpg {{0}}/pylon_camera_node_label_id/{name}.png\n"
     (root / "train.lst").write_text(line.format("00000"))
     (root / "test.lst").write_text(line.format("00004"))
     data = opened(tmp_path, tmp_path)
@@ -203,14 +220,23 @@ def test_rugd_as_released(tmp_path):
     (tmp_path / "RUGD_annotations" / "RUGD_annotation-colormap.txt").write_text("0 void 0 0 0\n")
     data = opened(tmp_path, tmp_path)
     assert data.samples[0].read_classes()[0, :3].tolist() == [0, 23, IGNORE]
-    assert {part: data.samples[i[0]].scene for part, i in data.splits.items()} == {"train": "trail", "val": "park-8", "test": "creek"}
+    assert {part: data.samples[i[0]].scene for part, i in data.splits.items()} == {
+        "train": "trail",
+        "val": "park-8",
+        "test": "creek",
+    }
 
 
 def test_rendered_drives(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
     pose = np.tile(np.eye(4), (3, 1, 1))
-    arrays = dict(rgb=rgb, depth=np.full((3, *SIZE), np.nan, np.float16), classes=np.full((3, *SIZE), 4, np.uint8), pose=pose,
-                  intrinsics=np.array([50.0, 51, 31.5, 23.5]))
+    arrays = dict(
+        rgb=rgb,
+        depth=np.full((3, *SIZE), np.nan, np.float16),
+        classes=np.full((3, *SIZE), 4, np.uint8),
+        pose=pose,
+        intrinsics=np.array([50.0, 51, 31.5, 23.5]),
+    )
     folder = tmp_path / "scenes"
     folder.mkdir()
     np.savez(folder / "mars-1-0.npz", **arrays)
@@ -218,7 +244,10 @@ def test_rendered_drives(tmp_path):
     data = opened(folder, tmp_path)
     assert [s.number for s in data.samples] == [0, 1, 2, 0, 3, 10] and data.continuous
     np.testing.assert_array_equal(data.samples[4].read_image(), rgb[1])
-    assert data.samples[0].camera.k[1, 1] == 51 and (data.samples[0].camera.width, data.samples[0].camera.height) == (64, 48)
+    assert data.samples[0].camera.k[1, 1] == 51 and (data.samples[0].camera.width, data.samples[0].camera.height) == (
+        64,
+        48,
+    )
     del arrays["pose"]
     np.savez(folder / "mars-3-0.npz", **arrays)
     with pytest.raises(DataError, match="mars-3-0.npz has no array 'pose'"):

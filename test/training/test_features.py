@@ -38,7 +38,9 @@ def stamps(folder) -> dict:
 
 
 @torch.inference_mode()
-def test_features_are_those_of_the_backbone_and_the_mirrored_look_those_of_the_mirrored_picture(labelled, tmp_path, backbone, cache):
+def test_features_are_those_of_the_backbone_and_the_mirrored_look_those_of_the_mirrored_picture(
+    labelled, tmp_path, backbone, cache
+):
     items = cache.items(opened(labelled, tmp_path), "segmentation", views(2))
     image, mask = striped(2)
     for item, pixels, truth in ((items[4], image, mask), (items[5], image[:, ::-1], mask[:, ::-1])):
@@ -83,7 +85,10 @@ def test_features_of_other_weights_or_sizes_are_other_features(tmp_path, backbon
     other = load_backbone("rover-tiny")
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
-    caches = [FeatureCache(tmp_path / "cache", b, TAPS, *size, engine="torch") for b, size in ((other, SIZE), (backbone, (64, 64)))]
+    caches = [
+        FeatureCache(tmp_path / "cache", b, TAPS, *size, engine="torch")
+        for b, size in ((other, SIZE), (backbone, (64, 64)))
+    ]
     assert len({cache.folder, *(c.folder for c in caches)}) == 3
 
 
@@ -122,5 +127,7 @@ def test_looks_in_other_light_differ_and_are_the_same_every_time():
 @pytest.mark.parametrize("height, width", [(6, 8), (3, 4), (24, 32), (5, 7)])
 def test_a_grid_is_looked_up_at_the_centres_of_its_pixels(height, width):
     array = np.arange(48).reshape(6, 8)
-    wanted = [[array[int((r + 0.5) * 6 / height), int((c + 0.5) * 8 / width)] for c in range(width)] for r in range(height)]
+    wanted = [
+        [array[int((r + 0.5) * 6 / height), int((c + 0.5) * 8 / width)] for c in range(width)] for r in range(height)
+    ]
     np.testing.assert_array_equal(nearest(array, height, width), wanted)

@@ -40,7 +40,9 @@ QUICK = Recipe(epochs=1, least_steps=40, batch=4)
 
 
 def heads_of(backbone, data):
-    return create_head("segmentation", backbone, labels=data.labels), create_head("depth", backbone, depth_range=(0.2, 20.0))
+    return create_head("segmentation", backbone, labels=data.labels), create_head(
+        "depth", backbone, depth_range=(0.2, 20.0)
+    )
 
 
 def test_a_segmentation_head_learns_two_stripes_from_eight_frames(material, backbone):
@@ -77,8 +79,12 @@ def test_the_weights_that_did_best_are_kept(material, backbone, tmp_path):
 def test_training_ends_when_nothing_gets_better(material, backbone):
     items, data = material
     head = heads_of(backbone, data)[0]
-    outcome = fit(head, items["segmentation"][:8], items["segmentation"][8:],
-                  Recipe(epochs=1, least_steps=500, batch=4, rate=1e-9, patience=2))
+    outcome = fit(
+        head,
+        items["segmentation"][:8],
+        items["segmentation"][8:],
+        Recipe(epochs=1, least_steps=500, batch=4, rate=1e-9, patience=2),
+    )
     assert outcome.stopped_early and outcome.steps < 100
 
 
@@ -86,7 +92,9 @@ def test_the_seed_decides(material, backbone):
     items, data = material
     weights = []
     for seed in (0, 0, 1):
-        head = create_head("segmentation", backbone, "linear", labels=data.labels, taps=backbone.spec.taps)  # it has dropout
+        head = create_head(
+            "segmentation", backbone, "linear", labels=data.labels, taps=backbone.spec.taps
+        )  # it has dropout
         fit(head, items["segmentation"][:8], [], Recipe(epochs=1, least_steps=6, batch=8, seed=seed))
         weights.append(torch.cat([p.flatten() for p in head.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
@@ -139,15 +147,20 @@ def test_a_smaller_limit_is_part_of_a_larger_one(labelled, tmp_path):
 def numbered(count: int, scenes: int, continuous: bool):
     from dino_perception.training.datasets import Dataset, Sample
 
-    samples = [Sample(str(i), str(i * scenes // count), str(i), lambda: None, lambda: None, number=i) for i in range(count)]
+    samples = [
+        Sample(str(i), str(i * scenes // count), str(i), lambda: None, lambda: None, number=i) for i in range(count)
+    ]
     return Dataset("made up", tuple(samples), continuous=continuous)
 
 
-@pytest.mark.parametrize("scenes, continuous, held", [
-    (1, True, list(range(16, 20))),  # the end of the drive
-    (2, True, [8, 9, 18, 19]),  # of each
-    (1, False, [2, 7, 12, 17]),  # every fifth
-])
+@pytest.mark.parametrize(
+    "scenes, continuous, held",
+    [
+        (1, True, list(range(16, 20))),  # the end of the drive
+        (2, True, [8, 9, 18, 19]),  # of each
+        (1, False, [2, 7, 12, 17]),  # every fifth
+    ],
+)
 def test_frames_to_judge_by_are_apart_from_those_to_learn_from(scenes, continuous, held):
     train, validation = split(numbered(20, scenes, continuous), 0.2, seed=0)
     assert [int(s.name) for s in validation.samples] == held
@@ -161,7 +174,9 @@ def test_of_many_drives_whole_ones_are_held_out():
 
 
 def test_the_datas_own_parts_are_kept_and_the_test_part_is_not_touched():
-    data = dataclasses.replace(numbered(20, 1, True), splits={"train": tuple(range(10)), "val": (10, 11), "test": tuple(range(12, 20))})
+    data = dataclasses.replace(
+        numbered(20, 1, True), splits={"train": tuple(range(10)), "val": (10, 11), "test": tuple(range(12, 20))}
+    )
     assert [len(part.samples) for part in split(data, 0.2, 0)] == [10, 2]
     del data.splits["val"]
     train, validation = split(data, 0.2, 0)

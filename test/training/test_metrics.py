@@ -18,7 +18,9 @@ def frames():
     random = np.random.default_rng(3)
     truth = random.choice([0, 1, 2, 3, 4, IGNORE], (10, 24, 32), p=[0.4, 0.3, 0.1, 0.1, 0.05, 0.05]).astype(np.uint8)
     guess = np.where(random.random(truth.shape) < 0.7, truth, random.integers(0, 5, truth.shape)).astype(np.uint8)
-    confidence = random.choice([c for c in range(60, 256) if c % 17], truth.shape).astype(np.uint8)  # none on a bin's edge, all above 1 / 6
+    confidence = random.choice([c for c in range(60, 256) if c % 17], truth.shape).astype(
+        np.uint8
+    )  # none on a bin's edge, all above 1 / 6
     return truth, np.where(guess == IGNORE, 0, guess).astype(np.uint8), confidence
 
 
@@ -43,8 +45,12 @@ def test_segmentation_agrees_with_torchmetrics(frames):
     options = dict(num_classes=6, ignore_index=IGNORE)
     wanted = reference.multiclass_jaccard_index(mask, truth, average="none", **options)
     np.testing.assert_allclose(np.nan_to_num(total.iou), wanted, atol=1e-6)
-    assert total.miou == pytest.approx(float(reference.multiclass_jaccard_index(mask, truth, average="macro", **options)), abs=1e-6)
-    assert total.accuracy == pytest.approx(float(reference.multiclass_accuracy(mask, truth, average="micro", **options)), abs=1e-6)
+    assert total.miou == pytest.approx(
+        float(reference.multiclass_jaccard_index(mask, truth, average="macro", **options)), abs=1e-6
+    )
+    assert total.accuracy == pytest.approx(
+        float(reference.multiclass_accuracy(mask, truth, average="micro", **options)), abs=1e-6
+    )
     counts = reference.multiclass_confusion_matrix(mask, truth, **options)
     np.testing.assert_array_equal(total.confusion[:, :6], counts)
 
@@ -54,8 +60,9 @@ def test_calibration_error_agrees_with_torchmetrics(frames):
     truth, mask, confidence = frames
     chance = np.repeat(((1 - confidence / 255) / 5)[:, None], 6, axis=1)  # the rest goes to the other classes
     np.put_along_axis(chance, mask[:, None].astype(np.int64), (confidence / 255)[:, None], axis=1)
-    wanted = reference.multiclass_calibration_error(torch.from_numpy(chance), torch.from_numpy(truth.astype(np.int64)), 6,
-                                                    n_bins=15, norm="l1", ignore_index=IGNORE)
+    wanted = reference.multiclass_calibration_error(
+        torch.from_numpy(chance), torch.from_numpy(truth.astype(np.int64)), 6, n_bins=15, norm="l1", ignore_index=IGNORE
+    )
     assert scored(frames).ece() == pytest.approx(float(wanted), abs=1e-6)
 
 

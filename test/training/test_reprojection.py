@@ -70,5 +70,7 @@ def test_on_a_depth_edge_either_side_is_right_and_what_is_between_is_not():
     depth[:, 32:] = 2.0
     xy, step = np.array([[31.5, 20.0]]), moved(x=1.0)
     far, near = xy - [[5.0, 0]], xy - [[25.0, 0]]
-    errors = [end_point_errors(xy, end, depth, CAMERA, np.eye(4), CAMERA, step)[0] for end in (far, near, (far + near) / 2)]
+    errors = [
+        end_point_errors(xy, end, depth, CAMERA, np.eye(4), CAMERA, step)[0] for end in (far, near, (far + near) / 2)
+    ]
     assert errors == pytest.approx([0, 0, 10])

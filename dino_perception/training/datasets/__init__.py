@@ -22,8 +22,14 @@ KINDS = (
 """What a path can be, in the order in which it is tried: (in words, whether it is that, how it is read)."""
 
 
-def open_dataset(source: str | Path, *, cache: Path, labels: str | Path = "", progress: Callable[[str], None] | None = None,
-                 **options) -> Dataset:
+def open_dataset(
+    source: str | Path,
+    *,
+    cache: Path,
+    labels: str | Path = "",
+    progress: Callable[[str], None] | None = None,
+    **options,
+) -> Dataset:
     """The dataset at a path, or of "terrain:SEEDS"; what it is, is found from what is there.
 
     `labels` is a labels.yaml that replaces the data's own classes. `options` go to the kind that knows them:

@@ -34,8 +34,15 @@ def fits(path: Path) -> bool:
     return is_bag(path)
 
 
-def read(path: Path, *, labels: LabelMap | None = None, image_topic: str = "", depth_topic: str = "", mask_topic: str = "",
-         **_) -> Dataset:
+def read(
+    path: Path,
+    *,
+    labels: LabelMap | None = None,
+    image_topic: str = "",
+    depth_topic: str = "",
+    mask_topic: str = "",
+    **_,
+) -> Dataset:
     """The frames of one camera. Topics that are not named are found by their types and names.
 
     Depth is sensor_msgs/Image of 16UC1 millimetres or 32FC1 metres, or what compressed_depth_image_transport makes of
@@ -55,13 +62,21 @@ def read(path: Path, *, labels: LabelMap | None = None, image_topic: str = "", d
     samples = []
     for number, entry in enumerate(index[image]):
         depth_ns, mask_ns = (_nearest(index.get(topic, []), entry.stamp_ns) for topic in (depth, mask))
-        samples.append(Sample(
-            f"{path.name} {image} {entry.stamp_ns}", path.name,
-            text_key(bag.key, image, entry.log_ns), partial(bag.picture, image, entry.log_ns),
-            partial(bag.mask, mask, mask_ns, label_map) if mask_ns is not None else None,
-            partial(bag.depth, depth, depth_ns) if depth_ns is not None else None,
-            camera, tree.pose(frame_id, entry.stamp_ns) if moving else None, entry.stamp_ns, number,
-            text_key(depth, depth_ns, mask, mask_ns, label_map)))
+        samples.append(
+            Sample(
+                f"{path.name} {image} {entry.stamp_ns}",
+                path.name,
+                text_key(bag.key, image, entry.log_ns),
+                partial(bag.picture, image, entry.log_ns),
+                partial(bag.mask, mask, mask_ns, label_map) if mask_ns is not None else None,
+                partial(bag.depth, depth, depth_ns) if depth_ns is not None else None,
+                camera,
+                tree.pose(frame_id, entry.stamp_ns) if moving else None,
+                entry.stamp_ns,
+                number,
+                text_key(depth, depth_ns, mask, mask_ns, label_map),
+            )
+        )
     for topic, what in ((depth, depth_topic), (mask, mask_topic)):
         if topic and what and not any(s.read_depth if topic == depth else s.read_classes for s in samples):
             raise DataError(f"{path}: no message of {topic} has the stamp of a picture of {image} (within 25 ms)")
@@ -95,10 +110,14 @@ class Bag:
                 raise DataError(f"{self.path} has no image topic '{wanted}'; it has {', '.join(found) or 'none'}")
             return wanted
         if not found:
-            raise DataError(f"{self.path} has no camera topic; its topics are {', '.join(sorted(self.types)) or 'none'}")
+            raise DataError(
+                f"{self.path} has no camera topic; its topics are {', '.join(sorted(self.types)) or 'none'}"
+            )
         stems = {t.removesuffix("/compressed") for t in found}
         if len(stems) > 1:
-            raise DataError(f"{self.path} has several camera topics; choose one with --image-topic: {', '.join(sorted(found))}")
+            raise DataError(
+                f"{self.path} has several camera topics; choose one with --image-topic: {', '.join(sorted(found))}"
+            )
         return min(found, key=len)  # the raw one, when it was recorded too
 
     def truth_topic(self, kind: str, wanted: str, image: str) -> str:
@@ -112,7 +131,9 @@ class Bag:
             found = [t for t in found if "aligned" in t] or found
             found = [t for t in found if not t.endswith(("/compressed", "/compressedDepth"))] or found
         if len(found) > 1:
-            raise DataError(f"{self.path} has several {kind} topics; choose one with --{kind}-topic: {', '.join(sorted(found))}")
+            raise DataError(
+                f"{self.path} has several {kind} topics; choose one with --{kind}-topic: {', '.join(sorted(found))}"
+            )
         return found[0] if found else ""
 
     def index(self, topics: Sequence[str]) -> dict[str, list[Entry]]:
@@ -151,7 +172,9 @@ class Bag:
         if self.types[topic] == COMPRESSED:
             stored = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
         else:
-            stored = _plane(message, {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}, where)
+            stored = _plane(
+                message, {"mono8": np.uint8, "8UC1": np.uint8, "mono16": np.uint16, "16UC1": np.uint16}, where
+            )
         if stored is None or stored.ndim != 2 or stored.dtype not in (np.uint8, np.uint16):
             raise DataError(f"{where} is not a mask of class ids (mono8, mono16 or a PNG of them)")
         return labels.ids(stored, where)
@@ -175,12 +198,25 @@ class Bag:
         for record in self.reader.messages(topics) if topics else ():
             message = self.reader.decode(record)
             if record.topic.type.endswith("Odometry"):
-                odometry.append((message.header.frame_id, message.child_frame_id, _ns(message.header.stamp),
-                                 message.pose.pose.position, message.pose.pose.orientation))
+                odometry.append(
+                    (
+                        message.header.frame_id,
+                        message.child_frame_id,
+                        _ns(message.header.stamp),
+                        message.pose.pose.position,
+                        message.pose.pose.orientation,
+                    )
+                )
                 continue
             for t in message.transforms:
-                tree.add(t.header.frame_id, t.child_frame_id, _ns(t.header.stamp), _numbers(t.transform.translation, "xyz"),
-                         _numbers(t.transform.rotation, "xyzw"), static=record.topic.name.endswith("tf_static"))
+                tree.add(
+                    t.header.frame_id,
+                    t.child_frame_id,
+                    _ns(t.header.stamp),
+                    _numbers(t.transform.translation, "xyz"),
+                    _numbers(t.transform.rotation, "xyzw"),
+                    static=record.topic.name.endswith("tf_static"),
+                )
         if odometry and not tree.knows(odometry[0][1]):
             for parent, child, stamp, position, orientation in odometry:
                 tree.add(parent, child, stamp, _numbers(position, "xyz"), _numbers(orientation, "xyzw"))
@@ -190,7 +226,7 @@ class Bag:
         self.reader.close()
 
     def _kind(self, topic: str) -> str:
-        """"picture", "depth", "mask" or "" for a topic, from its type, its encoding and its name."""
+        """ "picture", "depth", "mask" or "" for a topic, from its type, its encoding and its name."""
         if self.types[topic] not in (IMAGE, COMPRESSED):
             return ""
         for record in self.reader.messages([topic]):
@@ -199,7 +235,11 @@ class Bag:
             coding = str(message.encoding if raw else message.format)
             if any(word in topic for word in ("mask", "label")):
                 return "mask"
-            if coding.startswith(("16UC1", "32FC1")) or "compressedDepth" in coding or ("depth" in topic and "png" in coding):
+            if (
+                coding.startswith(("16UC1", "32FC1"))
+                or "compressedDepth" in coding
+                or ("depth" in topic and "png" in coding)
+            ):
                 return "depth"
             return "picture"
         return ""
@@ -221,7 +261,9 @@ def _plane(message: Any, types: dict[str, Any], where: str) -> np.ndarray:
     rows = np.frombuffer(message.data, np.uint8)
     if rows.size < message.height * message.step or message.step < message.width * dtype.itemsize:
         raise DataError(f"{where} holds {rows.size} bytes; {message.width}x{message.height} {encoding} takes more")
-    rows = rows[: message.height * message.step].reshape(message.height, message.step)[:, : message.width * dtype.itemsize]
+    rows = rows[: message.height * message.step].reshape(message.height, message.step)[
+        :, : message.width * dtype.itemsize
+    ]
     return np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("="), copy=False)
 
 

@@ -25,11 +25,11 @@ class DataError(ValueError):
 class Sample:
     """One frame and what is known about it. Pixels are read when asked for.
 
-    `name` tells a person which frame it is. `scene` is the drive it belongs to. `key` changes whenever its picture
-    does, `truth_key` when its truth does. `read_image` gives (H, W, 3) uint8 RGB; `read_classes` (h, w) uint8 ids of the dataset's labels, IGNORE where
-    unlabelled; `read_depth` (h, w) float32 metres, NaN where unknown. Truth may have another size than the image, but
-    shows the same. `pose` (4, 4) brings points of the camera's optical frame into the world of the scene. `number` is the
-    frame's place in its drive.
+    `name` tells a person which frame it is. `scene` is the drive it belongs to and `number` its place there. `key`
+    changes whenever its picture does, `truth_key` when its truth does. `read_image` gives (H, W, 3) uint8 RGB;
+    `read_classes` (h, w) uint8 ids of the dataset's labels, IGNORE where unlabelled; `read_depth` (h, w) float32
+    metres, NaN where unknown. Truth may have another size than the image, but shows the same. `pose` (4, 4) brings
+    points of the camera's optical frame into the world of the scene.
     """
 
     name: str
@@ -104,8 +104,10 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
         return first
     for other in datasets[1:]:
         if other.labels and first.labels and [l.name for l in other.labels] != [l.name for l in first.labels]:
-            raise DataError(f"{first.source} and {other.source} have different classes ({names(first.labels)}; "
-                            f"{names(other.labels)}); give both the same --labels")
+            raise DataError(
+                f"{first.source} and {other.source} have different classes ({names(first.labels)}; "
+                f"{names(other.labels)}); give both the same --labels"
+            )
     samples, splits, start = [], {}, 0
     for number, data in enumerate(datasets):
         samples += [dataclasses.replace(s, scene=f"{number}/{s.scene}") for s in data.samples]
@@ -113,8 +115,13 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
             splits[name] = (*splits.get(name, ()), *(start + i for i in indices))
         start += len(data.samples)
     divided = any(data.splits for data in datasets)
-    return Dataset(" + ".join(d.source for d in datasets), tuple(samples), first.labels or datasets[-1].labels,
-                   any(d.continuous for d in datasets), splits if divided else {})
+    return Dataset(
+        " + ".join(d.source for d in datasets),
+        tuple(samples),
+        first.labels or datasets[-1].labels,
+        any(d.continuous for d in datasets),
+        splits if divided else {},
+    )
 
 
 def names(labels: Sequence[ClassLabel]) -> str:
@@ -153,8 +160,14 @@ def read_mask(path: Path) -> np.ndarray:
         values = values.astype(np.uint8)
     if values.dtype == np.int32 and values.min(initial=0) >= 0 and values.max(initial=0) < 2**16:
         values = values.astype(np.uint16)  # how Pillow opens 16-bit PNG
-    if values.dtype not in (np.uint8, np.uint16) or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
-        raise DataError(f"{path} is a picture of {values.dtype} {values.shape}; a mask has one 8- or 16-bit id a pixel, or RGB")
+    if (
+        values.dtype not in (np.uint8, np.uint16)
+        or values.ndim not in (2, 3)
+        or (values.ndim == 3 and values.shape[2] != 3)
+    ):
+        raise DataError(
+            f"{path} is a picture of {values.dtype} {values.shape}; a mask has one 8- or 16-bit id a pixel, or RGB"
+        )
     return values
 
 
@@ -175,7 +188,9 @@ def read_depth_file(path: Path) -> np.ndarray:
     if raw is None:
         raise DataError(f"{path} cannot be read as a picture")
     if raw.dtype != np.uint16 or raw.ndim != 2:
-        raise DataError(f"{path} is a picture of {raw.dtype} {raw.shape}; depth is a 16-bit PNG of millimetres or a .npy of metres")
+        raise DataError(
+            f"{path} is a picture of {raw.dtype} {raw.shape}; depth is a 16-bit PNG of millimetres or a .npy of metres"
+        )
     return metres(raw.astype(np.float32) / 1000)
 
 
@@ -190,7 +205,10 @@ def same_shape(truth: np.ndarray, image_shape: tuple[int, int], what: str) -> No
     """Raises DataError when truth of one aspect is given for an image of another (more than a pixel off)."""
     height, width = truth.shape[:2]
     if abs(height * image_shape[1] - width * image_shape[0]) > max(image_shape):
-        raise DataError(f"{what} is {width}x{height} pixels and its image {image_shape[1]}x{image_shape[0]}; both must show the same")
+        raise DataError(
+            f"{what} is {width}x{height} pixels and its image {image_shape[1]}x{image_shape[0]}; "
+            "both must show the same"
+        )
 
 
 def to_ids(values: np.ndarray, table: np.ndarray, what: str, accepted: str) -> np.ndarray:

@@ -1,9 +1,9 @@
 """A folder of pictures with masks or depth beside them, named alike.
 
-    DATA/images/0001.jpg           any pictures; subfolders are drives
-    DATA/masks/0001.png            class ids (8 or 16 bits, or a palette), or the labels' colours
-    DATA/depth/0001.png            16-bit millimetres, 0 unknown; or 0001.npy, metres
-    DATA/labels.yaml               what the ids mean; without it: 0 soil, 1 bedrock, 2 sand, 3 big_rock, 4 sky
+DATA/images/0001.jpg           any pictures; subfolders are drives
+DATA/masks/0001.png            class ids (8 or 16 bits, or a palette), or the labels' colours
+DATA/depth/0001.png            16-bit millimetres, 0 unknown; or 0001.npy, metres
+DATA/labels.yaml               what the ids mean; without it: 0 soil, 1 bedrock, 2 sand, 3 big_rock, 4 sky
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dino_perception.training.datasets.base import (DataError, Dataset, Sample, file_key, read_depth_file, read_mask,
-                                                    read_picture, text_key)
+from dino_perception.training.datasets.base import (
+    DataError,
+    Dataset,
+    Sample,
+    file_key,
+    read_depth_file,
+    read_mask,
+    read_picture,
+    text_key,
+)
 from dino_perception.training.datasets.labels import DEFAULT, LabelMap, read_labels
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -38,24 +46,36 @@ def read(folder: Path, *, labels: LabelMap | None = None, partial_labels: bool =
         labels = read_labels(folder / "labels.yaml") if (folder / "labels.yaml").is_file() else DEFAULT
     for found, what in ((masks, "mask"), (depths, "depth")):
         if lonely := sorted(found.keys() - pictures.keys()):
-            raise DataError(f"{found[lonely[0]]} is a {what} without a picture of that name in {folder / 'images'}"
-                            + (f", and so are {len(lonely) - 1} more" if len(lonely) > 1 else ""))
+            raise DataError(
+                f"{found[lonely[0]]} is a {what} without a picture of that name in {folder / 'images'}"
+                + (f", and so are {len(lonely) - 1} more" if len(lonely) > 1 else "")
+            )
         if found and not partial_labels and (missing := sorted(pictures.keys() - found.keys())):
-            raise DataError(f"{pictures[missing[0]]} has no {what} in {folder / ('masks' if what == 'mask' else what)}"
-                            + (f", nor have {len(missing) - 1} more" if len(missing) > 1 else "")
-                            + "; add it, or give --partial to leave such pictures out")
-    samples = [pair(path, masks.get(name), depths.get(name), labels, str(Path(name).parent)) for name, path in pictures.items()]
+            raise DataError(
+                f"{pictures[missing[0]]} has no {what} in {folder / ('masks' if what == 'mask' else what)}"
+                + (f", nor have {len(missing) - 1} more" if len(missing) > 1 else "")
+                + "; add it, or give --partial to leave such pictures out"
+            )
+    samples = [
+        pair(path, masks.get(name), depths.get(name), labels, str(Path(name).parent)) for name, path in pictures.items()
+    ]
     return Dataset(f"folder {folder.name}", tuple(samples), labels.labels if masks else ())
 
 
-def pair(picture: Path, mask: Path | None, depth: Path | None, labels: LabelMap, scene: str,
-         hidden: tuple[Path, ...] = ()) -> Sample:
+def pair(
+    picture: Path, mask: Path | None, depth: Path | None, labels: LabelMap, scene: str, hidden: tuple[Path, ...] = ()
+) -> Sample:
     """A sample from files. `hidden` are pictures that are not 0 where the mask does not count."""
     truth = [p for p in (mask, depth, *hidden) if p]
-    return Sample(str(picture), scene, file_key(picture), partial(read_picture, picture),
-                  partial(masked_ids, mask, labels, hidden) if mask else None,
-                  partial(read_depth_file, depth) if depth else None,
-                  truth_key=text_key(*(file_key(p) for p in truth), labels))
+    return Sample(
+        str(picture),
+        scene,
+        file_key(picture),
+        partial(read_picture, picture),
+        partial(masked_ids, mask, labels, hidden) if mask else None,
+        partial(read_depth_file, depth) if depth else None,
+        truth_key=text_key(*(file_key(p) for p in truth), labels),
+    )
 
 
 def masked_ids(mask: Path, labels: LabelMap, hidden: tuple[Path, ...]) -> np.ndarray:
@@ -64,7 +84,9 @@ def masked_ids(mask: Path, labels: LabelMap, hidden: tuple[Path, ...]) -> np.nda
     for path in hidden:
         cover = read_mask(path)
         if cover.shape[:2] != ids.shape:
-            raise DataError(f"{path} is {cover.shape[1]}x{cover.shape[0]} pixels and {mask} {ids.shape[1]}x{ids.shape[0]}")
+            raise DataError(
+                f"{path} is {cover.shape[1]}x{cover.shape[0]} pixels and {mask} {ids.shape[1]}x{ids.shape[0]}"
+            )
         ids[(cover if cover.ndim == 2 else cover.any(axis=2)) != 0] = 255
     return ids
 

@@ -56,8 +56,10 @@ class LabelMap:
         if (ids < 0).any():
             value = int(packed[ids < 0][0])
             colour = (value >> 16, value >> 8 & 255, value & 255)
-            raise DataError(f"{what} holds the colour {colour}, which is none of its labels; they are "
-                            + ", ".join(f"{tuple(label.colour)} {label.name}" for label in self.labels))
+            raise DataError(
+                f"{what} holds the colour {colour}, which is none of its labels; they are "
+                + ", ".join(f"{tuple(label.colour)} {label.name}" for label in self.labels)
+            )
         return ids.astype(np.uint8)
 
 
@@ -80,7 +82,11 @@ def read_labels(path: Path) -> LabelMap:
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read as YAML: {error}") from None
     entries = document.get("labels") if isinstance(document, Mapping) else None
-    if not isinstance(entries, Sequence) or not entries or not all(isinstance(e, Mapping) and "name" in e for e in entries):
+    if (
+        not isinstance(entries, Sequence)
+        or not entries
+        or not all(isinstance(e, Mapping) and "name" in e for e in entries)
+    ):
         raise DataError(f"{path} needs a list 'labels' of entries with a name, such as {{name: soil, id: 0}}")
     try:
         return _label_map(entries, document.get("ignore", [IGNORE]))
@@ -90,8 +96,12 @@ def read_labels(path: Path) -> LabelMap:
 
 def write_labels(path: Path, labels: Sequence[ClassLabel]) -> None:
     """A labels.yaml that `read_labels` reads, a line a class."""
-    lines = [f"  - {{id: {label.id}, name: {label.name}, colour: [{', '.join(map(str, label.colour))}]}}" for label in labels]
-    path.write_text("# Mask values and what they mean. 255 is unlabelled.\nlabels:\n" + "\n".join(lines) + f"\nignore: [{IGNORE}]\n")
+    lines = [
+        f"  - {{id: {label.id}, name: {label.name}, colour: [{', '.join(map(str, label.colour))}]}}" for label in labels
+    ]
+    path.write_text(
+        "# Mask values and what they mean. 255 is unlabelled.\nlabels:\n" + "\n".join(lines) + f"\nignore: [{IGNORE}]\n"
+    )
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
@@ -106,7 +116,9 @@ def _label_map(entries: Iterable[Mapping[str, Any]], ignored: Any) -> LabelMap:
     labels, values = [], []
     for index, entry in enumerate(entries):
         if unknown := set(entry) - {"id", "name", "colour", "color", "values"}:
-            raise ValueError(f"label '{entry['name']}' has '{sorted(unknown)[0]}'; accepted are id, name, colour, values")
+            raise ValueError(
+                f"label '{entry['name']}' has '{sorted(unknown)[0]}'; accepted are id, name, colour, values"
+            )
         colour = entry.get("colour", entry.get("color", colour_of(index)))
         if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
             raise ValueError(f"the colour of '{entry['name']}' is {colour}; accepted are three numbers 0 to 255")
@@ -114,8 +126,10 @@ def _label_map(entries: Iterable[Mapping[str, Any]], ignored: Any) -> LabelMap:
         labels.append(ClassLabel(number, str(entry["name"]), tuple(colour)))
         values.append(tuple(int(v) for v in entry.get("values", [number])))
     if [label.id for label in labels] != list(range(len(labels))) or not 2 <= len(labels) <= 255:
-        raise ValueError(f"the label ids are {[label.id for label in labels]}; accepted are 0, 1, 2, ... in order, 2 to 255 "
-                         "of them; other mask values go into 'values'")
+        raise ValueError(
+            f"the label ids are {[label.id for label in labels]}; accepted are 0, 1, 2, ... in order, 2 to 255 "
+            "of them; other mask values go into 'values'"
+        )
     if len({label.name for label in labels}) < len(labels):
         raise ValueError("two labels have the same name")
     used = [v for group in values for v in group]

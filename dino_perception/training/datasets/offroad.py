@@ -9,7 +9,7 @@ from dino_perception.training.datasets.base import DataError, Dataset, Sample
 from dino_perception.training.datasets.folder import PICTURES, files_in, pair
 from dino_perception.training.datasets.labels import LabelMap
 
-# --- AI4Mars (Swan et al., CVPR workshops 2021) ------------------------------------------------------------------------
+# --- AI4Mars (Swan et al., CVPR workshops 2021) -------------------------------------------------------------
 
 AI4MARS = LabelMap(LABELS[:4])
 """0 soil, 1 bedrock, 2 sand, 3 big_rock, 255 no label: the values of the released masks."""
@@ -32,16 +32,21 @@ def read_ai4mars(folder: Path, *, labels: LabelMap | None = None, agreement: int
     splits: dict[str, list[int]] = {"train": [], "test": []}
     for mission in missions:
         pictures = {path.stem: path for path in files_in(mission / "images", (".jpg", ".jpeg", ".tif")).values()}
-        covers = {kind: {p.stem: p for p in files_in(mission / "images" / kind, (".png",)).values()} for kind in ("mxy", "rng-30m")}
+        covers = {
+            kind: {p.stem: p for p in files_in(mission / "images" / kind, (".png",)).values()}
+            for kind in ("mxy", "rng-30m")
+        }
         gold = f"masked-gold-min{agreement}-100agree"
         for part, masks in (("train", mission / "labels" / "train"), ("test", mission / "labels" / "test" / gold)):
             for mask in files_in(masks, (".png",)).values():
                 stem = mask.stem.removesuffix("_merged")
                 if stem not in pictures:
                     raise DataError(f"{mask} is a mask without a picture '{stem}.JPG' under {mission / 'images'}")
-                hidden = tuple(covers[kind][name] for kind, name in (("mxy", stem.replace("EDR", "MXY")),
-                                                                     ("rng-30m", stem.replace("EDR", "RNG")))
-                               if name in covers[kind])
+                hidden = tuple(
+                    covers[kind][name]
+                    for kind, name in (("mxy", stem.replace("EDR", "MXY")), ("rng-30m", stem.replace("EDR", "RNG")))
+                    if name in covers[kind]
+                )
                 splits[part].append(len(samples))
                 samples.append(pair(pictures[stem], mask, None, labels or AI4MARS, f"{mission.name}/{part}", hidden))
     if not samples:
@@ -52,24 +57,43 @@ def read_ai4mars(folder: Path, *, labels: LabelMap | None = None, agreement: int
 def _missions(folder: Path) -> list[Path]:
     """The folders under `folder` (itself included) that hold `labels/train` or `labels/test` beside `images`."""
     candidates = [folder, *(p for depth in ("*", "*/*", "*/*/*") for p in sorted(folder.glob(depth)) if p.is_dir())]
-    return [p for p in candidates if (p / "images").is_dir()
-            and ((p / "labels" / "train").is_dir() or any((p / "labels" / "test").glob("masked-gold-*")))]
+    return [
+        p
+        for p in candidates
+        if (p / "images").is_dir()
+        and ((p / "labels" / "train").is_dir() or any((p / "labels" / "test").glob("masked-gold-*")))
+    ]
 
 
-# --- RELLIS-3D (Jiang et al., ICRA 2021) -------------------------------------------------------------------------------
+# --- RELLIS-3D (Jiang et al., ICRA 2021) --------------------------------------------------------------------
 
 # name, colour, mask values. Up- and downhill are grass, as in the dataset's own benchmark.
 _RELLIS = (
-    ("dirt", (108, 64, 20), (1,)), ("grass", (0, 102, 0), (3, 29, 30)), ("tree", (0, 255, 0), (4,)),
-    ("pole", (0, 153, 153), (5,)), ("water", (0, 128, 255), (6, 32)), ("sky", (0, 0, 255), (7,)),
-    ("vehicle", (255, 255, 0), (8,)), ("object", (255, 0, 127), (9,)), ("asphalt", (64, 64, 64), (10,)),
-    ("building", (255, 0, 0), (12,)), ("log", (102, 0, 0), (15,)), ("person", (204, 153, 255), (17,)),
-    ("fence", (102, 0, 204), (18,)), ("bush", (255, 153, 204), (19,)), ("concrete", (170, 170, 170), (23,)),
-    ("barrier", (41, 121, 255), (27,)), ("puddle", (134, 255, 239), (31,)), ("mud", (99, 66, 34), (33,)),
+    ("dirt", (108, 64, 20), (1,)),
+    ("grass", (0, 102, 0), (3, 29, 30)),
+    ("tree", (0, 255, 0), (4,)),
+    ("pole", (0, 153, 153), (5,)),
+    ("water", (0, 128, 255), (6, 32)),
+    ("sky", (0, 0, 255), (7,)),
+    ("vehicle", (255, 255, 0), (8,)),
+    ("object", (255, 0, 127), (9,)),
+    ("asphalt", (64, 64, 64), (10,)),
+    ("building", (255, 0, 0), (12,)),
+    ("log", (102, 0, 0), (15,)),
+    ("person", (204, 153, 255), (17,)),
+    ("fence", (102, 0, 204), (18,)),
+    ("bush", (255, 153, 204), (19,)),
+    ("concrete", (170, 170, 170), (23,)),
+    ("barrier", (41, 121, 255), (27,)),
+    ("puddle", (134, 255, 239), (31,)),
+    ("mud", (99, 66, 34), (33,)),
     ("rubble", (110, 22, 138), (34,)),
 )
-RELLIS = LabelMap(tuple(ClassLabel(i, name, colour) for i, (name, colour, _) in enumerate(_RELLIS)),
-                  tuple(values for *_, values in _RELLIS), (0, 255))
+RELLIS = LabelMap(
+    tuple(ClassLabel(i, name, colour) for i, (name, colour, _) in enumerate(_RELLIS)),
+    tuple(values for *_, values in _RELLIS),
+    (0, 255),
+)
 """The 19 classes of RELLIS-3D; its ids have gaps, 0 is void."""
 
 
@@ -90,7 +114,9 @@ def read_rellis(folder: Path, *, labels: LabelMap | None = None, **_) -> Dataset
             index[pictures[name].relative_to(root).as_posix()] = len(samples)
             samples.append(pair(pictures[name], mask, None, labels, drive.name))
     if not samples:
-        raise DataError(f"{root} holds no masks; unpack the annotations in ID format (pylon_camera_node_label_id) into it")
+        raise DataError(
+            f"{root} holds no masks; unpack the annotations in ID format (pylon_camera_node_label_id) into it"
+        )
     splits: dict[str, list[int]] = {}
     for part in ("train", "val", "test"):
         for place in (root, root.parent, folder):
@@ -103,7 +129,9 @@ def read_rellis(folder: Path, *, labels: LabelMap | None = None, **_) -> Dataset
 def _listed(path: Path, index: dict[str, int]) -> list[int]:
     wanted = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     if missing := [name for name in wanted if name not in index]:
-        raise DataError(f"{path} names {missing[0]}, which is not among the pictures with masks; unpack all five sequences")
+        raise DataError(
+            f"{path} names {missing[0]}, which is not among the pictures with masks; unpack all five sequences"
+        )
     return [index[name] for name in wanted]
 
 
@@ -111,18 +139,39 @@ def _rellis_root(folder: Path) -> Path:
     return folder / "Rellis-3D" if (folder / "Rellis-3D").is_dir() else folder
 
 
-# --- RUGD (Wigness et al., IROS 2019) ----------------------------------------------------------------------------------
+# --- RUGD (Wigness et al., IROS 2019) -----------------------------------------------------------------------
 
 _RUGD = (
-    ("dirt", (108, 64, 20)), ("sand", (255, 229, 204)), ("grass", (0, 102, 0)), ("tree", (0, 255, 0)), ("pole", (0, 153, 153)),
-    ("water", (0, 128, 255)), ("sky", (0, 0, 255)), ("vehicle", (255, 255, 0)), ("container", (255, 0, 127)),
-    ("asphalt", (64, 64, 64)), ("gravel", (255, 128, 0)), ("building", (255, 0, 0)), ("mulch", (153, 76, 0)),
-    ("rock-bed", (102, 102, 0)), ("log", (102, 0, 0)), ("bicycle", (0, 255, 128)), ("person", (204, 153, 255)),
-    ("fence", (102, 0, 204)), ("bush", (255, 153, 204)), ("sign", (0, 102, 102)), ("rock", (153, 204, 255)),
-    ("bridge", (102, 255, 255)), ("concrete", (101, 101, 11)), ("picnic-table", (114, 85, 47)),
+    ("dirt", (108, 64, 20)),
+    ("sand", (255, 229, 204)),
+    ("grass", (0, 102, 0)),
+    ("tree", (0, 255, 0)),
+    ("pole", (0, 153, 153)),
+    ("water", (0, 128, 255)),
+    ("sky", (0, 0, 255)),
+    ("vehicle", (255, 255, 0)),
+    ("container", (255, 0, 127)),
+    ("asphalt", (64, 64, 64)),
+    ("gravel", (255, 128, 0)),
+    ("building", (255, 0, 0)),
+    ("mulch", (153, 76, 0)),
+    ("rock-bed", (102, 102, 0)),
+    ("log", (102, 0, 0)),
+    ("bicycle", (0, 255, 128)),
+    ("person", (204, 153, 255)),
+    ("fence", (102, 0, 204)),
+    ("bush", (255, 153, 204)),
+    ("sign", (0, 102, 102)),
+    ("rock", (153, 204, 255)),
+    ("bridge", (102, 255, 255)),
+    ("concrete", (101, 101, 11)),
+    ("picnic-table", (114, 85, 47)),
 )
-RUGD = LabelMap(tuple(ClassLabel(i, name, colour) for i, (name, colour) in enumerate(_RUGD)),
-                tuple((i + 1,) for i in range(len(_RUGD))), (0, 255))
+RUGD = LabelMap(
+    tuple(ClassLabel(i, name, colour) for i, (name, colour) in enumerate(_RUGD)),
+    tuple((i + 1,) for i in range(len(_RUGD))),
+    (0, 255),
+)
 """The 24 classes of RUGD, whose masks are colours; void is black."""
 
 # The division of the paper, by whole videos.

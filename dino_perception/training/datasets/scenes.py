@@ -37,9 +37,20 @@ def of_files(paths: list[Path], source: str) -> Dataset:
         height, width = small["size"]
         camera = CameraModel(width, height, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64))
         for i, number in enumerate(small["number"]):
-            samples.append(Sample(f"{path} frame {number}", path.stem, file_key(path, i), partial(_frame, path, "rgb", i),
-                                  partial(_frame, path, "classes", i), partial(_depth, path, i), camera,
-                                  np.asarray(pose[i], np.float64), int(number) * 100_000_000, int(number)))
+            samples.append(
+                Sample(
+                    f"{path} frame {number}",
+                    path.stem,
+                    file_key(path, i),
+                    partial(_frame, path, "rgb", i),
+                    partial(_frame, path, "classes", i),
+                    partial(_depth, path, i),
+                    camera,
+                    np.asarray(pose[i], np.float64),
+                    int(number) * 100_000_000,
+                    int(number),
+                )
+            )
     return Dataset(source, tuple(samples), LABELS, continuous=True)
 
 

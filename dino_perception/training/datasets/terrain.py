@@ -23,11 +23,19 @@ def fits(source: str) -> bool:
     return source.startswith(PREFIX)
 
 
-def read(seeds: str, *, cache: Path, styles: Sequence[str] = (), size: tuple[int, int] = (480, 640),
-         frames: Sequence[int] = FRAMES, progress: Callable[[str], None] | None = None, **_) -> Dataset:
-    """One drive through the world of each seed ("9000-9019,9100"), styles taking turns; by default those that nothing is
-    trained on. Cameras are drawn as those of the training scenes. Slow at first (on a CPU some 20 s a world); what is
-    rendered is kept under `cache`. Raises DataError."""
+def read(
+    seeds: str,
+    *,
+    cache: Path,
+    styles: Sequence[str] = (),
+    size: tuple[int, int] = (480, 640),
+    frames: Sequence[int] = FRAMES,
+    progress: Callable[[str], None] | None = None,
+    **_,
+) -> Dataset:
+    """One drive through the world of each seed ("9000-9019,9100"), styles taking turns; by default those that nothing
+    is trained on. Cameras are drawn as those of the training scenes. Slow at first (on a CPU some 20 s a world); what
+    is rendered is kept under `cache`. Raises DataError."""
     from dino_perception.training.terrain import HELD_OUT_STYLES, STYLES
 
     styles = tuple(styles) or HELD_OUT_STYLES
@@ -49,7 +57,7 @@ def read(seeds: str, *, cache: Path, styles: Sequence[str] = (), size: tuple[int
 
 
 def parse_seeds(text: str) -> list[int]:
-    """"3,7-9" -> [3, 7, 8, 9]. Raises DataError."""
+    """ "3,7-9" -> [3, 7, 8, 9]. Raises DataError."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
@@ -59,7 +67,9 @@ def parse_seeds(text: str) -> list[int]:
             break
         seeds += range(first, last + 1)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise DataError(f"the terrain seeds are '{text}'; accepted are numbers and ranges, each seed once, such as 9000-9019,9100")
+        raise DataError(
+            f"the terrain seeds are '{text}'; accepted are numbers and ranges, each seed once, such as 9000-9019,9100"
+        )
     return seeds
 
 
@@ -76,9 +86,15 @@ def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Se
     seen = [world.render(drive[i : i + 1], camera, first_frame=i) for i in frames]
     k, part = camera.k, path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
-        np.savez(file, rgb=np.concatenate([s.rgb for s in seen]), depth=np.concatenate([s.depth for s in seen]),
-                 classes=np.concatenate([s.classes for s in seen]), pose=drive[list(frames)], number=np.array(frames),
-                 intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]))
+        np.savez(
+            file,
+            rgb=np.concatenate([s.rgb for s in seen]),
+            depth=np.concatenate([s.depth for s in seen]),
+            classes=np.concatenate([s.classes for s in seen]),
+            pose=drive[list(frames)],
+            number=np.array(frames),
+            intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
+        )
     os.replace(part, path)
 
 
