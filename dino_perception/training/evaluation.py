@@ -117,7 +117,7 @@ class _FrameJudge:
             result.depth, result.depth_baseline = DepthScore(farthest=farthest), DepthScore(farthest=farthest)
             self.grounds: dict[tuple[str, int], FlatGround] = {}
             self.wanted.add("depth")
-        for kind in {"segmentation", "depth"} & set(kinds) - self.wanted:
+        for kind in sorted({"segmentation", "depth"} & set(kinds) - self.wanted):
             result.notes.append(f"{data.source} has no truth for {kind}")
         for kind in self.wanted:
             result.galleries[kind] = Gallery()

@@ -9,8 +9,10 @@ from small_data import SIZE, picture, striped
 
 from dino_perception.models.heads import LABELS
 from dino_perception.perception.frame import IGNORE
+from dino_perception.training.baselines import lucas_kanade_matches
 from dino_perception.training.datasets import DataError, joined, open_dataset
 from dino_perception.training.datasets.terrain import parse_seeds
+from dino_perception.training.reprojection import end_point_errors
 from dino_perception.training.splitting import with_truth
 
 
@@ -264,3 +266,16 @@ def test_terrain_seeds_and_styles(tmp_path):
             parse_seeds(text)
     with pytest.raises(DataError, match="no terrain style 'mud'; accepted are mars"):
         opened("terrain:1", tmp_path, styles=["mud"])
+
+
+def test_a_world_is_rendered_once_and_its_truth_fits_its_pictures(tmp_path):
+    said = []
+    options = dict(styles=["desert"], size=(120, 160), frames=(0, 2), progress=said.append)
+    first, second = opened("terrain:77", tmp_path, **options).samples
+    assert len(said) == 1 and (first.number, second.number) == (0, 2) and first.scene == second.scene
+    ends = lucas_kanade_matches(first.read_image(), second.read_image())
+    errors = end_point_errors(*ends, first.read_depth(), first.camera, first.pose, second.camera, second.pose)
+    assert len(errors) > 50 and np.nanmedian(errors) < 0.5
+    assert set(np.unique(first.read_classes())) <= {0, 1, 2, 3, 4}
+    opened("terrain:77", tmp_path, **options)
+    assert len(said) == 1
