@@ -32,6 +32,16 @@ setup(
     data_files=shared("config", "launch", "data"),
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
-    install_requires=["lz4", "numpy", "opencv-python-headless", "pillow", "PyYAML", "rich", "rosbags>=0.11", "safetensors", "torch"],
+    install_requires=[
+        "lz4",
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "PyYAML",
+        "rich",
+        "rosbags>=0.11",
+        "safetensors",
+        "torch",
+    ],
     extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
 )

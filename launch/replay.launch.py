@@ -14,8 +14,14 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import (DeclareLaunchArgument, EmitEvent, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction,
-                            RegisterEventHandler)
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -37,8 +43,10 @@ ARGUMENTS = {
 
 
 def generate_launch_description():
-    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
-                 for name, (default, description) in ARGUMENTS.items()]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*arguments, OpaqueFunction(function=replay)])
 
 
@@ -48,7 +56,9 @@ def replay(context):
         raise RuntimeError(f"there is no bag {given['bag']}")
     with_rosbag2 = importlib.util.find_spec("ros2bag") is not None
     topic, transport = image_topic(Path(given["bag"]), given["image"])
-    player = ExecuteProcess(cmd=play_command(given, with_rosbag2), additional_env=large_message_profile(), output="screen")
+    player = ExecuteProcess(
+        cmd=play_command(given, with_rosbag2), additional_env=large_message_profile(), output="screen"
+    )
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "rover.launch.py")),
         launch_arguments={
@@ -56,7 +66,8 @@ def replay(context):
             "image": topic,
             # dino-perception plays compressed images raw; ros2 bag plays them as they are.
             "image_transport": given["image_transport"] or (transport if with_rosbag2 else "raw"),
-        }.items())
+        }.items(),
+    )
     return [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player])),
         RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end)),
@@ -81,7 +92,9 @@ def image_topic(bag, wanted):
     """The images' name, without /compressed, and transport: the topic asked for, or else the first one that is no
     ground truth, as the bag's metadata lists them."""
     try:
-        listed = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["topics_with_message_count"]
+        listed = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+            "topics_with_message_count"
+        ]
         topics = sorted((entry["topic_metadata"]["name"], entry["topic_metadata"]["type"]) for entry in listed)
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         topics = []  # a bare .mcap or .db3 says it only inside

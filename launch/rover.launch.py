@@ -37,8 +37,10 @@ ARGUMENTS = {
 
 
 def generate_launch_description():
-    arguments = [DeclareLaunchArgument(name, default_value=default, description=description)
-                 for name, (default, description) in ARGUMENTS.items()]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*arguments, OpaqueFunction(function=perception_node)])
 
 
@@ -52,20 +54,22 @@ def perception_node(context):
         overrides["cameras"] = names
     else:
         remappings = topics_of("", given)
-    return [LifecycleNode(
-        package="dino_perception",
-        executable="perception_node",
-        name=given["name"],
-        namespace=given["namespace"],
-        parameters=[given["params_file"], overrides],  # the later one wins
-        remappings=remappings,
-        arguments=["--ros-args", "--log-level", f"{given['name']}:={given['log_level']}"],
-        additional_env=large_message_profile(),  # Fast DDS loses big messages without
-        respawn=truth("respawn", given),
-        respawn_delay=1.0,
-        output="screen",
-        emulate_tty=True,
-    )]
+    return [
+        LifecycleNode(
+            package="dino_perception",
+            executable="perception_node",
+            name=given["name"],
+            namespace=given["namespace"],
+            parameters=[given["params_file"], overrides],  # the later one wins
+            remappings=remappings,
+            arguments=["--ros-args", "--log-level", f"{given['name']}:={given['log_level']}"],
+            additional_env=large_message_profile(),  # Fast DDS loses big messages without
+            respawn=truth("respawn", given),
+            respawn_delay=1.0,
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
 
 
 def topics_of(prefix, topics):
@@ -73,7 +77,11 @@ def topics_of(prefix, topics):
     unknown = set(topics) - {"image", "camera_info"} if prefix else ()
     if unknown:
         raise RuntimeError(f"camera '{prefix[:-1]}' has '{sorted(unknown)[0]}'; accepted are image and camera_info")
-    return [(prefix + name, topics[name]) for name in ("image", "camera_info") if topics.get(name) not in (None, "", prefix + name)]
+    return [
+        (prefix + name, topics[name])
+        for name in ("image", "camera_info")
+        if topics.get(name) not in (None, "", prefix + name)
+    ]
 
 
 def several_cameras(path):

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""Sets up all that `make demo` and `make test` need, inside this folder, without root: a virtual environment with pinned
-wheels (ROS 2 Jazzy among them) and this package built by colcon. With everything in place it only compares hashes."""
+"""Sets up all that `make demo` and `make test` need, inside this folder and without root.
+
+That is a virtual environment with pinned wheels, ROS 2 Jazzy among them, and this package built by colcon in it. With
+everything in place it only compares hashes.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,16 @@ CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PYTHONS = ((3, 11), (3, 14))
 
 # What a sourced ROS 2 or another workspace would mix into this one.
-FOREIGN = ("PYTHONPATH", "PYTHONHOME", "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "COLCON_PREFIX_PATH", "LD_LIBRARY_PATH",
-           "ROS_DISTRO", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
+FOREIGN = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "AMENT_PREFIX_PATH",
+    "CMAKE_PREFIX_PATH",
+    "COLCON_PREFIX_PATH",
+    "LD_LIBRARY_PATH",
+    "ROS_DISTRO",
+    "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
+)
 
 
 class SetupError(Exception):
@@ -71,18 +82,27 @@ def set_up() -> None:
 def require_system_packages() -> None:
     """Raises SetupError with one sentence that names all that is missing and the command that brings it."""
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        raise SetupError(f"Python {'.'.join(map(str, sys.version_info[:2]))} is too {'old' if sys.version_info < PYTHONS[0] else 'new'}: "
-                         "dino_perception's set-up takes 3.11 to 3.14; name another one with `make PYTHON=python3.12`.")
+        raise SetupError(
+            f"Python {'.'.join(map(str, sys.version_info[:2]))} is too "
+            f"{'old' if sys.version_info < PYTHONS[0] else 'new'}: "
+            "dino_perception's set-up takes 3.11 to 3.14; name another one with `make PYTHON=python3.12`."
+        )
     version = f"python3.{sys.version_info[1]}" if "deadsnakes" in sys.version else "python3"
-    missing = {package: what for package, what, present in (
-        (f"{version}-venv", "Python's venv", have_module("ensurepip")),
-        (f"{version}-dev", "Python's headers", Path(sysconfig.get_paths()["include"], "Python.h").exists()),
-        ("cmake", "cmake", shutil.which("cmake")),
-        ("g++", "a C++ compiler", shutil.which("c++") or shutil.which("g++")),
-        ("make", "make", shutil.which("make")),
-    ) if not present}
+    missing = {
+        package: what
+        for package, what, present in (
+            (f"{version}-venv", "Python's venv", have_module("ensurepip")),
+            (f"{version}-dev", "Python's headers", Path(sysconfig.get_paths()["include"], "Python.h").exists()),
+            ("cmake", "cmake", shutil.which("cmake")),
+            ("g++", "a C++ compiler", shutil.which("c++") or shutil.which("g++")),
+            ("make", "make", shutil.which("make")),
+        )
+        if not present
+    }
     if missing:
-        raise SetupError(f"This machine lacks {', '.join(missing.values())}; install with: sudo apt install {' '.join(missing)}")
+        raise SetupError(
+            f"This machine lacks {', '.join(missing.values())}; install with: sudo apt install {' '.join(missing)}"
+        )
 
 
 def environment_fits() -> bool:
@@ -102,10 +122,10 @@ def create_environment() -> None:
 
 
 def install_wheels() -> None:
-    say("[2/3] Installing the pinned wheels (the first time some 700 MB are downloaded)")
+    say("[2/3] Installing the pinned wheels (a first time downloads 0.5 GB, or 3 GB where torch comes with CUDA)")
     pip = [str(PYTHON), "-m", "pip", "install", "--no-input"]
     if not Path("/dev/nvidiactl").exists():
-        # PyPI's torch for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU its makers' CPU build is taken, if
+        # PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA GPU its makers' CPU build is taken, if
         # their server answers; the next command installs whatever is missing then.
         pin = next(line.split()[0] for line in REQUIREMENTS[0].read_text().splitlines() if line.startswith("torch=="))
         run([*pip, "--no-deps", "--retries", "1", "--timeout", "15", "--extra-index-url", CPU_TORCH, pin], None)
@@ -121,8 +141,10 @@ def name_this_interpreter() -> None:
         text = path.read_text()
         fixed = "\n".join(
             f'  INTERFACE_INCLUDE_DIRECTORIES "{python_include};{numpy_include}"'
-            if line.lstrip().startswith("INTERFACE_INCLUDE_DIRECTORIES") and "/opt/python/" in line else line
-            for line in text.split("\n"))
+            if line.lstrip().startswith("INTERFACE_INCLUDE_DIRECTORIES") and "/opt/python/" in line
+            else line
+            for line in text.split("\n")
+        )
         if fixed != text:
             path.write_text(fixed)
 
@@ -141,8 +163,18 @@ def enter_workspace() -> None:
 
 def build() -> None:
     say("[3/3] Building the messages and the package with colcon")
-    command = [str(VENV / "bin" / "colcon"), "build", "--symlink-install", "--base-paths", ".", *interface_packages(),
-               "--cmake-args", f"-DPython3_EXECUTABLE={PYTHON}", "-DBUILD_TESTING=OFF", "--no-warn-unused-cli"]
+    command = [
+        str(VENV / "bin" / "colcon"),
+        "build",
+        "--symlink-install",
+        "--base-paths",
+        ".",
+        *interface_packages(),
+        "--cmake-args",
+        f"-DPython3_EXECUTABLE={PYTHON}",
+        "-DBUILD_TESTING=OFF",
+        "--no-warn-unused-cli",
+    ]
     if not run(command, None):  # CMake's own records may be what is stale: once more without them
         for folder in (ROOT / "build", ROOT / "install"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -155,14 +187,25 @@ def interface_packages() -> list[str]:
 
 def built_files() -> list[Path]:
     """Files whose content a build depends on."""
-    return sorted([ROOT / "package.xml", ROOT / "CMakeLists.txt", *(ROOT / "msg").glob("*.msg"), *(ROOT / "bin").iterdir(),
-                   *(path for path in (ROOT / "tools" / "interfaces").rglob("*") if path.is_file())])
+    return sorted(
+        [
+            ROOT / "package.xml",
+            ROOT / "CMakeLists.txt",
+            *(ROOT / "msg").glob("*.msg"),
+            *(ROOT / "bin").iterdir(),
+            *(path for path in (ROOT / "tools" / "interfaces").rglob("*") if path.is_file()),
+        ]
+    )
 
 
 def installed_files() -> list[Path]:
     """Files that are installed as links: only their names matter."""
-    return sorted(path for folder in ("dino_perception", "config", "launch", "data") for path in (ROOT / folder).rglob("*")
-                  if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(
+        path
+        for folder in ("dino_perception", "config", "launch", "data")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
 
 
 def run(command: list[str], failure: str | None) -> bool:
@@ -186,9 +229,16 @@ def clean_environment() -> dict[str, str]:
     cache = ROOT / ".cache"
     (cache / "tmp").mkdir(parents=True, exist_ok=True)
     environment.update(
-        PATH=f"{VENV / 'bin'}{os.pathsep}{environment.get('PATH', os.defpath)}", VIRTUAL_ENV=str(VENV), TMPDIR=str(cache / "tmp"),
-        PIP_CACHE_DIR=str(cache / "pip"), PIP_DISABLE_PIP_VERSION_CHECK="1", COLCON_HOME=str(cache / "colcon"),
-        COLCON_LOG_PATH=str(ROOT / "log"), AMENT_PREFIX_PATH=str(VENV), CMAKE_PREFIX_PATH=str(VENV))
+        PATH=f"{VENV / 'bin'}{os.pathsep}{environment.get('PATH', os.defpath)}",
+        VIRTUAL_ENV=str(VENV),
+        TMPDIR=str(cache / "tmp"),
+        PIP_CACHE_DIR=str(cache / "pip"),
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+        COLCON_HOME=str(cache / "colcon"),
+        COLCON_LOG_PATH=str(ROOT / "log"),
+        AMENT_PREFIX_PATH=str(VENV),
+        CMAKE_PREFIX_PATH=str(VENV),
+    )
     return environment
 
 

@@ -1,7 +1,8 @@
 """Makes every Python of the virtual environment see this workspace, as a shell that has sourced it would.
 
-`tools/setup.py` copies this file into the environment and has it run at start-up. It adds to what is there, so a sourced
-workspace of the user's stays in front. Caches and logs go into the repository's folder unless the user said otherwise.
+`tools/setup.py` copies this file into the environment and has it run at start-up. It adds to what is there, so a
+sourced workspace of the user's stays in front. Caches and logs go into the repository's folder unless the user said
+otherwise.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`dino-perception demo`: the node on a recorded drive over real ROS 2, everything it says measured against the truth."""
+"""`dino-perception demo`: the node on a recorded drive over real ROS 2, measured against the truth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ HELP = "run the node on the sample drive and measure what it publishes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bag", type=Path, help="a drive with ground truth (default: the sample drive that comes with the package)")
+    parser.add_argument(
+        "--bag", type=Path, help="a drive with ground truth (default: the sample drive that comes with the package)"
+    )
     parser.add_argument("--params-file", type=Path, help="the node's parameters (default: config/rover.yaml)")
-    parser.add_argument("--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter; wins over the file")
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter; wins over the file"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results (default: out/demo)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
 
@@ -37,7 +41,15 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
 
     image, info, image_topic = _camera(bag)
-    heard = _play(console, bag, image, info, args.params_file or share("config", "rover.yaml"), {**PATIENCE, **_parameters(args.param)}, out)
+    heard = _play(
+        console,
+        bag,
+        image,
+        info,
+        args.params_file or share("config", "rover.yaml"),
+        {**PATIENCE, **_parameters(args.param)},
+        out,
+    )
     with console.status("scoring against the ground truth"):
         scored, samples, labels, types = _scored(bag, heard, image_topic)
         for path in filter(None, (out / "report.json", args.json)):
@@ -52,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if scored.problems else 0
 
 
-def _play(console: Any, bag: Path, image: str, info: str, params_file: Path, overrides: dict[str, str], out: Path) -> Any:
+def _play(
+    console: Any, bag: Path, image: str, info: str, params_file: Path, overrides: dict[str, str], out: Path
+) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from dino_perception.bags.reader import BagReader
@@ -68,11 +82,24 @@ def _play(console: Any, bag: Path, image: str, info: str, params_file: Path, ove
 
         def progress(published: int, seen: int) -> None:
             if published:
-                bar.update(task, description=f"playing {bag.name}", total=frames, completed=published,
-                           news=f"{published} of {frames} frames, {seen} looked at")
+                bar.update(
+                    task,
+                    description=f"playing {bag.name}",
+                    total=frames,
+                    completed=published,
+                    news=f"{published} of {frames} frames, {seen} looked at",
+                )
 
-        return demo_run.run(bag, image, info, params_file, overrides, out / "node.log",
-                            lambda sentence: bar.update(task, news=sentence.removeprefix("configuring: ")), progress)
+        return demo_run.run(
+            bag,
+            image,
+            info,
+            params_file,
+            overrides,
+            out / "node.log",
+            lambda sentence: bar.update(task, news=sentence.removeprefix("configuring: ")),
+            progress,
+        )
 
 
 def _camera(bag: Path) -> tuple[str, str, str]:
@@ -96,7 +123,10 @@ def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
     from dino_perception.training.datasets import bag as recorded
 
     with BagReader(bag) as reader:
-        headers = [Heard(image_topic, record.topic.type, record.time_ns, record.data) for record in reader.messages([image_topic])]
+        headers = [
+            Heard(image_topic, record.topic.type, record.time_ns, record.data)
+            for record in reader.messages([image_topic])
+        ]
     images = {header.stamp_ns: header.frame_id for header in headers}
     dataset = recorded.read(bag)
     samples = {sample.stamp_ns: sample for sample in dataset.samples}

@@ -23,8 +23,15 @@ RIGHT, WRONG, UNKNOWN = "#56b4e9", "#d55e00", "#f0e442"
 INK = "#333333"
 
 
-def draw(path: Path, run: Run, samples: Mapping[int, Sample], labels: Sequence[ClassLabel], errors: Mapping[int, np.ndarray],
-         types: RosbagsTypes, title: str) -> None:
+def draw(
+    path: Path,
+    run: Run,
+    samples: Mapping[int, Sample],
+    labels: Sequence[ClassLabel],
+    errors: Mapping[int, np.ndarray],
+    types: RosbagsTypes,
+    title: str,
+) -> None:
     """Writes the picture (PNG or JPEG by its name). `errors` are the matches' distances from the truth by stamp."""
     import matplotlib
 
@@ -32,7 +39,9 @@ def draw(path: Path, run: Run, samples: Mapping[int, Sample], labels: Sequence[C
     from matplotlib import pyplot
 
     stamps = moments(run, samples)
-    figure, axes = pyplot.subplots(max(len(stamps), 1), 4, figsize=(16.4, 3.05 * max(len(stamps), 1) + 1.0), squeeze=False, dpi=110)
+    figure, axes = pyplot.subplots(
+        max(len(stamps), 1), 4, figsize=(16.4, 3.05 * max(len(stamps), 1) + 1.0), squeeze=False, dpi=110
+    )
     for axis in axes.flat:
         axis.set_axis_off()
     first = min(samples)
@@ -46,8 +55,14 @@ def draw(path: Path, run: Run, samples: Mapping[int, Sample], labels: Sequence[C
         _matches(row[3], image, _message(run, "correspondences", stamp, types), errors.get(stamp))
     for axis, name in zip(axes[0], ("camera", "classes", "depth", "matches with the frame before")):
         axis.set_title(name, loc="left", fontsize=13, color=INK)
-    figure.subplots_adjust(left=0.008, right=0.992, top=1 - 0.72 / figure.get_figheight(), bottom=0.62 / figure.get_figheight(),
-                           wspace=0.02, hspace=0.03)
+    figure.subplots_adjust(
+        left=0.008,
+        right=0.992,
+        top=1 - 0.72 / figure.get_figheight(),
+        bottom=0.62 / figure.get_figheight(),
+        wspace=0.02,
+        hspace=0.03,
+    )
     figure.text(0.008, 1 - 0.12 / figure.get_figheight(), title, fontsize=12, color=INK, va="top")
     _legends(figure, axes[-1], depth, labels)
     figure.savefig(path)
@@ -57,7 +72,9 @@ def draw(path: Path, run: Run, samples: Mapping[int, Sample], labels: Sequence[C
 def moments(run: Run, samples: Mapping[int, Sample]) -> list[int]:
     """Stamps of frames that have everything, spread evenly over the drive."""
     names = ("segmentation/mask", "depth/image", "correspondences")
-    complete = set.intersection(*({heard.stamp_ns for heard in run.heard[f"{NODE}/{name}"]} for name in names)) & set(samples)
+    complete = set.intersection(*({heard.stamp_ns for heard in run.heard[f"{NODE}/{name}"]} for name in names)) & set(
+        samples
+    )
     stamps = sorted(complete)
     chosen = np.linspace(0, len(stamps) - 1, 2 * MOMENTS + 1)[1::2] if stamps else []
     return sorted({stamps[round(i)] for i in chosen})
@@ -99,26 +116,64 @@ def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[Clas
     """Below the last row: what the colours of each column mean."""
     from matplotlib.patches import Patch
 
-    style = dict(loc="upper left", bbox_to_anchor=(-0.01, -0.01), frameon=False, fontsize=10, labelcolor=INK, handlelength=1.0,
-                 handletextpad=0.4, columnspacing=1.0, borderaxespad=0.2)
-    axes[1].legend(handles=[Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " ")) for label in labels],
-                   ncols=len(labels), **style)
-    axes[3].legend(handles=[Patch(color=RIGHT, label="at most 4 px off"), Patch(color=WRONG, label="farther off"),
-                            Patch(color=UNKNOWN, label="truth unknown")], ncols=3, **style)
+    style = dict(
+        loc="upper left",
+        bbox_to_anchor=(-0.01, -0.01),
+        frameon=False,
+        fontsize=10,
+        labelcolor=INK,
+        handlelength=1.0,
+        handletextpad=0.4,
+        columnspacing=1.0,
+        borderaxespad=0.2,
+    )
+    axes[1].legend(
+        handles=[
+            Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " ")) for label in labels
+        ],
+        ncols=len(labels),
+        **style,
+    )
+    axes[3].legend(
+        handles=[
+            Patch(color=RIGHT, label="at most 4 px off"),
+            Patch(color=WRONG, label="farther off"),
+            Patch(color=UNKNOWN, label="truth unknown"),
+        ],
+        ncols=3,
+        **style,
+    )
     if depth is not None:
         place = axes[2].get_position()
-        bar = figure.add_axes((place.x0 + 0.004, place.y0 - 0.22 / figure.get_figheight(), place.width - 0.03, 0.12 / figure.get_figheight()))
+        bar = figure.add_axes(
+            (
+                place.x0 + 0.004,
+                place.y0 - 0.22 / figure.get_figheight(),
+                place.width - 0.03,
+                0.12 / figure.get_figheight(),
+            )
+        )
         scale = figure.colorbar(depth, cax=bar, orientation="horizontal")
         ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 30)]
         scale.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
         scale.ax.minorticks_off()
         scale.outline.set_visible(False)
         scale.ax.tick_params(labelsize=10, labelcolor=INK, length=2)
-        figure.text(place.x1 - 0.022, place.y0 - 0.17 / figure.get_figheight(), "m", fontsize=10, color=INK, va="center")
+        figure.text(
+            place.x1 - 0.022, place.y0 - 0.17 / figure.get_figheight(), "m", fontsize=10, color=INK, va="center"
+        )
 
 
 def _write(axis: Any, text: str) -> None:
-    axis.text(0.015, 0.03, text, transform=axis.transAxes, fontsize=10, color="white", bbox=dict(facecolor="black", alpha=0.45, pad=2.5, lw=0))
+    axis.text(
+        0.015,
+        0.03,
+        text,
+        transform=axis.transAxes,
+        fontsize=10,
+        color="white",
+        bbox=dict(facecolor="black", alpha=0.45, pad=2.5, lw=0),
+    )
 
 
 def _message(run: Run, name: str, stamp: int, types: RosbagsTypes) -> Any:

@@ -13,7 +13,9 @@ from dino_perception.bags.writer import BagWriter
 from dino_perception.cli.demo_run import Run, output_topics
 
 
-def show(console: Any, report: Mapping[str, Any], status: Mapping[str, tuple[str, Mapping[str, str]]], problems: list[str]) -> None:
+def show(
+    console: Any, report: Mapping[str, Any], status: Mapping[str, tuple[str, Mapping[str, str]]], problems: list[str]
+) -> None:
     """Prints the report as two tables and what is to be said about it."""
     from rich import box
     from rich.table import Table
@@ -48,16 +50,24 @@ def _measures(report: Mapping[str, Any], values: Mapping[str, str]) -> list[tupl
     return [
         ("frames", f"{report['frames_in']} in, {report['frames_out']} out", f"{dropped} dropped for newer ones"),
         ("latency", f"{latency} ms", "p50 / p95 / p99, image out to last output out"),
-        ("mismatches", f"{report['stamp_mismatches']} stamps, {report['size_mismatches']} sizes", "among the outputs of one image"),
+        (
+            "mismatches",
+            f"{report['stamp_mismatches']} stamps, {report['size_mismatches']} sizes",
+            "among the outputs of one image",
+        ),
         ("segmentation", f"mIoU {_shown(report['miou'], '.3f')}", "against the true classes"),
         ("depth", f"AbsRel {_shown(report['abs_rel'], '.3f')}", "against the true depth, up to 30 m"),
         ("matches", f"PCK@4 {_shown(report['pck4'], '.3f')}", "within 4 px of the true motion"),
-        ("engine", f"{values.get('engine', '?')} {values.get('precision', '')}", f"{values.get('backbone', '')} on {values.get('device', '?')}"),
+        (
+            "engine",
+            f"{values.get('engine', '?')} {values.get('precision', '')}",
+            f"{values.get('backbone', '')} on {values.get('device', '?')}",
+        ),
     ]
 
 
 def write_bag(path: Path, played: Path, run: Run) -> int:
-    """The played bag with the node's outputs in it, each at the time it was published. Returns the number of messages."""
+    """The played bag with the node's outputs in it, each when it was published. Returns how many messages there are."""
     with BagReader(played) as source:
         records = [*source.messages(), *_outputs(run, source)]
         writer = BagWriter(path, compression="zstd")
@@ -67,7 +77,7 @@ def write_bag(path: Path, played: Path, run: Run) -> int:
 
 
 def _outputs(run: Run, source: BagReader) -> list[Record]:
-    """The node's messages, at the bag's time of when they were published: the image's stamp plus what passed since then."""
+    """The node's messages, at the bag's time of their publication: the image's stamp plus what passed since."""
     behind = median([sent - stamp for stamp, sent in run.sent_ns.items()] or [0])
     records = []
     for name, heard in run.heard.items():

@@ -43,11 +43,22 @@ class Run:
 
 def output_topics() -> dict[str, str]:
     """Full name -> type of everything one camera's node publishes."""
-    return {**{f"{NODE}/{name}": topic.type for name, topic in TOPICS.items()}, "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
+    return {
+        **{f"{NODE}/{name}": topic.type for name, topic in TOPICS.items()},
+        "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
+    }
 
 
-def run(bag: Path, image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path,
-        say: Callable[[str], None], progress: Callable[[int, int], None]) -> Run:
+def run(
+    bag: Path,
+    image: str,
+    camera_info: str,
+    params_file: Path,
+    overrides: Mapping[str, str],
+    log: Path,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Run:
     """Plays `bag` to the node, in real time, on a ROS domain of its own on this machine.
 
     `image` and `camera_info` are topic names as they are played; `overrides` are further parameters. The node's output
@@ -70,14 +81,31 @@ def run(bag: Path, image: str, camera_info: str, params_file: Path, overrides: M
 
 
 @contextmanager
-def _node(image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen]:
+def _node(
+    image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen]:
     parameters = {"use_sim_time": "true", **overrides}
-    command = [sys.executable, "-m", "dino_perception.ros", "--ros-args", "--params-file", str(params_file),
-               "-r", f"image:={image}", "-r", f"camera_info:={camera_info}",
-               *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}"))]
+    command = [
+        sys.executable,
+        "-m",
+        "dino_perception.ros",
+        "--ros-args",
+        "--params-file",
+        str(params_file),
+        "-r",
+        f"image:={image}",
+        "-r",
+        f"camera_info:={camera_info}",
+        *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")),
+    ]
     with open(log, "w") as file:
-        node = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **large_message_profile()},
-                                start_new_session=True)  # Ctrl-C is for this process, which then ends the node
+        node = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **large_message_profile()},
+            start_new_session=True,
+        )  # Ctrl-C is for this process, which then ends the node
         try:
             yield node
         finally:
@@ -98,12 +126,23 @@ def _wait_until_active(node: subprocess.Popen, watcher: Watcher, log: Path, say:
     raise DemoError(f"the node was not ready after {READY_S:.0f} s; see {log}")
 
 
-def _play(bag: Path, node: subprocess.Popen, watcher: Watcher, camera_info: str, log: Path,
-          progress: Callable[[int, int], None]) -> dict[str, int]:
+def _play(
+    bag: Path,
+    node: subprocess.Popen,
+    watcher: Watcher,
+    camera_info: str,
+    log: Path,
+    progress: Callable[[int, int], None],
+) -> dict[str, int]:
     """Plays the bag and waits until nothing more comes. Returns how many messages of each topic were played."""
     counts = log.with_name("played.json")
-    player = subprocess.Popen([sys.executable, "-m", "dino_perception.cli", "play", str(bag), "--wait", "30", "--json", str(counts)],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    player = subprocess.Popen(
+        [sys.executable, "-m", "dino_perception.cli", "play", str(bag), "--wait", "30", "--json", str(counts)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         mask = f"{NODE}/segmentation/mask"
         last, changed = 0, time.monotonic()

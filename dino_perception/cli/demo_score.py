@@ -32,8 +32,14 @@ class Scored:
     match_errors: dict[int, np.ndarray]
 
 
-def score(run: Run, image_topic: str, images: Mapping[int, str], samples: Mapping[int, Sample], classes: int,
-          types: RosbagsTypes) -> Scored:
+def score(
+    run: Run,
+    image_topic: str,
+    images: Mapping[int, str],
+    samples: Mapping[int, Sample],
+    classes: int,
+    types: RosbagsTypes,
+) -> Scored:
     """Everything the demo says about a run. `images` holds the frame_id of every image of the bag, by its stamp, and
     `samples` what is known about it; masks know `classes` classes. `image_topic` is the images' name in the bag."""
     stamps, sizes = stamp_mismatches(run, images), size_mismatches(run, types)
@@ -54,7 +60,9 @@ def score(run: Run, image_topic: str, images: Mapping[int, str], samples: Mappin
     }
     problems = [f"nothing came on {topic}" for topic, heard in run.heard.items() if not heard]
     if stamps:
-        problems.append(f"{stamps} messages do not carry the stamp and frame_id of an image, or lack companions of their stamp")
+        problems.append(
+            f"{stamps} messages do not carry the stamp and frame_id of an image, or lack companions of their stamp"
+        )
     if sizes:
         problems.append(f"{sizes} frames have messages of different sizes")
     return Scored(report, problems, errors)
@@ -129,18 +137,29 @@ def depth_error(images: Sequence[Heard], samples: Mapping[int, Sample], types: R
     return total.numbers()["abs_rel"]
 
 
-def match_score(correspondences: Sequence[Heard], samples: Mapping[int, Sample],
-                types: RosbagsTypes) -> tuple[MatchScore, dict[int, np.ndarray]]:
+def match_score(
+    correspondences: Sequence[Heard], samples: Mapping[int, Sample], types: RosbagsTypes
+) -> tuple[MatchScore, dict[int, np.ndarray]]:
     """How far each match is from where its reference pixel really went, by the reference's true depth and both poses:
     all together, and for each message by its stamp."""
     total, by_stamp = MatchScore(), {}
     for heard in correspondences:
         message = types.deserialize(heard.data, heard.type)
         sample, reference = samples.get(heard.stamp_ns), samples.get(stamp_ns(message.reference_header))
-        if any(s is None or s.pose is None or s.camera is None for s in (sample, reference)) or reference.read_depth is None:
+        if (
+            any(s is None or s.pose is None or s.camera is None for s in (sample, reference))
+            or reference.read_depth is None
+        ):
             continue
-        errors = end_point_errors(np.stack([message.reference_x, message.reference_y], axis=1), np.stack([message.x, message.y], axis=1),
-                                  reference.read_depth(), reference.camera, reference.pose, sample.camera, sample.pose)
+        errors = end_point_errors(
+            np.stack([message.reference_x, message.reference_y], axis=1),
+            np.stack([message.x, message.y], axis=1),
+            reference.read_depth(),
+            reference.camera,
+            reference.pose,
+            sample.camera,
+            sample.pose,
+        )
         total.add(errors[~np.isnan(errors)], len(errors))
         by_stamp[heard.stamp_ns] = errors
     return total, by_stamp
@@ -148,7 +167,9 @@ def match_score(correspondences: Sequence[Heard], samples: Mapping[int, Sample],
 
 def resampled(truth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) truth at another size that shows the same: the pixel in which each new pixel's centre lies."""
-    rows, columns = (np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int) for new, old in zip(shape, truth.shape))
+    rows, columns = (
+        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int) for new, old in zip(shape, truth.shape)
+    )
     return truth[rows[:, None], columns]
 
 

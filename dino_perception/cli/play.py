@@ -25,11 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=_positive, default=1.0, help="how many times as fast as recorded (default: 1)")
     parser.add_argument("--loop", action="store_true", help="start over at the end; time jumps back then")
     parser.add_argument("--topic", action="append", metavar="NAME", help="play only this topic; may be given again")
-    parser.add_argument("--compressed", action="store_true", help="leave compressed images compressed, under their own names")
-    parser.add_argument("--remap", action="append", default=[], metavar="FROM:=TO", help="publish a topic under another name")
-    parser.add_argument("--clock", type=float, default=100.0, metavar="HZ", help="rate of /clock; 0: none (default: 100)")
-    parser.add_argument("--wait", type=float, default=10.0, metavar="SECONDS",
-                        help="longest wait for subscribers of the images before the start (default: 10)")
+    parser.add_argument(
+        "--compressed", action="store_true", help="leave compressed images compressed, under their own names"
+    )
+    parser.add_argument(
+        "--remap", action="append", default=[], metavar="FROM:=TO", help="publish a topic under another name"
+    )
+    parser.add_argument(
+        "--clock", type=float, default=100.0, metavar="HZ", help="rate of /clock; 0: none (default: 100)"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="longest wait for subscribers of the images before the start (default: 10)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was played: counts a topic, seconds")
 
 
@@ -47,10 +58,20 @@ def run(args: argparse.Namespace) -> int:
         os.environ.update(large_message_profile())
         ros_args = [part for remap in args.remap for part in ("-r", remap)]
         with _Context(rclpy) as context:
-            node = rclpy.create_node("bag_player", context=context, cli_args=["--ros-args", *ros_args] if ros_args else None,
-                                     enable_rosout=False, start_parameter_services=False)
-            player = Player(node, topics, decode=not args.compressed, clock_rate=args.clock,
-                            latched={name for name, topic in bag.topics.items() if topic.latched})
+            node = rclpy.create_node(
+                "bag_player",
+                context=context,
+                cli_args=["--ros-args", *ros_args] if ros_args else None,
+                enable_rosout=False,
+                start_parameter_services=False,
+            )
+            player = Player(
+                node,
+                topics,
+                decode=not args.compressed,
+                clock_rate=args.clock,
+                latched={name for name, topic in bag.topics.items() if topic.latched},
+            )
             try:
                 player.wait_for_subscribers(args.wait)
                 seconds = _play(bag, player, args, context.ok)
@@ -69,8 +90,14 @@ def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> 
     from dino_perception.ros.player import Recorded
 
     passed = 0.0
-    with Progress(TextColumn(args.bag.name), BarColumn(), TextColumn("{task.completed:.1f} / {task.total:.1f} s"), TimeElapsedColumn(),
-                  transient=True, disable=not sys.stdout.isatty()) as progress:
+    with Progress(
+        TextColumn(args.bag.name),
+        BarColumn(),
+        TextColumn("{task.completed:.1f} / {task.total:.1f} s"),
+        TimeElapsedColumn(),
+        transient=True,
+        disable=not sys.stdout.isatty(),
+    ) as progress:
         task = progress.add_task("", total=(bag.end_ns - bag.start_ns) / 1e9)
         while True:
             seconds = 0.0
@@ -80,8 +107,10 @@ def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> 
                 seconds = (message.time_ns - bag.start_ns) / 1e9
                 progress.update(task, completed=seconds)
 
-            records = (Recorded(record.topic.name, record.topic.type, record.time_ns, bytes(record.data))
-                       for record in bag.messages(args.topic))
+            records = (
+                Recorded(record.topic.name, record.topic.type, record.time_ns, bytes(record.data))
+                for record in bag.messages(args.topic)
+            )
             try:
                 player.play(records, args.rate, played, ok)
             except KeyboardInterrupt:  # how a looping bag ends
@@ -124,7 +153,10 @@ def _tell(player: Player, seconds: float, problems: list[str], args: argparse.Na
     print(f"played {sum(player.counts.values())} messages of {len(player.counts)} topics, {seconds:.1f} s")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"counts": dict(player.counts), "seconds": seconds, "left_out": player.left_out}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"counts": dict(player.counts), "seconds": seconds, "left_out": player.left_out}, indent=1)
+            + "\n"
+        )
 
 
 def _positive(text: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +41,15 @@ class Player:
     installed are left out and named in `left_out`.
     """
 
-    def __init__(self, node: Node, topics: Mapping[str, str], *, decode: bool = True, latched: set[str] = frozenset(),
-                 clock_rate: float = 100.0):
+    def __init__(
+        self,
+        node: Node,
+        topics: Mapping[str, str],
+        *,
+        decode: bool = True,
+        latched: set[str] = frozenset(),
+        clock_rate: float = 100.0,
+    ):
         self._node, self._types, self._decode = node, RclpyTypes(), decode
         self.counts: Counter[str] = Counter()
         self.left_out: dict[str, str] = {}
@@ -57,7 +63,9 @@ class Player:
             decoded = self._decodes(topic, kind)
             self._publishers[topic] = node.create_publisher(
                 self._types.type("sensor_msgs/msg/Image" if decoded else kind),
-                topic.removesuffix("/compressed") if decoded else topic, _qos(topic in latched))
+                topic.removesuffix("/compressed") if decoded else topic,
+                _qos(topic in latched),
+            )
         self._images = {topic for topic in self._publishers if topics[topic] in IMAGES}
         self._clock = node.create_publisher(Clock, "/clock", _qos(False)) if clock_rate > 0 else None
         self._tick_s = 1 / clock_rate if clock_rate > 0 else float("inf")
@@ -77,8 +85,13 @@ class Player:
             time.sleep(0.02)
         return False
 
-    def play(self, messages: Iterator[Recorded], rate: float = 1.0, played: Callable[[Recorded], None] = lambda _: None,
-             ok: Callable[[], bool] = lambda: True) -> None:
+    def play(
+        self,
+        messages: Iterator[Recorded],
+        rate: float = 1.0,
+        played: Callable[[Recorded], None] = lambda _: None,
+        ok: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Publishes `messages`, which come in the order of their times, `rate` times as fast as they were recorded.
 
         /clock says the bag's time, at its own rate and with every message. `played` is told of each message after it
@@ -138,8 +151,15 @@ class Player:
             self.unreadable[message.topic] = str(error)
             return None
         height, width = pixels.shape[:2]
-        return self._types.make("sensor_msgs/msg/Image", header=compressed.header, height=height, width=width,
-                                encoding="rgb8", step=3 * width, data=pixels)
+        return self._types.make(
+            "sensor_msgs/msg/Image",
+            header=compressed.header,
+            height=height,
+            width=width,
+            encoding="rgb8",
+            step=3 * width,
+            data=pixels,
+        )
 
     def _say_time(self, now_ns: int) -> None:
         if self._clock is not None:
@@ -149,6 +169,9 @@ class Player:
 
 
 def _qos(latched: bool) -> QoSProfile:
-    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE,
-                      durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
-
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=10,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )

@@ -56,10 +56,14 @@ class Watcher:
         """Newest status a name: its sentence and its values."""
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)  # not the arguments of this process
-        self._node = rclpy.create_node("watcher", context=self._context, enable_rosout=False, start_parameter_services=False)
+        self._node = rclpy.create_node(
+            "watcher", context=self._context, enable_rosout=False, start_parameter_services=False
+        )
         types = RclpyTypes()
         for topic, kind in topics.items():
-            self._node.create_subscription(types.type(kind), topic, self._keeper(topic, kind), _qos(topic in latched), raw=True)
+            self._node.create_subscription(
+                types.type(kind), topic, self._keeper(topic, kind), _qos(topic in latched), raw=True
+            )
         if "/diagnostics" not in topics:
             self._node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -93,5 +97,8 @@ class Watcher:
 
 
 def _qos(latched: bool) -> QoSProfile:
-    return QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE,
-                      durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_ALL,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )

@@ -1,4 +1,4 @@
-"""`dino-perception demo` as it is run, with a small input so that it takes seconds: node, player, DDS, bag and scores are real."""
+"""`dino-perception demo` as it is run, with a small input so that it takes seconds; all of it is real."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from dino_perception.bags.reader import BagReader  # noqa: E402
 from dino_perception.cli.demo_run import NODE, output_topics  # noqa: E402
 from dino_perception.messages.percepts import TOPICS  # noqa: E402
 
-SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64,
-         "max_age": 60.0}
+SMALL = {
+    "engine": "torch",
+    "threads": 1,
+    "input_height": 96,
+    "input_width": 128,
+    "output_height": 48,
+    "output_width": 64,
+    "max_age": 60.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +31,12 @@ def demo(tmp_path_factory):
     """The finished process and its folder."""
     out = tmp_path_factory.mktemp("demo") / "out"
     parameters = [part for name, value in SMALL.items() for part in ("--param", f"{name}:={value}")]
-    done = subprocess.run([sys.executable, "-m", "dino_perception.cli", "demo", "--out", str(out), *parameters],
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "dino_perception.cli", "demo", "--out", str(out), *parameters],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     return done, out
 
 
@@ -51,7 +62,9 @@ def test_the_output_bag_holds_what_was_played_and_what_came_of_it(demo):
     report = json.loads((demo[1] / "report.json").read_text())
     with BagReader(demo[1] / "drive") as bag:
         assert not bag.problems
-        assert {name: bag.topics[name].count for name in output_topics()} == {name: topic["count"] for name, topic in report["topics"].items()}
+        assert {name: bag.topics[name].count for name in output_topics()} == {
+            name: topic["count"] for name, topic in report["topics"].items()
+        }
         assert bag.topics["/camera/image_raw/compressed"].count == 100
         images = {record.time_ns for record in bag.messages(["/camera/image_raw/compressed"])}
         for record in bag.messages([f"{NODE}/depth/image"]):
@@ -70,7 +83,20 @@ def test_there_is_a_picture(demo):
 
 
 def test_a_node_that_cannot_start_is_told_in_a_sentence(tmp_path):
-    command = [sys.executable, "-m", "dino_perception.cli", "demo", "--out", str(tmp_path), "--param", "backbone:=no-such-model"]
+    command = [
+        sys.executable,
+        "-m",
+        "dino_perception.cli",
+        "demo",
+        "--out",
+        str(tmp_path),
+        "--param",
+        "backbone:=no-such-model",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "the node is not configured" in done.stderr and "no-such-model" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "the node is not configured" in done.stderr
+        and "no-such-model" in done.stderr
+        and "Traceback" not in done.stderr
+    )

@@ -31,7 +31,9 @@ def heard(name: str, stamp: int, after_ms: float, frame_id: str = "camera_optica
 
 def image(pixels: np.ndarray) -> dict:
     height, width = pixels.shape
-    return dict(height=height, width=width, step=pixels.nbytes // height, encoding="any", data=pixels.reshape(-1).view(np.uint8))
+    return dict(
+        height=height, width=width, step=pixels.nbytes // height, encoding="any", data=pixels.reshape(-1).view(np.uint8)
+    )
 
 
 def truth() -> tuple[np.ndarray, np.ndarray]:
@@ -48,18 +50,22 @@ def samples() -> dict[int, Sample]:
     for i, stamp in enumerate(STAMPS):
         pose = np.eye(4)
         pose[0, 3] = 0.4 * i
-        found[stamp] = Sample(str(i), "drive", str(i), lambda: None, lambda: classes, lambda: metres, CAMERA, pose, stamp)
+        found[stamp] = Sample(
+            str(i), "drive", str(i), lambda: None, lambda: classes, lambda: metres, CAMERA, pose, stamp
+        )
     return found
 
 
 def run(**changes) -> Run:
-    """Three frames, everything right, published 30, 40 and 50 ms after the image; `changes` by topic replace messages."""
+    """Three frames, all right, published 30, 40 and 50 ms after the image; `changes` by topic replace messages."""
     classes, metres = truth()
     topics: dict[str, list[Heard]] = {topic: [] for topic in output_topics()}
     for i, stamp in enumerate(STAMPS):
         after = 30 + 10 * i
         made = {
-            "segmentation/mask": image(classes), "segmentation/confidence": image(classes), "depth/image": image(metres),
+            "segmentation/mask": image(classes),
+            "segmentation/confidence": image(classes),
+            "depth/image": image(metres),
             "depth/camera_info": dict(height=H, width=W, d=np.zeros(0), k=np.zeros(9), r=np.zeros(9), p=np.zeros(12)),
             "points": dict(height=H, width=W, point_step=4, row_step=4 * W, data=np.zeros(4 * H * W, np.uint8)),
         }
@@ -69,9 +75,22 @@ def run(**changes) -> Run:
             x = np.array([20.0, 30.0, 40.0, 50.0], np.float32)
             y = np.full(4, 20.0, np.float32)
             moved = x - 4 + np.array([0.0, 3.9, 4.1, 50.0], np.float32)
-            topics[f"{NODE}/correspondences"].append(heard(
-                "correspondences", stamp, after - 1, reference_header=TYPES.header(STAMPS[i - 1], "camera_optical"), width=64, height=48,
-                track_id=np.arange(4, dtype=np.uint64), x=moved, y=y, reference_x=x, reference_y=y, score=np.ones(4, np.float32)))
+            topics[f"{NODE}/correspondences"].append(
+                heard(
+                    "correspondences",
+                    stamp,
+                    after - 1,
+                    reference_header=TYPES.header(STAMPS[i - 1], "camera_optical"),
+                    width=64,
+                    height=48,
+                    track_id=np.arange(4, dtype=np.uint64),
+                    x=moved,
+                    y=y,
+                    reference_x=x,
+                    reference_y=y,
+                    score=np.ones(4, np.float32),
+                )
+            )
     for name, messages in changes.items():
         topics[f"{NODE}/{name.replace('__', '/')}"] = messages
     status = {"dino_perception: perception": ("", {"engine": "torch", "trained": "no"})}
@@ -82,14 +101,30 @@ def test_a_right_run_has_the_scores_it_was_made_with():
     found = score(run(), "/image", IMAGES, samples(), 2, TYPES).report
     assert (found["miou"], found["abs_rel"]) == (1.0, 0.0)
     assert found["pck4"] == 0.5  # 0 and 3.9 px off are within 4 px, 4.1 and 50 are not
-    assert (found["frames_in"], found["frames_out"], found["stamp_mismatches"], found["size_mismatches"]) == (3, 3, 0, 0)
+    assert (found["frames_in"], found["frames_out"], found["stamp_mismatches"], found["size_mismatches"]) == (
+        3,
+        3,
+        0,
+        0,
+    )
     assert (found["engine"], found["weights_trained"]) == ("torch", False)
 
 
 def test_the_report_has_the_keys_that_others_read():
     found = score(run(), "/image", IMAGES, samples(), 2, TYPES).report
-    assert list(found) == ["topics", "frames_in", "frames_out", "stamp_mismatches", "size_mismatches", "latency_ms", "miou",
-                           "abs_rel", "pck4", "engine", "weights_trained"]
+    assert list(found) == [
+        "topics",
+        "frames_in",
+        "frames_out",
+        "stamp_mismatches",
+        "size_mismatches",
+        "latency_ms",
+        "miou",
+        "abs_rel",
+        "pck4",
+        "engine",
+        "weights_trained",
+    ]
     assert set(found["topics"]) == set(output_topics()) and set(found["latency_ms"]) == {"p50", "p95", "p99"}
     assert found["topics"][f"{NODE}/segmentation/mask"]["count"] == 3
 
@@ -113,8 +148,16 @@ def test_rate_counts_intervals_not_messages():
 
 
 def test_a_stamp_that_no_image_has_is_found():
-    foreign = [heard("correspondences", STAMPS[0] + 1, 10, reference_header=TYPES.header(STAMPS[0], ""), track_id=np.zeros(0, np.uint64),
-                     **{name: np.zeros(0, np.float32) for name in ("x", "y", "reference_x", "reference_y", "score")})]
+    foreign = [
+        heard(
+            "correspondences",
+            STAMPS[0] + 1,
+            10,
+            reference_header=TYPES.header(STAMPS[0], ""),
+            track_id=np.zeros(0, np.uint64),
+            **{name: np.zeros(0, np.float32) for name in ("x", "y", "reference_x", "reference_y", "score")},
+        )
+    ]
     assert stamp_mismatches(run(correspondences=foreign), IMAGES) == 1
 
 
@@ -126,12 +169,19 @@ def test_a_frame_id_that_is_not_the_images_is_found():
 
 def test_a_frame_without_its_cloud_is_found():
     right = run()
-    assert stamp_mismatches(run(points=right.heard[f"{NODE}/points"][:2]), IMAGES) == 4  # its mask, confidence, depth and camera_info
+    assert (
+        stamp_mismatches(run(points=right.heard[f"{NODE}/points"][:2]), IMAGES) == 4
+    )  # its mask, confidence, depth and camera_info
 
 
-@pytest.mark.parametrize("name, wrong", [
-    ("segmentation/mask", np.zeros((H, W + 1), np.uint8)), ("segmentation/confidence", np.zeros((H - 1, W), np.uint8)),
-    ("depth/image", np.zeros((H, 2 * W), np.float32))])
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("segmentation/mask", np.zeros((H, W + 1), np.uint8)),
+        ("segmentation/confidence", np.zeros((H - 1, W), np.uint8)),
+        ("depth/image", np.zeros((H, 2 * W), np.float32)),
+    ],
+)
 def test_one_message_of_another_size_is_found(name, wrong):
     messages = run().heard[f"{NODE}/{name}"]
     changed = [*messages[:2], heard(name, STAMPS[2], 25, **image(wrong))]
@@ -142,7 +192,12 @@ def test_one_message_of_another_size_is_found(name, wrong):
 def test_padded_rows_are_found():
     messages = run().heard[f"{NODE}/segmentation/mask"]
     padded = dict(height=H, width=W, step=W + 2, data=np.zeros(H * (W + 2), np.uint8))
-    assert size_mismatches(run(segmentation__mask=[*messages[:2], heard("segmentation/mask", STAMPS[2], 25, **padded)]), TYPES) == 1
+    assert (
+        size_mismatches(
+            run(segmentation__mask=[*messages[:2], heard("segmentation/mask", STAMPS[2], 25, **padded)]), TYPES
+        )
+        == 1
+    )
 
 
 def test_a_missing_topic_is_a_problem_with_its_name():

@@ -24,8 +24,13 @@ from dino_perception.ros.watcher import Watcher  # noqa: E402
 TYPES = RosbagsTypes()
 START = 1_000_000_000_000
 IMAGE, INFO, TRUTH, STATIC = "/cam/image_raw/compressed", "/cam/camera_info", "/ground_truth/mask", "/tf_static"
-KINDS = {IMAGE: "sensor_msgs/msg/CompressedImage", INFO: "sensor_msgs/msg/CameraInfo", TRUTH: "sensor_msgs/msg/CompressedImage",
-         STATIC: "tf2_msgs/msg/TFMessage", "/strange": "no_such_msgs/msg/Strange"}
+KINDS = {
+    IMAGE: "sensor_msgs/msg/CompressedImage",
+    INFO: "sensor_msgs/msg/CameraInfo",
+    TRUTH: "sensor_msgs/msg/CompressedImage",
+    STATIC: "tf2_msgs/msg/TFMessage",
+    "/strange": "no_such_msgs/msg/Strange",
+}
 
 
 def picture(i: int) -> np.ndarray:
@@ -45,7 +50,9 @@ def bag(tmp_path_factory):
     for name, kind in KINDS.items():
         known = kind in TYPES.typestore.fielddefs
         text = TYPES.typestore.generate_msgdef(kind, ros_version=2)[0] if known else "uint8 x\n"
-        topics[name] = Topic(name, kind, text, "ros2msg", qos=qos(1, durability="transient_local" if name == STATIC else "volatile"))
+        topics[name] = Topic(
+            name, kind, text, "ros2msg", qos=qos(1, durability="transient_local" if name == STATIC else "volatile")
+        )
     writer = BagWriter(path)
 
     def write(name: str, time_ns: int, **fields) -> None:
@@ -57,8 +64,16 @@ def bag(tmp_path_factory):
         stamp = START + i * 50_000_000
         header = TYPES.header(stamp, "cam_optical")
         write(IMAGE, stamp, header=header, format="rgb8; jpeg compressed bgr8", data=jpeg(i))
-        write(INFO, stamp, header=header, height=48, width=64, d=np.zeros(0), k=np.zeros(9), r=np.zeros(9), p=np.zeros(12))
-        write(TRUTH, stamp, header=header, format="mono8; png compressed ", data=cv2.imencode(".png", picture(i)[..., 0])[1].reshape(-1))
+        write(
+            INFO, stamp, header=header, height=48, width=64, d=np.zeros(0), k=np.zeros(9), r=np.zeros(9), p=np.zeros(12)
+        )
+        write(
+            TRUTH,
+            stamp,
+            header=header,
+            format="mono8; png compressed ",
+            data=cv2.imencode(".png", picture(i)[..., 0])[1].reshape(-1),
+        )
         writer.write([Record(topics["/strange"], stamp, b"\x00\x01\x00\x00\x07")])
     writer.close()
     return path
@@ -70,7 +85,18 @@ def playing(bag, report):
     def played(topics: dict[str, str], *arguments: str, latched=frozenset()):
         watcher = Watcher(topics, latched)
         try:
-            command = [sys.executable, "-m", "dino_perception.cli", "play", str(bag), "--wait", "20", "--json", str(report), *arguments]
+            command = [
+                sys.executable,
+                "-m",
+                "dino_perception.cli",
+                "play",
+                str(bag),
+                "--wait",
+                "20",
+                "--json",
+                str(report),
+                *arguments,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             deadline = time.monotonic() + 5
@@ -87,7 +113,13 @@ def playing(bag, report):
 def as_recorded(bag, tmp_path_factory):
     """What is heard of the bag as it is played without further arguments."""
     yield from playing(bag, tmp_path_factory.mktemp("played") / "report.json")(
-        {"/cam/image_raw": "sensor_msgs/msg/Image", INFO: KINDS[INFO], TRUTH: KINDS[TRUTH], "/clock": "rosgraph_msgs/msg/Clock"})
+        {
+            "/cam/image_raw": "sensor_msgs/msg/Image",
+            INFO: KINDS[INFO],
+            TRUTH: KINDS[TRUTH],
+            "/clock": "rosgraph_msgs/msg/Clock",
+        }
+    )
 
 
 def test_images_come_raw_and_everything_else_as_recorded(as_recorded):
@@ -101,7 +133,9 @@ def test_images_come_raw_and_everything_else_as_recorded(as_recorded):
         decoded = cv2.imdecode(jpeg(i), cv2.IMREAD_COLOR)[..., ::-1]
         np.testing.assert_array_equal(np.frombuffer(message.data, np.uint8).reshape(48, 64, 3), decoded)
     mask = deserialize_message(watcher.heard[TRUTH][-1].data, CompressedImage)  # a PNG of class ids stays one
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(mask.data, np.uint8), cv2.IMREAD_UNCHANGED), picture(19)[..., 0])
+    np.testing.assert_array_equal(
+        cv2.imdecode(np.frombuffer(mask.data, np.uint8), cv2.IMREAD_UNCHANGED), picture(19)[..., 0]
+    )
     assert "left out /strange: no_such_msgs/msg/Strange is not installed" in output
 
 
@@ -119,8 +153,15 @@ def test_the_pace_is_the_bags_and_the_clock_never_lags_behind_a_message(as_recor
 
 def test_rate_remap_topic_and_compressed(bag, tmp_path):
     for watcher, report, _ in playing(bag, tmp_path / "report.json")(
-            {"/front/image/compressed": KINDS[IMAGE]}, "--compressed", "--rate", "4", "--topic", IMAGE,
-            "--remap", f"{IMAGE}:=/front/image/compressed"):
+        {"/front/image/compressed": KINDS[IMAGE]},
+        "--compressed",
+        "--rate",
+        "4",
+        "--topic",
+        IMAGE,
+        "--remap",
+        f"{IMAGE}:=/front/image/compressed",
+    ):
         heard = watcher.heard["/front/image/compressed"]
     assert report["counts"] == {IMAGE: 20}
     assert deserialize_message(heard[0].data, CompressedImage).format == "rgb8; jpeg compressed bgr8"
@@ -130,13 +171,20 @@ def test_rate_remap_topic_and_compressed(bag, tmp_path):
 
 def test_static_transforms_reach_who_comes_late(bag, tmp_path):
     # No image is listened to, so the wait takes its whole time, in which the two find each other.
-    for watcher, _, _ in playing(bag, tmp_path / "report.json")({STATIC: KINDS[STATIC]}, "--wait", "5", latched={STATIC}):
+    for watcher, _, _ in playing(bag, tmp_path / "report.json")(
+        {STATIC: KINDS[STATIC]}, "--wait", "5", latched={STATIC}
+    ):
         assert len(watcher.heard[STATIC]) == 1
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["nowhere"], "nowhere does not exist"), (["{bag}", "--topic", "/nope"], "the bag has no topic /nope; it has /cam/camera_info"),
-    (["{bag}", "--rate", "0"], "0 is not a positive number")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["{bag}", "--topic", "/nope"], "the bag has no topic /nope; it has /cam/camera_info"),
+        (["{bag}", "--rate", "0"], "0 is not a positive number"),
+    ],
+)
 def test_what_cannot_be_played_is_said_in_a_sentence(bag, arguments, sentence):
     command = [sys.executable, "-m", "dino_perception.cli", "play", *(a.format(bag=bag) for a in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

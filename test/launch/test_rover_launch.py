@@ -27,13 +27,22 @@ from dino_perception.share import share  # noqa: E402
 
 READY_S = 90.0
 """A first start builds the engines."""
-SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64,
-         "max_age": 60.0}
+SMALL = {
+    "engine": "torch",
+    "threads": 1,
+    "input_height": 96,
+    "input_width": 128,
+    "output_height": 48,
+    "output_width": 64,
+    "max_age": 60.0,
+}
 
 
 def launched(file: str, **arguments: str) -> LaunchDescription:
     path = Path(get_package_share_directory("dino_perception"), "launch", file)
-    return LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)), launch_arguments=arguments.items())])
+    return LaunchDescription(
+        [IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)), launch_arguments=arguments.items())]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +61,16 @@ def one_camera(params_file):
 @launch_pytest.fixture
 def two_cameras(params_file, tmp_path_factory):
     cameras = tmp_path_factory.mktemp("cameras") / "cameras.yaml"
-    cameras.write_text(yaml.safe_dump({"cameras": {"front": {"image": "/a/image_raw"},
-                                                   "rear": {"image": "/b/image_raw", "camera_info": "/elsewhere/info"}}}))
+    cameras.write_text(
+        yaml.safe_dump(
+            {
+                "cameras": {
+                    "front": {"image": "/a/image_raw"},
+                    "rear": {"image": "/b/image_raw", "camera_info": "/elsewhere/info"},
+                }
+            }
+        )
+    )
     return launched("rover.launch.py", cameras=str(cameras), params_file=params_file)
 
 
@@ -85,7 +102,9 @@ def test_several_cameras_come_from_one_file(listener):
     for camera in ("front", "rear"):
         listener.hear(f"/dino_perception/{camera}/segmentation/mask", Image)
         listener.hear(f"/dino_perception/{camera}/points", PointCloud2)  # needs the camera_info, so both are remapped
-    listener.feed({"/a/image_raw": "/a/camera_info", "/b/image_raw": "/elsewhere/info"}, until=lambda: listener.all_heard())
+    listener.feed(
+        {"/a/image_raw": "/a/camera_info", "/b/image_raw": "/elsewhere/info"}, until=lambda: listener.all_heard()
+    )
     assert listener.newest["/dino_perception/front/points"].header.frame_id == "a_optical"
     assert listener.newest["/dino_perception/rear/points"].header.frame_id == "b_optical"
 
@@ -95,9 +114,15 @@ def test_a_bag_is_played_through_the_node_in_its_own_time(listener):
     listener.hear("/dino_perception/segmentation/mask", Image)
     listener.hear("/dino_perception/points", PointCloud2)
     listener.feed({}, until=lambda: listener.all_heard())
-    recorded = yaml.safe_load((share("data", "sample_drive") / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    recorded = yaml.safe_load((share("data", "sample_drive") / "metadata.yaml").read_text())[
+        "rosbag2_bagfile_information"
+    ]
     start = recorded["starting_time"]["nanoseconds_since_epoch"]
-    assert start <= stamp(listener.newest["/dino_perception/segmentation/mask"]) <= start + recorded["duration"]["nanoseconds"]
+    assert (
+        start
+        <= stamp(listener.newest["/dino_perception/segmentation/mask"])
+        <= start + recorded["duration"]["nanoseconds"]
+    )
 
 
 def stamp(message) -> int:
@@ -124,8 +149,9 @@ class Listener:
 
     def hear(self, topic: str, kind: type) -> None:
         self._wanted.add(topic)
-        self._node.create_subscription(kind, topic, lambda message: self.newest.__setitem__(topic, message),
-                                       qos_profile_sensor_data)
+        self._node.create_subscription(
+            kind, topic, lambda message: self.newest.__setitem__(topic, message), qos_profile_sensor_data
+        )
 
     def all_heard(self) -> bool:
         return self._wanted <= set(self.newest)
@@ -144,10 +170,30 @@ class Listener:
             self.fed.add(now)
             for topic in cameras:
                 header = self._types.header(now, f"{topic.split('/')[1]}_optical")
-                infos[topic].publish(self._types.make("sensor_msgs/msg/CameraInfo", header=header, height=96, width=128,
-                                                      distortion_model="plumb_bob", d=[0.0] * 5, k=k, r=np.eye(3).ravel(), p=p))
-                images[topic].publish(self._types.make("sensor_msgs/msg/Image", header=header, height=96, width=128,
-                                                       encoding="rgb8", step=384, data=picture))
+                infos[topic].publish(
+                    self._types.make(
+                        "sensor_msgs/msg/CameraInfo",
+                        header=header,
+                        height=96,
+                        width=128,
+                        distortion_model="plumb_bob",
+                        d=[0.0] * 5,
+                        k=k,
+                        r=np.eye(3).ravel(),
+                        p=p,
+                    )
+                )
+                images[topic].publish(
+                    self._types.make(
+                        "sensor_msgs/msg/Image",
+                        header=header,
+                        height=96,
+                        width=128,
+                        encoding="rgb8",
+                        step=384,
+                        data=picture,
+                    )
+                )
             pause = time.monotonic() + 0.2
             while time.monotonic() < pause:
                 self._executor.spin_once(timeout_sec=0.05)

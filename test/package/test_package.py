@@ -37,10 +37,19 @@ def test_every_ros_package_that_is_imported_is_a_dependency():
     imported = set()
     for path in [*(ROOT / "dino_perception").rglob("*.py"), *(ROOT / "launch").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-                [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level
+                else []
+            )
             imported |= {name.split(".")[0] for name in names}
-    ros = {name for name in imported if name.endswith(("_msgs", "_srvs", "_interfaces", "_python")) or name in ("rclpy", "launch", "launch_ros")}
+    ros = {
+        name
+        for name in imported
+        if name.endswith(("_msgs", "_srvs", "_interfaces", "_python")) or name in ("rclpy", "launch", "launch_ros")
+    }
     declared = {e.text for tag in ("depend", "exec_depend") for e in manifest().iter(tag)}
     optional = {"ament_index_python"} & declared
     assert ros - optional <= declared
@@ -50,16 +59,28 @@ def test_every_ros_package_that_is_imported_is_a_dependency():
 def test_only_the_live_room_imports_rclpy(room):
     """Directly: cli runs nodes through dino_perception.ros, when it is asked to."""
     for path in (ROOT / "dino_perception" / room).rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:  # what is imported inside a function is imported when it is needed
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-                [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for node in ast.parse(
+            path.read_text()
+        ).body:  # what is imported inside a function is imported when it is needed
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             assert not any(name.split(".")[0] == "rclpy" for name in names), path
 
 
 def test_imports_point_one_way():
-    order = {"models": set(), "engines": {"models"}, "perception": {"models", "engines"},
-             "messages": {"models", "engines", "perception"}, "bags": {"models", "engines", "perception", "messages"},
-             "ros": {"models", "engines", "perception", "messages"}}
+    order = {
+        "models": set(),
+        "engines": {"models"},
+        "perception": {"models", "engines"},
+        "messages": {"models", "engines", "perception"},
+        "bags": {"models", "engines", "perception", "messages"},
+        "ros": {"models", "engines", "perception", "messages"},
+    }
     for room, allowed in order.items():
         for path in (ROOT / "dino_perception" / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -69,9 +90,11 @@ def test_imports_point_one_way():
 
 
 def test_the_command_line_answers_help_without_loading_torch():
-    code = ("import sys\nfrom dino_perception.cli.__main__ import main\n"
-            "try:\n main(['--help'])\nexcept SystemExit as end:\n assert end.code == 0\n"
-            "assert not {'torch', 'rclpy', 'openvino', 'matplotlib'} & set(sys.modules), 'heavy'")
+    code = (
+        "import sys\nfrom dino_perception.cli.__main__ import main\n"
+        "try:\n main(['--help'])\nexcept SystemExit as end:\n assert end.code == 0\n"
+        "assert not {'torch', 'rclpy', 'openvino', 'matplotlib'} & set(sys.modules), 'heavy'"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout and "play" in done.stdout
@@ -84,11 +107,21 @@ def test_what_colcon_installed_is_whole():
     except index.PackageNotFoundError:
         pytest.skip("the package is not built by colcon here")
     share = prefix / "share" / "dino_perception"
-    for path in ("package.xml", "config/rover.yaml", "config/fastdds/large_images.xml", "launch/rover.launch.py",
-                 "launch/replay.launch.py", "msg/Correspondences.msg"):
+    for path in (
+        "package.xml",
+        "config/rover.yaml",
+        "config/fastdds/large_images.xml",
+        "launch/rover.launch.py",
+        "launch/replay.launch.py",
+        "msg/Correspondences.msg",
+    ):
         assert (share / path).is_file(), path
     (module,) = prefix.glob("lib/python3*/*-packages/dino_perception")
-    sources = {p.relative_to(ROOT / "dino_perception") for p in (ROOT / "dino_perception").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    sources = {
+        p.relative_to(ROOT / "dino_perception")
+        for p in (ROOT / "dino_perception").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert sources <= {p.relative_to(module) for p in module.rglob("*") if p.is_file()}
     assert "__version__" in (module / "__init__.py").read_text()  # ours, not the empty one that rosidl generates
     for executable in ("perception_node", "dino-perception"):
@@ -98,13 +131,18 @@ def test_what_colcon_installed_is_whole():
 def test_the_message_has_the_fields_of_the_contract():
     msg = pytest.importorskip("dino_perception.msg")
     assert msg.Correspondences.get_fields_and_field_types() == {
-        "header": "std_msgs/Header", "reference_header": "std_msgs/Header", "width": "uint32", "height": "uint32",
-        "track_id": "sequence<uint64>", **{name: "sequence<float>" for name in ("x", "y", "reference_x", "reference_y", "score")}}
+        "header": "std_msgs/Header",
+        "reference_header": "std_msgs/Header",
+        "width": "uint32",
+        "height": "uint32",
+        "track_id": "sequence<uint64>",
+        **{name: "sequence<float>" for name in ("x", "y", "reference_x", "reference_y", "score")},
+    }
 
 
 @pytest.mark.parametrize("name", ["tf2_msgs/msg/TFMessage", "vision_msgs/msg/LabelInfo", "vision_msgs/msg/VisionClass"])
 def test_interfaces_made_for_a_bare_machine_are_the_real_ones_on_the_wire(name):
-    """By their type hashes (REP 2016), by which a ROS 2 installation recognises a type. rosbags knows tf2_msgs by itself,
+    """By their type hashes (REP 2016), by which a ROS 2 installation recognises a type. rosbags knows tf2_msgs itself,
     and vision_msgs by its fields."""
     from dino_perception.messages.types import RosbagsTypes
 

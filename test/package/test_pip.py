@@ -31,8 +31,11 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_every_file_of_the_module_and_of_config_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "dino_perception").rglob("*")
-              if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")}
+    source = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "dino_perception").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
     assert source <= names
     shared = {name.partition("/data/share/dino_perception/")[2] for name in names}
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "config").rglob("*") if path.is_file()} <= shared
@@ -43,7 +46,13 @@ def test_an_installed_package_runs_and_finds_its_files(wheel, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     pip("--python", str(python), "install", "--no-deps", str(wheel))
     environment = {"PATH": "/usr/bin:/bin"}
-    shown = subprocess.run([str(python.with_name("dino-perception")), "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    shown = subprocess.run(
+        [str(python.with_name("dino-perception")), "--version"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert (shown.returncode, shown.stdout.split()[0]) == (0, "dino_perception"), shown.stderr
     code = "from dino_perception.share import share; print(share('config', 'rover.yaml'))"
     found = subprocess.run([str(python), "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -55,7 +55,14 @@ def test_another_python_is_refused_with_what_is_accepted(setup, monkeypatch, ver
 
 
 def test_with_everything_in_place_nothing_runs(setup, monkeypatch):
-    for step in ("require_system_packages", "create_environment", "install_wheels", "name_this_interpreter", "enter_workspace", "build"):
+    for step in (
+        "require_system_packages",
+        "create_environment",
+        "install_wheels",
+        "name_this_interpreter",
+        "enter_workspace",
+        "build",
+    ):
         monkeypatch.setattr(setup, step, lambda: None)
     monkeypatch.setattr(setup, "environment_fits", lambda: True)
     setup.set_up()
@@ -92,7 +99,9 @@ def test_include_folders_of_the_wheels_builder_are_replaced_and_others_kept(setu
     monkeypatch.setattr(setup, "output", lambda command: "/numpy/include")
     folder = setup.VENV / "share" / "std_msgs" / "cmake"
     folder.mkdir(parents=True)
-    foreign = '  INTERFACE_INCLUDE_DIRECTORIES "/opt/python/cp311-cp311/include/python3.11;/opt/python/cp311-cp311/lib/numpy"'
+    foreign = (
+        '  INTERFACE_INCLUDE_DIRECTORIES "/opt/python/cp311-cp311/include/python3.11;/opt/python/cp311-cp311/lib/numpy"'
+    )
     own = '  INTERFACE_INCLUDE_DIRECTORIES "${_IMPORT_PREFIX}/include/std_msgs"'
     file = folder / "export_std_msgs__rosidl_generator_pyExport.cmake"
     file.write_text(f"set_target_properties(x\n{foreign}\n)\n{own}\n")
@@ -115,7 +124,12 @@ def test_commands_see_no_other_workspace_and_write_only_into_the_folder(setup, m
 def test_python_of_the_environment_sees_the_workspace_wherever_it_starts(tmp_path):
     if not (Path(sys.prefix) / "setup.json").exists():
         pytest.skip("this is not the environment that tools/setup.py makes")
-    code = "import dino_perception.msg, dino_perception.cli.play, rclpy, os; print(os.environ['ROS_LOG_DIR'], os.environ['XDG_CACHE_HOME'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": os.defpath}, capture_output=True, text=True)
+    code = (
+        "import dino_perception.msg, dino_perception.cli.play, rclpy, os\n"
+        "print(os.environ['ROS_LOG_DIR'], os.environ['XDG_CACHE_HOME'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": os.defpath}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert all(Path(path).is_relative_to(Path(sys.prefix).parent) for path in done.stdout.split())
