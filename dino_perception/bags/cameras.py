@@ -30,7 +30,9 @@ class CameraTopics:
     compressed: bool
 
 
-def choose_cameras(bag: BagReader, asked: Sequence[str], names: Sequence[str], own: Collection[str] = ()) -> list[CameraTopics]:
+def choose_cameras(
+    bag: BagReader, asked: Sequence[str], names: Sequence[str], own: Collection[str] = ()
+) -> list[CameraTopics]:
     """The cameras to look at.
 
     `asked` are "[NAME=]IMAGE_TOPIC[,INFO_TOPIC]"; without any, every topic with colour images that has a camera_info
@@ -49,7 +51,10 @@ def choose_cameras(bag: BagReader, asked: Sequence[str], names: Sequence[str], o
             name = names[0]
         name = name or _name(topic, [t.name for t in taken])
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in [t.name for t in taken]:
-            raise BagError(f"'{name}' cannot be the name of a camera: letters, digits and underscores, a letter first, each once", NO_IMAGES)
+            raise BagError(
+                f"'{name}' cannot be the name of a camera: letters, digits and underscores, a letter first, each once",
+                NO_IMAGES,
+            )
         taken.append(CameraTopics(name, topic, info, images[topic].type == COMPRESSED))
     return taken
 
@@ -149,7 +154,9 @@ def _info_beside(bag: BagReader, image: str) -> str:
 def _name(topic: str, taken: Collection[str]) -> str:
     """A name from the topic: the last part that does not just say that it is an image, more parts where needed."""
     parts = [part for part in _base(topic).split("/") if part]
-    parts = [part for part in parts if not re.fullmatch(r"image(_\w+)?|color|colour|rgb|raw|compressed", part)] or ["camera"]
+    parts = [part for part in parts if not re.fullmatch(r"image(_\w+)?|color|colour|rgb|raw|compressed", part)] or [
+        "camera"
+    ]
     for count in range(1, len(parts) + 1):
         name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", "_".join(parts[-count:]))).strip("_")
         name = name if name[:1].isalpha() else f"camera_{name}"
@@ -160,6 +167,8 @@ def _name(topic: str, taken: Collection[str]) -> str:
 
 def _what_there_is(bag: BagReader, images: dict[str, Topic]) -> str:
     if images:
-        return "its image topics are " + ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in images.values())
+        return "its image topics are " + ", ".join(
+            f"{topic.name} ({topic.type}, {topic.count})" for topic in images.values()
+        )
     there = ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in bag.topics.values())
     return f"its topics are {there}" if there else "it has no topics"

@@ -31,8 +31,8 @@ class Curve:
 
 @dataclass
 class Chart:
-    """Curves over `times` (seconds, rising), or with `stacked` areas upon each other. `marks` are times at which something
-    happened, drawn as ticks along the top."""
+    """Curves over `times` (seconds, rising), or with `stacked` areas upon each other. `marks` are times at which
+    something happened, drawn as ticks along the top."""
 
     title: str
     unit: str
@@ -50,28 +50,41 @@ class Chart:
         drawn = [_Drawn(curve, edges) for curve in self.curves]
         if self.stacked:
             _stack(drawn)
-        top = self.top or _ceiling(max([float(np.nanmax(d.upper)) for d in drawn if np.isfinite(d.upper).any()], default=1.0))
+        top = self.top or _ceiling(
+            max([float(np.nanmax(d.upper)) for d in drawn if np.isfinite(d.upper).any()], default=1.0)
+        )
         y = _scale(0.0, top, HEIGHT - _BOTTOM, _TOP)
         middles = x(edges.middles)
         parts = [_axes(self.times, x, y, top)]
         for d in drawn:
             if d.filled:
-                parts.append(f'<path d="{_area(middles, y(d.lower), y(d.upper))}" fill="{d.curve.colour}" '
-                             f'fill-opacity="{0.85 if self.stacked else 0.22}"><title>{html.escape(d.curve.name)}</title></path>')
+                parts.append(
+                    f'<path d="{_area(middles, y(d.lower), y(d.upper))}" fill="{d.curve.colour}" '
+                    f'fill-opacity="{0.85 if self.stacked else 0.22}"><title>{html.escape(d.curve.name)}</title></path>'
+                )
             if not self.stacked:
                 dash = ' stroke-dasharray="5 4"' if d.curve.dashed else ""
-                parts.append(f'<path d="{_line(middles, y(d.values), d.curve.bridged)}" fill="none" stroke="{d.curve.colour}" '
-                             f'stroke-width="1.5"{dash}><title>{html.escape(d.curve.name)}</title></path>')
-        parts += [f'<path d="M{x(t):.1f} {_TOP - 8}v8" stroke="#d55e00" stroke-width="1.5"/>' for t in _thinned(self.marks)]
+                parts.append(
+                    f'<path d="{_line(middles, y(d.values), d.curve.bridged)}" fill="none" stroke="{d.curve.colour}" '
+                    f'stroke-width="1.5"{dash}><title>{html.escape(d.curve.name)}</title></path>'
+                )
+        parts += [
+            f'<path d="M{x(t):.1f} {_TOP - 8}v8" stroke="#d55e00" stroke-width="1.5"/>' for t in _thinned(self.marks)
+        ]
         heading = f"{self.title}, {self.unit}" if self.unit else self.title
-        return (f'<figure><figcaption>{html.escape(heading)}{self._legend()}</figcaption>'
-                f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(self.title)}">{"".join(parts)}</svg></figure>')
+        return (
+            f"<figure><figcaption>{html.escape(heading)}{self._legend()}</figcaption>"
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(self.title)}">'
+            f'{"".join(parts)}</svg></figure>'
+        )
 
     def _legend(self) -> str:
         entries = [(curve.name, curve.colour) for curve in self.curves]
         if len(self.marks):
             entries.append((f"{self.marks_name} ({len(self.marks)})", "#d55e00"))
-        return "".join(f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in entries)
+        return "".join(
+            f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in entries
+        )
 
 
 @dataclass
@@ -146,8 +159,10 @@ def _area(xs: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
 def _axes(times: np.ndarray, x, y, top: float) -> str:
     parts = []
     for value in _ticks(0.0, top, 4):
-        parts.append(f'<path d="M{_LEFT} {y(value):.1f}H{WIDTH - _RIGHT}" class="grid"/>'
-                     f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>')
+        parts.append(
+            f'<path d="M{_LEFT} {y(value):.1f}H{WIDTH - _RIGHT}" class="grid"/>'
+            f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+        )
     for value in _ticks(float(times[0]), float(times[-1]), 8):
         parts.append(f'<text x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{_number(value)} s</text>')
     return "".join(parts)
@@ -157,13 +172,19 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
     if high <= low:
         return [low]
     raw = (high - low) / about
-    step = next(m * 10 ** math.floor(math.log10(raw)) for m in (1, 2, 5, 10) if m * 10 ** math.floor(math.log10(raw)) >= raw * 0.999)
+    step = next(
+        m * 10 ** math.floor(math.log10(raw))
+        for m in (1, 2, 5, 10)
+        if m * 10 ** math.floor(math.log10(raw)) >= raw * 0.999
+    )
     first = math.ceil(low / step - 1e-9)
     return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _ceiling(value: float) -> float:
-    return _ticks(0.0, value * 1.05, 4)[-1] + (_ticks(0.0, value * 1.05, 4)[1] if value > 0 else 1.0) if value > 0 else 1.0
+    return (
+        _ticks(0.0, value * 1.05, 4)[-1] + (_ticks(0.0, value * 1.05, 4)[1] if value > 0 else 1.0) if value > 0 else 1.0
+    )
 
 
 def _number(value: float) -> str:

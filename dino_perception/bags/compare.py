@@ -30,7 +30,8 @@ TOLERANCES = {
 @dataclass
 class TopicDifference:
     """One topic: how many messages each bag has, how many pairs were compared, the figures' worst values and means, the
-    number of pairs over the tolerance, and whether the topic passes. `kind` is the tolerance that applies ("" : bytes)."""
+    number of pairs over the tolerance, and whether the topic passes. `kind` is the tolerance that applies ("" :
+    bytes)."""
 
     topic: str
     kind: str
@@ -64,8 +65,12 @@ def parse_tolerances(texts: list[str]) -> dict[str, float]:
     return tolerances
 
 
-def compare(first: str | Path, second: str | Path, tolerances: Mapping[str, float],
-            progress: Callable[[int, int], None] | None = None) -> list[TopicDifference]:
+def compare(
+    first: str | Path,
+    second: str | Path,
+    tolerances: Mapping[str, float],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[TopicDifference]:
     """The differences of every topic of two bags, messages paired by their stamps. Raises BagError."""
     with BagReader(first) as a, BagReader(second) as b:
         results = []
@@ -83,7 +88,9 @@ def _compare_topic(a: BagReader, b: BagReader, name: str, tolerances: Mapping[st
     mine, other = a.topics.get(name), b.topics.get(name)
     counts = (mine.count if mine else 0, other.count if other else 0)
     if mine is None or other is None:
-        return TopicDifference(name, "", counts, unpaired=sum(counts), note=f"only in the {'first' if mine else 'second'} bag")
+        return TopicDifference(
+            name, "", counts, unpaired=sum(counts), note=f"only in the {'first' if mine else 'second'} bag"
+        )
     if mine.type != other.type:
         return TopicDifference(name, "", counts, note=f"{mine.type} in the first bag, {other.type} in the second")
     kind, measure = _measure(name, mine.type)
@@ -96,7 +103,9 @@ def _compare_topic(a: BagReader, b: BagReader, name: str, tolerances: Mapping[st
             figures: dict[str, float] = {}
         else:
             try:
-                figures = _same_content(a, b, left, right) if measure is None else measure(a.decode(left), b.decode(right))
+                figures = (
+                    _same_content(a, b, left, right) if measure is None else measure(a.decode(left), b.decode(right))
+                )
             except (SerdeError, KeyError, ValueError) as error:
                 result.note = f"a message cannot be compared: {error}"
                 return result
@@ -149,7 +158,14 @@ def _measure(name: str, kind: str) -> tuple[str, Callable[[Any, Any], dict[str, 
 
 
 def _pixels(message: Any) -> np.ndarray:
-    kind = {"mono8": np.uint8, "rgb8": np.uint8, "bgr8": np.uint8, "32FC1": np.float32, "16UC1": np.uint16, "mono16": np.uint16}
+    kind = {
+        "mono8": np.uint8,
+        "rgb8": np.uint8,
+        "bgr8": np.uint8,
+        "32FC1": np.float32,
+        "16UC1": np.uint16,
+        "mono16": np.uint16,
+    }
     if message.encoding not in kind:
         raise ValueError(f"encoding {message.encoding}")
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
@@ -194,14 +210,27 @@ def _depth(x: Any, y: Any) -> dict[str, float]:
     known, also = np.isfinite(p), np.isfinite(q)
     both = known & also
     relative = np.abs(p[both] - q[both]) / np.maximum(np.abs(p[both]), 1e-6)
-    return {"relative": float(relative.mean()) if both.any() else 0.0, "unknown": float((known != also).mean()), **_header(x, y)}
+    return {
+        "relative": float(relative.mean()) if both.any() else 0.0,
+        "unknown": float((known != also).mean()),
+        **_header(x, y),
+    }
 
 
 def _camera(x: Any, y: Any) -> dict[str, float]:
     if (x.width, x.height, x.distortion_model, len(x.d)) != (y.width, y.height, y.distortion_model, len(y.d)):
         return {"value": float("inf")}
-    return {"value": max([float(np.abs(np.asarray(getattr(x, n)) - np.asarray(getattr(y, n))).max()) for n in "dkrp" if len(getattr(x, n))],
-                         default=0.0), **_header(x, y)}
+    return {
+        "value": max(
+            [
+                float(np.abs(np.asarray(getattr(x, n)) - np.asarray(getattr(y, n))).max())
+                for n in "dkrp"
+                if len(getattr(x, n))
+            ],
+            default=0.0,
+        ),
+        **_header(x, y),
+    }
 
 
 def _points(x: Any, y: Any) -> dict[str, float]:
@@ -219,8 +248,14 @@ def _points(x: Any, y: Any) -> dict[str, float]:
 
 def _cloud(message: Any) -> np.ndarray:
     kinds = {7: "<f4", 6: "<u4", 2: "u1"}
-    layout = np.dtype({"names": [f.name for f in message.fields], "formats": [kinds[f.datatype] for f in message.fields],
-                       "offsets": [f.offset for f in message.fields], "itemsize": message.point_step})
+    layout = np.dtype(
+        {
+            "names": [f.name for f in message.fields],
+            "formats": [kinds[f.datatype] for f in message.fields],
+            "offsets": [f.offset for f in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
     return np.frombuffer(message.data, layout).reshape(message.height, message.width)
 
 
@@ -232,7 +267,10 @@ def _labels(x: Any, y: Any) -> dict[str, float]:
 
 def _matches(x: Any, y: Any) -> dict[str, float]:
     """Matches of one bag that have no partner within a pixel at both ends in the other, as a share of all."""
-    p, q = (np.stack([np.asarray(m.x), np.asarray(m.y), np.asarray(m.reference_x), np.asarray(m.reference_y)], axis=-1) for m in (x, y))
+    p, q = (
+        np.stack([np.asarray(m.x), np.asarray(m.y), np.asarray(m.reference_x), np.asarray(m.reference_y)], axis=-1)
+        for m in (x, y)
+    )
     total = len(p) + len(q)
     if not total:
         return _header(x, y)

@@ -1,8 +1,8 @@
 """Many perceivers at work on one bag: what needs no past is done in parallel, the tracks are followed in order.
 
-A farm stands in for a `Perceiver` in a replay. Segments of consecutive frames go to workers, each with a perceiver of its
-own; the replay takes their percepts in the order of the frames and follows the tracks itself. So the output has the same
-bytes as that of a single process, whatever the number of workers.
+A farm stands in for a `Perceiver` in a replay. Segments of consecutive frames go to workers, each with a perceiver of
+its own; the replay takes their percepts in the order of the frames and follows the tracks itself. So the output has the
+same bytes as that of a single process, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class Untracked:
-    """What a tracker needs of a frame that a worker looked at: descriptors (N, D) float32 and how they lie on the image."""
+    """What a tracker needs of a frame that a worker looked at: descriptors (N, D) float32 and how they lie on the
+    image."""
 
     descriptors: np.ndarray
     box: Letterbox
@@ -55,7 +56,12 @@ class Looker:
 
     def about(self) -> dict[str, Any]:
         p = self._perceiver
-        return {"labels": p.labels, "trained": p.trained, "describe": p.describe(), "version": dino_perception.__version__}
+        return {
+            "labels": p.labels,
+            "trained": p.trained,
+            "describe": p.describe(),
+            "version": dino_perception.__version__,
+        }
 
     def look(self, frames: Sequence[Frame]) -> list[Percept | FrameError]:
         """The percepts of all enabled heads, without the pixels, and `Untracked` instead of correspondences."""
@@ -92,9 +98,15 @@ class Farm:
         self.settings, self._workers = settings, workers
         about = workers.about()
         if about["version"] != dino_perception.__version__:
-            raise BagError(f"a worker has dino_perception {about['version']}, this process {dino_perception.__version__}; install the same", USAGE)
+            raise BagError(
+                f"a worker has dino_perception {about['version']}, this process {dino_perception.__version__}; "
+                "install the same",
+                USAGE,
+            )
         self.labels, self.trained, self._about = about["labels"], about["trained"], about["describe"]
-        self.device = torch.device("cuda" if "cuda" in str(self._about.get("device", "")) and torch.cuda.is_available() else "cpu")
+        self.device = torch.device(
+            "cuda" if "cuda" in str(self._about.get("device", "")) and torch.cuda.is_available() else "cpu"
+        )
         self._trackers: dict[str, Tracker] = {}
         self.ahead = SEGMENT * (workers.count + 2)
 
@@ -115,7 +127,9 @@ class Farm:
         if isinstance(percept, FrameError):
             raise percept
         begun = time.perf_counter()
-        heads: dict[str, Any] = {name: getattr(percept, name) if name in wanted else None for name in ("segmentation", "depth")}
+        heads: dict[str, Any] = {
+            name: getattr(percept, name) if name in wanted else None for name in ("segmentation", "depth")
+        }
         held = percept.correspondences
         matches = None
         if "correspondences" in wanted and isinstance(held, Untracked):
@@ -168,8 +182,8 @@ class LocalWorkers:
 
 
 class RayWorkers:
-    """`count` actors of a Ray cluster (0: as many as it has room for). `address` is what `ray.init` takes; "local" starts
-    one on this machine. Every machine of the cluster needs this package and the weights at the same paths."""
+    """`count` actors of a Ray cluster (0: as many as it has room for). `address` is what `ray.init` takes; "local"
+    starts one on this machine. Every machine of the cluster needs this package and the weights at the same paths."""
 
     def __init__(self, settings: Settings, address: str, count: int):
         try:
@@ -179,8 +193,12 @@ class RayWorkers:
         self._ray = ray
         if not ray.is_initialized():
             try:
-                ray.init(address=None if address == "local" else address, num_cpus=count or None if address == "local" else None,
-                         include_dashboard=False, log_to_driver=False)
+                ray.init(
+                    address=None if address == "local" else address,
+                    num_cpus=count or None if address == "local" else None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise BagError(f"there is no Ray cluster at '{address}': {error}", USAGE) from None
         have = ray.cluster_resources()

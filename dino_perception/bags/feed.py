@@ -22,8 +22,8 @@ from dino_perception.perception.frame import CameraModel, Frame
 
 @dataclass(frozen=True)
 class Part:
-    """What of a bag to process: from `start_ns` to before `stop_ns` (record time, None: its ends), every `every`-th image of
-    a camera, copying the topics `copy`."""
+    """What of a bag to process: from `start_ns` to before `stop_ns` (record time, None: its ends), every `every`-th
+    image of a camera, copying the topics `copy`."""
 
     start_ns: int | None = None
     stop_ns: int | None = None
@@ -33,9 +33,9 @@ class Part:
 
 @dataclass
 class Work:
-    """One input message on its way: whether to copy it, whether it counts as a step of the input; of an image that is to be
-    looked at, its camera, its stamp, the frame, or why the message is `damaged`, and with a farm, where its percept will
-    be."""
+    """One input message on its way: whether to copy it, whether it counts as a step of the input; of an image that is
+    to be looked at, its camera, its stamp, the frame, or why the message is `damaged`, and with a farm, where its
+    percept will be."""
 
     record: Record
     copied: bool
@@ -71,8 +71,17 @@ class Feed:
                 segment.send(self._farm, pool)
         inbox.close()
 
-    def _take(self, record: Record, counted: bool, seen: dict[str, int], calibrations: Mapping[str, Calibrations], segment: Segment,
-              inbox: BoundedQueue, pool: ThreadPoolExecutor, frame_cost: int) -> Segment:
+    def _take(
+        self,
+        record: Record,
+        counted: bool,
+        seen: dict[str, int],
+        calibrations: Mapping[str, Calibrations],
+        segment: Segment,
+        inbox: BoundedQueue,
+        pool: ThreadPoolExecutor,
+        frame_cost: int,
+    ) -> Segment:
         """Pass one message on. Returns the segment that the next frame belongs to."""
         name = record.topic.name
         if name in calibrations:
@@ -93,8 +102,8 @@ class Feed:
         return segment
 
     def _records(self, names: Collection[str]) -> Iterator[tuple[Record, bool]]:
-        """Each message with whether it counts. What a latched topic said before the start comes first, at the time of the
-        start."""
+        """Each message with whether it counts. What a latched topic said before the start comes first, at the time of
+        the start."""
         part, state = self._part, self._state
         start = part.start_ns
         if start is not None and not state.records:

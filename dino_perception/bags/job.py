@@ -76,7 +76,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         perceiver = perceiver_of()
         if before is None:
             _clear(job)
-        writer = BagWriter(job.output, compression=job.compression, keep=(before.end, before.topics) if before else None)
+        writer = BagWriter(
+            job.output, compression=job.compression, keep=(before.end, before.topics) if before else None
+        )
         log = FrameLog(job.settings, perceiver.labels, pictures=job.report is not None)
         watch: list[Any] = [log] if job.report else []
         video = None
@@ -91,7 +93,19 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
             _saved(Checkpoint(state, writer.end, writer.topics, _fingerprint(job)), checkpoint)
 
         first = before.state if before else State()
-        replay = Replay(bag, cameras, perceiver, job.settings, writer, part, topics, state=first, watch=watch, progress=progress, checkpoint=save)
+        replay = Replay(
+            bag,
+            cameras,
+            perceiver,
+            job.settings,
+            writer,
+            part,
+            topics,
+            state=first,
+            watch=watch,
+            progress=progress,
+            checkpoint=save,
+        )
         outcome = replay.run()
         if video:
             video.close()
@@ -101,7 +115,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         result = _result(job, bag, cameras, perceiver, writer, outcome, first, alone)
         if job.report:
             title = f"{job.source.name} → {job.output.name}"
-            page = write_report(job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels)
+            page = write_report(
+                job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels
+            )
             result.lines.append(f"report: {page}")
         return result
 
@@ -121,7 +137,11 @@ def _span(job: Job, bag: BagReader) -> tuple[int | None, int | None]:
     start = bag.start_ns + round(job.start * 1e9) if job.start else None
     stop = (start or bag.start_ns) + round(job.duration * 1e9) if job.duration is not None else None
     if start is not None and start > bag.end_ns:
-        raise BagError(f"--start {job.start:g} lies behind the end of {bag.path.name}, which is {(bag.end_ns - bag.start_ns) / 1e9:.1f} s long", USAGE)
+        raise BagError(
+            f"--start {job.start:g} lies behind the end of {bag.path.name}, "
+            f"which is {(bag.end_ns - bag.start_ns) / 1e9:.1f} s long",
+            USAGE,
+        )
     return start, stop
 
 
@@ -130,7 +150,9 @@ def _copied(job: Job, bag: BagReader) -> tuple[str, ...]:
         return tuple(bag.topics) if job.copy == ("all",) else ()
     missing = [name for name in job.copy if name not in bag.topics]
     if missing:
-        raise BagError(f"--copy names {missing[0]}, which is not in {bag.path.name}; its topics are {', '.join(bag.topics)}", USAGE)
+        raise BagError(
+            f"--copy names {missing[0]}, which is not in {bag.path.name}; its topics are {', '.join(bag.topics)}", USAGE
+        )
     return job.copy
 
 
@@ -159,9 +181,15 @@ def _clear(job: Job) -> None:
 def _fingerprint(job: Job) -> dict[str, Any]:
     """What must be the same for a replay to go on: the input, the settings and what is written."""
     files = sorted(job.source.iterdir()) if job.source.is_dir() else [job.source]
-    about = {name: getattr(job, name) for name in ("cameras", "start", "duration", "every", "copy", "outputs", "overlays", "compression")}
-    return {"input": [[file.name, file.stat().st_size] for file in files if file.is_file()],
-            "settings": {p.name: p.value for p in job.settings.parameters() if p.name not in ("engine_cache", "threads")}, **about}
+    about = {
+        name: getattr(job, name)
+        for name in ("cameras", "start", "duration", "every", "copy", "outputs", "overlays", "compression")
+    }
+    return {
+        "input": [[file.name, file.stat().st_size] for file in files if file.is_file()],
+        "settings": {p.name: p.value for p in job.settings.parameters() if p.name not in ("engine_cache", "threads")},
+        **about,
+    }
 
 
 def _saved(checkpoint: Checkpoint, path: Path) -> None:
@@ -189,22 +217,41 @@ def _alone(bag: BagReader, cameras: list[CameraTopics], perceiver: Any, part: Pa
     return len(kept) / (time.perf_counter() - begun) if kept else 0.0
 
 
-def _result(job: Job, bag: BagReader, cameras: list[CameraTopics], perceiver: Any, writer: BagWriter, outcome: Outcome, first: State,
-            alone: float | None) -> Result:
+def _result(
+    job: Job,
+    bag: BagReader,
+    cameras: list[CameraTopics],
+    perceiver: Any,
+    writer: BagWriter,
+    outcome: Outcome,
+    first: State,
+    alone: float | None,
+) -> Result:
     done = outcome.frames_out - first.frames_out
     fps = done / outcome.seconds if outcome.seconds else 0.0
     inside = done / outcome.perceive_seconds if outcome.perceive_seconds else 0.0
     about = perceiver.describe()
     figures = {
-        "frames_in": outcome.frames_in, "frames_out": outcome.frames_out, "fps": round(fps, 3),
-        "perceiver_fps": round(alone or inside, 3), "perceiver_measured": "alone" if alone else "within the replay",
+        "frames_in": outcome.frames_in,
+        "frames_out": outcome.frames_out,
+        "fps": round(fps, 3),
+        "perceiver_fps": round(alone or inside, 3),
+        "perceiver_measured": "alone" if alone else "within the replay",
         "throughput_ratio": round(fps / (alone or inside), 4) if alone or inside else None,
         "rss_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "output_sha256": writer.sha256, "stopped": outcome.stopped, "exit_code": outcome.code,
+        "output_sha256": writer.sha256,
+        "stopped": outcome.stopped,
+        "exit_code": outcome.code,
         "problems": [{"kind": p.kind, "sentence": p.sentence} for p in outcome.problems],
-        "input": str(job.source), "output": str(job.output), "seconds": round(outcome.seconds, 3), "resumed_at": first.frames_in,
-        "cameras": [dataclasses.asdict(camera) for camera in cameras], "topics": writer.counts,
-        "engine": about.get("engine"), "precision": about.get("precision"), "weights_trained": perceiver.trained,
+        "input": str(job.source),
+        "output": str(job.output),
+        "seconds": round(outcome.seconds, 3),
+        "resumed_at": first.frames_in,
+        "cameras": [dataclasses.asdict(camera) for camera in cameras],
+        "topics": writer.counts,
+        "engine": about.get("engine"),
+        "precision": about.get("precision"),
+        "weights_trained": perceiver.trained,
     }
     lines = [problem.sentence for problem in outcome.problems]
     if outcome.stopped:
@@ -216,11 +263,23 @@ def _result(job: Job, bag: BagReader, cameras: list[CameraTopics], perceiver: An
 
 def _summary(result: Result, perceiver: Any, writer: BagWriter, bag: BagReader) -> Mapping[str, Any]:
     f, about = result.figures, perceiver.describe()
-    figures = {"images": f["frames_in"], "percepts": f["frames_out"], "percepts a second": f["fps"],
-               "of the perceiver's own rate": f"{100 * (f['throughput_ratio'] or 0):.0f} %", "engine": f"{f['engine']} {f['precision']}",
-               "peak memory": f"{f['rss_peak_mb']:.0f} MB", "of the bag": f"{(bag.end_ns - bag.start_ns) / 1e9:.1f} s",
-               "ended": CODES[f["exit_code"]] if f["exit_code"] else "complete"}
+    figures = {
+        "images": f["frames_in"],
+        "percepts": f["frames_out"],
+        "percepts a second": f["fps"],
+        "of the perceiver's own rate": f"{100 * (f['throughput_ratio'] or 0):.0f} %",
+        "engine": f"{f['engine']} {f['precision']}",
+        "peak memory": f"{f['rss_peak_mb']:.0f} MB",
+        "of the bag": f"{(bag.end_ns - bag.start_ns) / 1e9:.1f} s",
+        "ended": CODES[f["exit_code"]] if f["exit_code"] else "complete",
+    }
     parts = {name: json.dumps(value) for name, value in about.get("parts", {}).items()}
-    return {"figures": figures, "notes": result.lines,
-            "tables": {"Messages written": {**writer.counts, "SHA-256 over topics, times and bytes": f["output_sha256"]},
-                       "Weights": parts, "Perceiver": {k: v for k, v in about.items() if k != "parts"}}}
+    return {
+        "figures": figures,
+        "notes": result.lines,
+        "tables": {
+            "Messages written": {**writer.counts, "SHA-256 over topics, times and bytes": f["output_sha256"]},
+            "Weights": parts,
+            "Perceiver": {k: v for k, v in about.items() if k != "parts"},
+        },
+    }

@@ -65,9 +65,9 @@ def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
 
 
 def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None) -> list[Result]:
-    """Do the jobs, which have the same settings, in so many processes. Results come in the order of the jobs; a bag that
-    cannot be processed does not keep the others from it. After Ctrl-C every process ends its bag orderly, and what has
-    not begun says so."""
+    """Do the jobs, which have the same settings, in so many processes. Results come in the order of the jobs; a bag
+    that cannot be processed does not keep the others from it. After Ctrl-C every process ends its bag orderly, and what
+    has not begun says so."""
     context = multiprocessing.get_context("spawn")
     reports, devices = context.Queue(), context.Queue()
     for number in range(workers):
@@ -79,7 +79,13 @@ def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None
     try:
         while any(not future.done() for future in futures):
             time.sleep(0.1)
-            if any(future.done() and not future.cancelled() and not future.exception() and future.result().code == INTERRUPTED for future in futures):
+            if any(
+                future.done()
+                and not future.cancelled()
+                and not future.exception()
+                and future.result().code == INTERRUPTED
+                for future in futures
+            ):
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         interrupted = True
@@ -112,7 +118,11 @@ def _free_memory() -> int:
 
 def _result(job: Job, future: Any) -> Result:
     if future.cancelled():
-        return Result(INTERRUPTED, {"input": str(job.source), "stopped": "interrupted before it began"}, [f"{job.source.name}: not begun"])
+        return Result(
+            INTERRUPTED,
+            {"input": str(job.source), "stopped": "interrupted before it began"},
+            [f"{job.source.name}: not begun"],
+        )
     error = future.exception()
     if error is None:
         return future.result()
@@ -173,4 +183,8 @@ def _work(number: int, job: Job) -> Result:
     try:
         return run(job, lambda: _perceiver, progress)
     except BagError as error:
-        return Result(error.code, {"input": str(job.source), "stopped": str(error), "exit_code": error.code}, [f"{job.source.name}: {error}"])
+        return Result(
+            error.code,
+            {"input": str(job.source), "stopped": str(error), "exit_code": error.code},
+            [f"{job.source.name}: {error}"],
+        )

@@ -25,7 +25,8 @@ _RUN_SIZE = 4 << 20
 
 @dataclass
 class _Block:
-    """A chunk, or a run of messages outside chunks: where it lies and which times and channels (None: unknown) it has."""
+    """A chunk, or a run of messages outside chunks: where it lies and which times and channels (None: unknown) it
+    has."""
 
     start_ns: int
     end_ns: int
@@ -39,7 +40,8 @@ class _Block:
 
 
 class McapSource:
-    """The messages of one MCAP file. `problem` is told what is wrong with it. Raises McapError when nothing can be read."""
+    """The messages of one MCAP file. `problem` is told what is wrong with it. Raises McapError when nothing can be
+    read."""
 
     def __init__(self, path: Path, problem: Callable[[Problem], None]):
         self.path, self._problem = path, problem
@@ -57,7 +59,9 @@ class McapSource:
         try:
             self._size = self._file.seek(0, 2)
             if self._read(0, len(mcap.MAGIC)) != mcap.MAGIC:
-                raise McapError(f"{path} does not start as an MCAP file does" if self._size else f"{path} is empty (0 bytes)")
+                raise McapError(
+                    f"{path} does not start as an MCAP file does" if self._size else f"{path} is empty (0 bytes)"
+                )
             if not self._indexed():
                 self._scan()
         except BaseException:
@@ -65,8 +69,13 @@ class McapSource:
             raise
         self.recorded_order = self._back_ns > _JUMP_NS
         if self.recorded_order:
-            self._problem(Problem("clock", f"the clock of {path.name} jumps back by {self._back_ns / 1e9:.1f} s while recording; "
-                                           "its messages are taken in the order they were recorded in"))
+            self._problem(
+                Problem(
+                    "clock",
+                    f"the clock of {path.name} jumps back by {self._back_ns / 1e9:.1f} s while recording; "
+                    "its messages are taken in the order they were recorded in",
+                )
+            )
 
     @property
     def topics(self) -> list[Topic]:
@@ -80,19 +89,31 @@ class McapSource:
     def end_ns(self) -> int:
         return max((block.end_ns for block in self._blocks), default=0)
 
-    def messages(self, names: Collection[str] | None = None, start: int | None = None,
-                 stop: int | None = None) -> Iterator[tuple[int, Topic, Any]]:
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[int, Topic, Any]]:
         """(record time, topic, bytes) of the topics `names` with start <= time < stop, by time. A file whose clock
         jumped back is read as it was recorded."""
-        topics = {channel: self._counted(channel) for channel, topic in self._channels.items()
-                  if names is None or topic.name in names}
+        topics = {
+            channel: self._counted(channel)
+            for channel, topic in self._channels.items()
+            if names is None or topic.name in names
+        }
         low, high = (-1 if start is None else start), (1 << 64 if stop is None else stop)
-        blocks = [block for block in self._blocks if block.start_ns < high and block.end_ns >= low
-                  and (block.channels is None or not block.channels.isdisjoint(topics))]
+        blocks = [
+            block
+            for block in self._blocks
+            if block.start_ns < high
+            and block.end_ns >= low
+            and (block.channels is None or not block.channels.isdisjoint(topics))
+        ]
 
         def load(block: _Block):
-            found = [(time, (topics[channel], data)) for time, channel, data in self._load(block)
-                     if channel in topics and low <= time < high]
+            found = [
+                (time, (topics[channel], data))
+                for time, channel, data in self._load(block)
+                if channel in topics and low <= time < high
+            ]
             return found if self.recorded_order else sorted(found, key=lambda entry: entry[0])
 
         if self.recorded_order:
@@ -206,8 +227,14 @@ class McapSource:
         except McapError as error:
             if not block.whole:
                 return []
-            self._problem(Problem("damaged", f"a part of {self.path.name} with {block.messages or 'its'} messages at byte "
-                                             f"{block.offset} is damaged and left out ({error})", block.messages))
+            self._problem(
+                Problem(
+                    "damaged",
+                    f"a part of {self.path.name} with {block.messages or 'its'} messages at byte "
+                    f"{block.offset} is damaged and left out ({error})",
+                    block.messages,
+                )
+            )
             return []
         found = []
         for opcode, body in mcap.records(inner):
@@ -252,11 +279,19 @@ class McapSource:
         kind, encoding, definition = self._schemas.get(schema, ("", "", ""))
         if coding != "cdr":
             self._unusable.add(number)
-            self._problem(Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name))
+            self._problem(
+                Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name)
+            )
             return
         encoding = {"omgidl": "ros2idl"}.get(encoding, encoding)
-        self._channels[number] = Topic(name, kind, definition, encoding, notes.get("topic_type_hash", ""),
-                                       named_qos(notes.get("offered_qos_profiles", "")))
+        self._channels[number] = Topic(
+            name,
+            kind,
+            definition,
+            encoding,
+            notes.get("topic_type_hash", ""),
+            named_qos(notes.get("offered_qos_profiles", "")),
+        )
 
     def _check_clock(self) -> None:
         """From the message indexes, which name the times of a channel's messages in the order of writing."""

@@ -142,7 +142,11 @@ class McapWriter:
             crc = zlib.crc32(piece, crc)
         stored = [mcap.compress(b"".join(self._pieces), self.compression)] if self.compression else self._pieces
         size = sum(map(len, stored))
-        head = mcap.CHUNK_HEAD.pack(start_ns, end_ns, self._size, crc) + mcap.text(self.compression) + struct.pack("<Q", size)
+        head = (
+            mcap.CHUNK_HEAD.pack(start_ns, end_ns, self._size, crc)
+            + mcap.text(self.compression)
+            + struct.pack("<Q", size)
+        )
         offset = self._end
         indexes, at = [], offset + mcap.PREFIX.size + len(head) + size
         chunk = _Chunk(start_ns, end_ns, offset, at - offset, {}, 0, self.compression, size, self._size, {})
@@ -173,28 +177,43 @@ class McapWriter:
     def _schema_record(self, type_name: str) -> bytes:
         number, topic = self._schemas[type_name]
         definition = topic.definition.encode()
-        return mcap.record(mcap.SCHEMA, struct.pack("<H", number), mcap.text(topic.type), mcap.text(topic.encoding),
-                           struct.pack("<I", len(definition)), definition)
+        return mcap.record(
+            mcap.SCHEMA,
+            struct.pack("<H", number),
+            mcap.text(topic.type),
+            mcap.text(topic.encoding),
+            struct.pack("<I", len(definition)),
+            definition,
+        )
 
     def _channel_record(self, number: int) -> bytes:
         topic = self._topics[number - 1]
         notes = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.hash}
-        return mcap.record(mcap.CHANNEL, struct.pack("<HH", number, self._schemas[topic.type][0]), mcap.text(topic.name),
-                           mcap.text("cdr"), mcap.text_map({key: value for key, value in notes.items() if value}))
+        return mcap.record(
+            mcap.CHANNEL,
+            struct.pack("<HH", number, self._schemas[topic.type][0]),
+            mcap.text(topic.name),
+            mcap.text("cdr"),
+            mcap.text_map({key: value for key, value in notes.items() if value}),
+        )
 
     def _ending(self) -> bytes:
         """Data end, summary, summary offsets, footer and magic."""
         data_end = mcap.record(mcap.DATA_END, struct.pack("<I", 0))
         start = self._end + len(data_end)
-        groups = [(mcap.SCHEMA, [self._schema_record(name) for name in self._schemas]),
-                  (mcap.CHANNEL, [self._channel_record(number + 1) for number in range(len(self._topics))]),
-                  (mcap.STATISTICS, [self._statistics()]),
-                  (mcap.CHUNK_INDEX, [_chunk_index(chunk) for chunk in self._chunks])]
+        groups = [
+            (mcap.SCHEMA, [self._schema_record(name) for name in self._schemas]),
+            (mcap.CHANNEL, [self._channel_record(number + 1) for number in range(len(self._topics))]),
+            (mcap.STATISTICS, [self._statistics()]),
+            (mcap.CHUNK_INDEX, [_chunk_index(chunk) for chunk in self._chunks]),
+        ]
         summary, offsets = b"", b""
         for opcode, entries in groups:
             if entries:
                 group = b"".join(entries)
-                offsets += mcap.record(mcap.SUMMARY_OFFSET, struct.pack("<BQQ", opcode, start + len(summary), len(group)))
+                offsets += mcap.record(
+                    mcap.SUMMARY_OFFSET, struct.pack("<BQQ", opcode, start + len(summary), len(group))
+                )
                 summary += group
         body = summary + offsets
         foot = mcap.PREFIX.pack(mcap.FOOTER, 20) + struct.pack("<QQ", start, start + len(summary))
@@ -208,13 +227,29 @@ class McapWriter:
         start = min((chunk.start_ns for chunk in self._chunks), default=0)
         end = max((chunk.end_ns for chunk in self._chunks), default=0)
         pairs = b"".join(struct.pack("<HQ", channel, count) for channel, count in sorted(counts.items()))
-        return mcap.record(mcap.STATISTICS, struct.pack("<QHIIIIQQI", sum(counts.values()), len(self._schemas), len(self._topics),
-                                                        0, 0, len(self._chunks), start, end, len(pairs)), pairs)
+        return mcap.record(
+            mcap.STATISTICS,
+            struct.pack(
+                "<QHIIIIQQI",
+                sum(counts.values()),
+                len(self._schemas),
+                len(self._topics),
+                0,
+                0,
+                len(self._chunks),
+                start,
+                end,
+                len(pairs),
+            ),
+            pairs,
+        )
 
     def _continue(self, end: int, topics: list[Topic]) -> None:
         size = os.fstat(self._fd).st_size
         if size < end:
-            raise McapError(f"{self.path} has {size} bytes, but the checkpoint was taken at {end}; it was changed since")
+            raise McapError(
+                f"{self.path} has {size} bytes, but the checkpoint was taken at {end}; it was changed since"
+            )
         at = len(mcap.MAGIC)
         while at < end:
             opcode, length = mcap.PREFIX.unpack(os.pread(self._fd, mcap.PREFIX.size, at))
@@ -228,7 +263,9 @@ class McapWriter:
                 chunk.index_length += whole
             at += whole
         if at != end:
-            raise McapError(f"{self.path} has no record that ends at the checkpoint's {end} bytes; it was changed since")
+            raise McapError(
+                f"{self.path} has no record that ends at the checkpoint's {end} bytes; it was changed since"
+            )
         os.ftruncate(self._fd, end)
         self._end = end
         self._topics = list(topics)
@@ -238,9 +275,14 @@ class McapWriter:
 
 def _chunk_index(chunk: _Chunk) -> bytes:
     offsets = b"".join(struct.pack("<HQ", channel, offset) for channel, offset in chunk.index_offsets.items())
-    return mcap.record(mcap.CHUNK_INDEX, struct.pack("<QQQQI", chunk.start_ns, chunk.end_ns, chunk.offset, chunk.length, len(offsets)),
-                       offsets, struct.pack("<Q", chunk.index_length), mcap.text(chunk.compression),
-                       struct.pack("<QQ", chunk.compressed, chunk.uncompressed))
+    return mcap.record(
+        mcap.CHUNK_INDEX,
+        struct.pack("<QQQQI", chunk.start_ns, chunk.end_ns, chunk.offset, chunk.length, len(offsets)),
+        offsets,
+        struct.pack("<Q", chunk.index_length),
+        mcap.text(chunk.compression),
+        struct.pack("<QQ", chunk.compressed, chunk.uncompressed),
+    )
 
 
 def _read_chunk(fd: int, at: int, whole: int) -> _Chunk:

@@ -23,8 +23,9 @@ class PackedSource:
             self.topics: list[Topic] = source.topics
             self.start_ns, self.end_ns, self.recorded_order = source.start_ns, source.end_ns, source.recorded_order
 
-    def messages(self, names: Collection[str] | None = None, start: int | None = None,
-                 stop: int | None = None) -> Iterator[tuple[int, Topic, Any]]:
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[int, Topic, Any]]:
         with self._unpacked() as source:
             yield from source.messages(names, start, stop)
 
@@ -49,8 +50,12 @@ class _Unpacked:
                 with zstd.open(self._path, "rb") as packed, open(target, "wb") as plain:
                     shutil.copyfileobj(packed, plain, 1 << 20)
             except (EOFError, zstd.ZstdError) as error:
-                self._problem(Problem("truncated", f"{self._path.name} is cut off or damaged ({error}); what could be "
-                                                   "decompressed is taken"))
+                self._problem(
+                    Problem(
+                        "truncated",
+                        f"{self._path.name} is cut off or damaged ({error}); what could be decompressed is taken",
+                    )
+                )
             self._source = self._kind(target, self._problem)
         except BaseException:
             self._folder.cleanup()

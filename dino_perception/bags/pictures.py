@@ -31,7 +31,10 @@ def sheet(percept: Percept, settings: Settings) -> np.ndarray:
     height, width = found[0].shape[:2]
     scale = min(1.0, 640 / width)
     size = (max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2))
-    found = [cv2.resize(tile, size, interpolation=cv2.INTER_AREA if tile.shape[1] > size[0] else cv2.INTER_LINEAR) for tile in found]
+    found = [
+        cv2.resize(tile, size, interpolation=cv2.INTER_AREA if tile.shape[1] > size[0] else cv2.INTER_LINEAR)
+        for tile in found
+    ]
     if len(found) == 1:
         return found[0]
     if len(found) % 2:

@@ -1,4 +1,5 @@
-"""Any bag as one ordered stream of CDR messages: rosbag2 folders and files (mcap, sqlite3, split, compressed) and ROS 1."""
+"""Any bag as one ordered stream of CDR messages: rosbag2 folders and files (mcap, sqlite3, split, compressed) and ROS
+1."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def is_bag(path: Path) -> bool:
 class BagReader:
     """One bag. Use it as a context manager.
 
-    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found to
-    be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
+    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
+    to be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
     """
 
     def __init__(self, path: str | Path):
@@ -47,7 +48,9 @@ class BagReader:
             for file in self._files():
                 self._open(file)
             if not self._sources:
-                raise BagError(self.problems[0].sentence if self.problems else f"{path} is no bag: {_NO_BAG}", UNREADABLE)
+                raise BagError(
+                    self.problems[0].sentence if self.problems else f"{path} is no bag: {_NO_BAG}", UNREADABLE
+                )
         except BaseException:
             self.close()
             raise
@@ -81,14 +84,18 @@ class BagReader:
     def message_count(self) -> int:
         return sum(topic.count for topic in self.topics.values())
 
-    def messages(self, names: Collection[str] | None = None, start: int | None = None,
-                 stop: int | None = None) -> Iterator[Record]:
-        """The messages of the topics `names` (default: all) with start <= record time < stop, by record time; at one time
-        in the order of the files and within them. Bags whose clock jumped back come in the order of recording."""
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[Record]:
+        """The messages of the topics `names` (default: all) with start <= record time < stop, by record time; at one
+        time in the order of the files and within them. Bags whose clock jumped back come in the order of recording."""
+
         def part(source: _Source):
-            return lambda: ((time, Record(self.topics[topic.name], time, data))
-                            for time, topic, data in source.messages(names, start, stop)
-                            if topic.type == self.topics[topic.name].type)
+            return lambda: (
+                (time, Record(self.topics[topic.name], time, data))
+                for time, topic, data in source.messages(names, start, stop)
+                if topic.type == self.topics[topic.name].type
+            )
 
         if self.recorded_order:
             stream = (entry for source in self._sources for entry in part(source)())
@@ -99,7 +106,13 @@ class BagReader:
                 try:
                     record = record._replace(data=zstd.decompress(record.data))
                 except zstd.ZstdError as error:
-                    self.note(Problem("damaged", f"messages of {record.topic.name} cannot be decompressed ({error})", record.topic.name))
+                    self.note(
+                        Problem(
+                            "damaged",
+                            f"messages of {record.topic.name} cannot be decompressed ({error})",
+                            record.topic.name,
+                        )
+                    )
                     continue
             yield record
 
@@ -130,7 +143,9 @@ class BagReader:
             self.note(Problem("unindexed", f"{path} has no metadata.yaml; its files are taken by name"))
             return found
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            self.note(Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name"))
+            self.note(
+                Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name")
+            )
             return found
         for missing in [file for file in listed if not file.exists()]:
             self.note(Problem("truncated", f"{missing.name} is missing from {path}"))
@@ -139,7 +154,9 @@ class BagReader:
     def _open(self, file: Path) -> None:
         try:
             kind = {".mcap": McapSource, ".db3": SqliteSource, ".bag": Ros1Source}[_kind(file)]
-            self._sources.append(PackedSource(file, self.note, kind) if file.suffix == ".zstd" else kind(file, self.note))
+            self._sources.append(
+                PackedSource(file, self.note, kind) if file.suffix == ".zstd" else kind(file, self.note)
+            )
         except (McapError, SqliteError, Ros1Error, ReaderError, OSError) as error:
             if self.path.is_file():
                 raise BagError(str(error), EMPTY if "is empty" in str(error) else UNREADABLE) from None
@@ -156,8 +173,13 @@ class BagReader:
                     best = known if known.definition else topic
                     self.topics[topic.name] = Topic(**{**vars(best), "count": known.count + topic.count})
                 else:
-                    self.note(Problem("unknown", f"topic {topic.name} has two types, {known.type} and {topic.type}; the second "
-                                                 "is left out", topic.name))
+                    self.note(
+                        Problem(
+                            "unknown",
+                            f"topic {topic.name} has two types, {known.type} and {topic.type}; the second is left out",
+                            topic.name,
+                        )
+                    )
 
     def _complete_topics(self) -> None:
         """Give topics of known types the definition that the bag left out, so that a copy has it."""
@@ -165,7 +187,9 @@ class BagReader:
         for name, topic in self.topics.items():
             if not topic.definition and topic.type in store.fielddefs:
                 text, _ = store.generate_msgdef(topic.type, ros_version=2)
-                self.topics[name] = Topic(**{**vars(topic), "definition": text, "encoding": "ros2msg", "hash": store.hash_rihs01(topic.type)})
+                self.topics[name] = Topic(
+                    **{**vars(topic), "definition": text, "encoding": "ros2msg", "hash": store.hash_rihs01(topic.type)}
+                )
 
     def _typestore(self) -> Any:
         """The bag's own definitions, and Jazzy's for what it does not define."""
@@ -174,14 +198,26 @@ class BagReader:
         for topic in self.topics.values():
             if not topic.definition:
                 if topic.type not in jazzy.fielddefs and topic.type not in RosbagsTypes().typestore.fielddefs:
-                    self.note(Problem("unknown", f"topic {topic.name} is of type {topic.type or '(none)'}, which the bag does not "
-                                                 "define; its messages are copied as they are", topic.name))
+                    self.note(
+                        Problem(
+                            "unknown",
+                            f"topic {topic.name} is of type {topic.type or '(none)'}, which the bag does not "
+                            "define; its messages are copied as they are",
+                            topic.name,
+                        )
+                    )
                 continue
             try:
                 own.update(_parsed(topic))
             except (TypesysError, ValueError, KeyError) as error:
-                self.note(Problem("unknown", f"topic {topic.name} has a definition that cannot be read; its messages are copied "
-                                             f"as they are ({error})", topic.name))
+                self.note(
+                    Problem(
+                        "unknown",
+                        f"topic {topic.name} has a definition that cannot be read; its messages are copied "
+                        f"as they are ({error})",
+                        topic.name,
+                    )
+                )
         new = {name: fields for name, fields in own.items() if jazzy.fielddefs.get(name) != fields}
         if new.keys() & jazzy.fielddefs.keys():  # an older or newer definition of a standard type
             store = get_typestore(Stores.EMPTY)
@@ -207,5 +243,9 @@ def _parsed(topic: Topic) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in topic.definition.split(rule)[1:]:
         head, _, text = part.partition("\n")
-        found.update(get_types_from_idl(text) if head.startswith("IDL: ") else get_types_from_msg(text, head.removeprefix("MSG: ")))
+        found.update(
+            get_types_from_idl(text)
+            if head.startswith("IDL: ")
+            else get_types_from_msg(text, head.removeprefix("MSG: "))
+        )
     return found

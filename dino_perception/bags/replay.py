@@ -88,14 +88,28 @@ class Replay:
     from, once the output up to there is safe.
     """
 
-    def __init__(self, bag: BagReader, cameras: Sequence[CameraTopics], perceiver: Perceiver | Farm, settings: Settings, writer: BagWriter,
-                 part: Part, topics: Collection[str], *, state: State | None = None, watch: Sequence[Watch] = (),
-                 progress: Callable[[int, int], None] | None = None, checkpoint: Callable[[State], None] | None = None):
+    def __init__(
+        self,
+        bag: BagReader,
+        cameras: Sequence[CameraTopics],
+        perceiver: Perceiver | Farm,
+        settings: Settings,
+        writer: BagWriter,
+        part: Part,
+        topics: Collection[str],
+        *,
+        state: State | None = None,
+        watch: Sequence[Watch] = (),
+        progress: Callable[[int, int], None] | None = None,
+        checkpoint: Callable[[State], None] | None = None,
+    ):
         self._bag, self._perceiver, self._settings, self._writer = bag, perceiver, settings, writer
         self._cameras = {camera.image: camera for camera in cameras}
         self._watch, self._progress, self._checkpoint = watch, progress, checkpoint
         self._types = RosbagsTypes()
-        self._topics = {camera.name: output_topics(self._types, camera.name, len(cameras), topics) for camera in cameras}
+        self._topics = {
+            camera.name: output_topics(self._types, camera.name, len(cameras), topics) for camera in cameras
+        }
         self._listened = [name for name in topics if TOPICS[name].qos == "data"]
         own = {topic.name for mine in self._topics.values() for topic in mine.values()}
         for name in sorted(own & set(part.copy)):
@@ -123,7 +137,9 @@ class Replay:
         with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool, Stopper() as stopper:
             # When reading fails, what was read is still processed; when writing fails, nothing else makes sense.
             reader = started("read", lambda: feed.run(inbox, pool, self._frame_cost), errors, inbox.close)
-            writer = started("write", lambda: self._write(outbox), errors, lambda: (inbox.close(drop=True), outbox.close(drop=True)))
+            writer = started(
+                "write", lambda: self._write(outbox), errors, lambda: (inbox.close(drop=True), outbox.close(drop=True))
+            )
             try:
                 self._perceive(inbox, outbox, stopper)
             except Closed:
@@ -240,7 +256,11 @@ class Replay:
         if camera not in labelled and "segmentation/label_info" in mine and labels:
             messages["segmentation/label_info"] = label_info(self._types, labels, percept.frame.stamp_ns)
             labelled.add(camera)
-        return [Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name])) for name in mine if name in messages]
+        return [
+            Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name]))
+            for name in mine
+            if name in messages
+        ]
 
     def _outcome(self, seconds: float, interrupted: bool, errors: Sequence[BaseException]) -> Outcome:
         fatal = errors[0] if errors else None
@@ -250,12 +270,24 @@ class Replay:
             fatal = fatal or error
         state = self._writer.mark or self._begin
         for camera, sentences in self._bad.items():
-            self._bag.note(Problem("images", f"{len(sentences)} image(s) of camera {camera} could not be used, the first because "
-                                             f"{sentences[0]}", len(sentences)))
+            self._bag.note(
+                Problem(
+                    "images",
+                    f"{len(sentences)} image(s) of camera {camera} could not be used, the first because {sentences[0]}",
+                    len(sentences),
+                )
+            )
         for camera, jumps in self._back.items():
-            self._bag.note(Problem("clock", f"the image stamps of camera {camera} jump back {len(jumps)} time(s), by up to "
-                                            f"{max(jumps):.1f} s; its tracks start anew there"))
-        outcome = Outcome(state.frames_in, state.frames_out, seconds, self._perceive_s, problems=list(self._bag.problems))
+            self._bag.note(
+                Problem(
+                    "clock",
+                    f"the image stamps of camera {camera} jump back {len(jumps)} time(s), by up to "
+                    f"{max(jumps):.1f} s; its tracks start anew there",
+                )
+            )
+        outcome = Outcome(
+            state.frames_in, state.frames_out, seconds, self._perceive_s, problems=list(self._bag.problems)
+        )
         outcome.code = exit_code({problem.kind for problem in self._bag.problems})
         at = (state.time_ns - self._bag.start_ns) / 1e9 if state.records else 0.0
         where = f"at {at:.1f} s of the bag, after {state.frames_out} percepts"
@@ -278,5 +310,7 @@ def output_topics(types: RosbagsTypes, camera: str, cameras: int, wanted: Collec
         if name in wanted:
             offered = qos(1, durability="transient_local") if about.qos == "latched" else qos(2)
             definition, _ = types.typestore.generate_msgdef(about.type, ros_version=2)
-            found[name] = Topic(prefix + name, about.type, definition, "ros2msg", types.typestore.hash_rihs01(about.type), offered)
+            found[name] = Topic(
+                prefix + name, about.type, definition, "ros2msg", types.typestore.hash_rihs01(about.type), offered
+            )
     return found

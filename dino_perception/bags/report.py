@@ -18,10 +18,16 @@ _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#
 _GREY = "#8a8f98"
 
 
-def write_report(folder: Path, title: str, summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture],
-                 labels: Sequence[Label]) -> Path:
-    """`folder`/index.html: the summary (name -> value; nested ones as tables), charts over time for each camera, pictures.
-    Raises BagError when it cannot be written."""
+def write_report(
+    folder: Path,
+    title: str,
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
+    pictures: Sequence[Picture],
+    labels: Sequence[Label],
+) -> Path:
+    """`folder`/index.html: the summary (name -> value; nested ones as tables), charts over time for each camera,
+    pictures. Raises BagError when it cannot be written."""
     cameras = list(dict.fromkeys(row.camera for row in rows))
     body = [f"<h1>{html.escape(title)}</h1>", _cards(summary.get("figures", {})), _notes(summary.get("notes", []))]
     if rows:
@@ -34,8 +40,10 @@ def write_report(folder: Path, title: str, summary: Mapping[str, Any], rows: Seq
             body.append(_gallery([picture for picture in pictures if picture.camera == camera], origin))
     for name, table in summary.get("tables", {}).items():
         body.append(_table(name, table))
-    page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{''.join(body)}</main></html>\n")
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{''.join(body)}</main></html>\n"
+    )
     path = folder / "index.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +55,8 @@ def write_report(folder: Path, title: str, summary: Mapping[str, Any], rows: Seq
 
 def live(times_s: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a live node of this speed would have done with frames that arrive at `times_s` (N,) and take `ms` (N,): the
-    latency of each in ms, NaN for a frame that a newer one replaced while it waited, and which were replaced (N,) bool."""
+    latency of each in ms, NaN for a frame that a newer one replaced while it waited, and which were replaced (N,)
+    bool."""
     latency = np.full(len(times_s), np.nan)
     dropped = np.zeros(len(times_s), bool)
     free, index = -np.inf, 0
@@ -65,29 +74,73 @@ def _charts(rows: Sequence[Row], origin: int, labels: Sequence[Label]) -> list[C
     times = np.maximum.accumulate(np.array([(row.time_ns - origin) / 1e9 for row in rows]))
     charts = [_timeline(rows, times)]
     if any(row.classes is not None for row in rows):
-        shares = [Curve(label.name, 100 * _column(rows, lambda r, i=label.id: r.classes and r.classes.get(i)), "#%02x%02x%02x" % label.colour)
-                  for label in labels]
+        shares = [
+            Curve(
+                label.name,
+                100 * _column(rows, lambda r, i=label.id: r.classes and r.classes.get(i)),
+                "#%02x%02x%02x" % label.colour,
+            )
+            for label in labels
+        ]
         ignored = 100 * _column(rows, lambda r: r.ignored)
         if np.nanmax(ignored) > 0:
             shares.append(Curve("no class", ignored, _GREY))
         charts.append(Chart("What the ground is", "%", times, shares, stacked=True, top=100.0))
-        charts.append(Chart("Mean confidence of the classes", "%", times,
-                            [Curve("confidence", 100 * _column(rows, lambda r: r.confidence), _COLOURS[0])], top=100.0))
+        charts.append(
+            Chart(
+                "Mean confidence of the classes",
+                "%",
+                times,
+                [Curve("confidence", 100 * _column(rows, lambda r: r.confidence), _COLOURS[0])],
+                top=100.0,
+            )
+        )
     if any(row.known is not None for row in rows):
         low, middle, high = (_column(rows, lambda r, i=i: r.depth and r.depth[i]) for i in range(3))
-        charts.append(Chart("Depth: median, and the span from the 5th to the 95th percentile", "m", times,
-                            [Curve("median", middle, _COLOURS[2], low, high)]))
-        charts.append(Chart("Pixels with a depth", "%", times, [Curve("known", 100 * _column(rows, lambda r: r.known), _COLOURS[2])], top=100.0))
+        charts.append(
+            Chart(
+                "Depth: median, and the span from the 5th to the 95th percentile",
+                "m",
+                times,
+                [Curve("median", middle, _COLOURS[2], low, high)],
+            )
+        )
+        charts.append(
+            Chart(
+                "Pixels with a depth",
+                "%",
+                times,
+                [Curve("known", 100 * _column(rows, lambda r: r.known), _COLOURS[2])],
+                top=100.0,
+            )
+        )
     if any(row.matches is not None for row in rows):
-        charts.append(Chart("Matches with the reference frame", "", times, [Curve("matches", _column(rows, lambda r: r.matches), _COLOURS[3])]))
-        charts.append(Chart("Median motion of the matches", "px", times, [Curve("motion", _column(rows, lambda r: r.moved), _COLOURS[5])]))
+        charts.append(
+            Chart(
+                "Matches with the reference frame",
+                "",
+                times,
+                [Curve("matches", _column(rows, lambda r: r.matches), _COLOURS[3])],
+            )
+        )
+        charts.append(
+            Chart(
+                "Median motion of the matches",
+                "px",
+                times,
+                [Curve("motion", _column(rows, lambda r: r.moved), _COLOURS[5])],
+            )
+        )
     return [chart for chart in charts if chart.curves]
 
 
 def _timeline(rows: Sequence[Row], times: np.ndarray) -> Chart:
     ms = _column(rows, lambda r: r.ms)
     latency, dropped = live(times, ms)
-    curves = [Curve("perceiver", ms, _COLOURS[0]), Curve("latency of a live node as fast", latency, _COLOURS[1], bridged=True)]
+    curves = [
+        Curve("perceiver", ms, _COLOURS[0]),
+        Curve("latency of a live node as fast", latency, _COLOURS[1], bridged=True),
+    ]
     if len(times) > 1:
         period = float(np.median(np.diff(times))) * 1e3
         curves.append(Curve("camera period", np.full(len(times), period), _GREY, dashed=True))
@@ -108,15 +161,23 @@ def _cost(rows: Sequence[Row]) -> str:
     total = sum(stages.values())
     if not total:
         return ""
-    parts = "".join(f'<div style="width:{100 * ms / total:.2f}%;background:{_COLOURS[i % len(_COLOURS)]}" title="{html.escape(name)} {ms:.1f} ms"></div>'
-                    for i, (name, ms) in enumerate(stages.items()))
-    legend = "".join(f'<span><i style="background:{_COLOURS[i % len(_COLOURS)]}"></i>{html.escape(name)} {ms:.1f} ms</span>'
-                     for i, (name, ms) in enumerate(stages.items()))
-    return f'<figure><figcaption>Where a frame\'s {total:.1f} ms go{legend}</figcaption><div class="bar">{parts}</div></figure>'
+    parts = "".join(
+        f'<div style="width:{100 * ms / total:.2f}%;background:{_COLOURS[i % len(_COLOURS)]}" '
+        f'title="{html.escape(name)} {ms:.1f} ms"></div>'
+        for i, (name, ms) in enumerate(stages.items())
+    )
+    legend = "".join(
+        f'<span><i style="background:{_COLOURS[i % len(_COLOURS)]}"></i>{html.escape(name)} {ms:.1f} ms</span>'
+        for i, (name, ms) in enumerate(stages.items())
+    )
+    caption = f"Where a frame's {total:.1f} ms go{legend}"
+    return f'<figure><figcaption>{caption}</figcaption><div class="bar">{parts}</div></figure>'
 
 
 def _cards(figures: Mapping[str, Any]) -> str:
-    cards = "".join(f"<div><b>{html.escape(str(value))}</b>{html.escape(name)}</div>" for name, value in figures.items())
+    cards = "".join(
+        f"<div><b>{html.escape(str(value))}</b>{html.escape(name)}</div>" for name, value in figures.items()
+    )
     return f'<section class="cards">{cards}</section>'
 
 
@@ -129,14 +190,19 @@ def _gallery(pictures: Sequence[Picture], origin: int) -> str:
         return ""
     rows = []
     for picture in pictures:
-        tiles = "".join(f'<img loading="lazy" alt="{html.escape(name)}" title="{html.escape(name)}" src="data:image/jpeg;base64,{data}">'
-                        for name, data in picture.tiles.items())
+        tiles = "".join(
+            f'<img loading="lazy" alt="{html.escape(name)}" title="{html.escape(name)}" '
+            f'src="data:image/jpeg;base64,{data}">'
+            for name, data in picture.tiles.items()
+        )
         rows.append(f'<div class="row"><time>{(picture.time_ns - origin) / 1e9:.1f} s</time>{tiles}</div>')
     return f"<section class='gallery'>{''.join(rows)}</section>"
 
 
 def _table(name: str, table: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in table.items())
+    rows = "".join(
+        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>" for key, value in table.items()
+    )
     return f"<details><summary>{html.escape(name)}</summary><table>{rows}</table></details>"
 
 
@@ -161,5 +227,6 @@ svg .grid{stroke:var(--line);stroke-width:1}
 .gallery time{flex:0 0 56px;font-size:12px;color:var(--soft);text-align:right;padding-right:6px}
 .gallery img{min-width:0;flex:1 1 0;border-radius:3px}
 details{margin:12px 0}summary{cursor:pointer;font-weight:600}
-table{border-collapse:collapse;font-size:13px;margin-top:6px}td{border-top:1px solid var(--line);padding:3px 12px 3px 0;overflow-wrap:anywhere}
+table{border-collapse:collapse;font-size:13px;margin-top:6px}
+td{border-top:1px solid var(--line);padding:3px 12px 3px 0;overflow-wrap:anywhere}
 """

@@ -47,8 +47,9 @@ class Ros1Source:
             if kind in self._store.fielddefs:
                 text, _ = self._store.generate_msgdef(kind, ros_version=2)
                 offered = qos(1, durability="transient_local") if connection.ext.latching else ""
-                self._topics[connection.id] = Topic(connection.topic, kind, text, "ros2msg", self._store.hash_rihs01(kind),
-                                                    offered, connection.msgcount)
+                self._topics[connection.id] = Topic(
+                    connection.topic, kind, text, "ros2msg", self._store.hash_rihs01(kind), offered, connection.msgcount
+                )
         self.start_ns = self._reader.start_time if self._reader.message_count else 0
         self.end_ns = self._reader.end_time if self._reader.message_count else 0
 
@@ -57,14 +58,20 @@ class Ros1Source:
         merged: dict[tuple[str, str], Topic] = {}
         for topic in self._topics.values():  # every publisher has a connection of its own
             same = merged.get((topic.name, topic.type))
-            merged[topic.name, topic.type] = topic if same is None else Topic(**{**vars(topic), "count": topic.count + same.count})
+            merged[topic.name, topic.type] = (
+                topic if same is None else Topic(**{**vars(topic), "count": topic.count + same.count})
+            )
         return list(merged.values())
 
-    def messages(self, names: Collection[str] | None = None, start: int | None = None,
-                 stop: int | None = None) -> Iterator[tuple[int, Topic, Any]]:
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[int, Topic, Any]]:
         """(record time, topic, CDR bytes) of the topics `names` with start <= time < stop, by time."""
-        wanted = [c for c in self._reader.connections
-                  if c.id in self._topics and (names is None or self._topics[c.id].name in names)]
+        wanted = [
+            c
+            for c in self._reader.connections
+            if c.id in self._topics and (names is None or self._topics[c.id].name in names)
+        ]
         if not wanted:
             return
         types = {(topic.name, topic.type): topic for topic in self.topics}
@@ -75,13 +82,24 @@ class Ros1Source:
                 try:
                     data = self._store.ros1_to_cdr(raw, topic.type)
                 except SerdeError as error:
-                    self._problem(Problem("damaged", f"messages of {topic.name} in {self.path.name} do not fit their type "
-                                                     f"and are left out ({error})", 1))
+                    self._problem(
+                        Problem(
+                            "damaged",
+                            f"messages of {topic.name} in {self.path.name} do not fit their type "
+                            f"and are left out ({error})",
+                            1,
+                        )
+                    )
                     continue
                 yield time, topic, data
         except Exception as error:  # rosbags stops at the first damaged chunk
-            self._problem(Problem("damaged", f"{self.path.name} is damaged; the messages behind that are left out "
-                                             f"({type(error).__name__}: {error})"))
+            self._problem(
+                Problem(
+                    "damaged",
+                    f"{self.path.name} is damaged; the messages behind that are left out "
+                    f"({type(error).__name__}: {error})",
+                )
+            )
 
     def close(self) -> None:
         self._reader.close()
@@ -96,9 +114,21 @@ class Ros1Source:
             try:
                 bag.register({**get_types_from_msg(connection.msgdef.data, kind), **_HEADER})
             except (TypesysError, KeyError) as error:
-                self._problem(Problem("unknown", f"topic {connection.topic} of {self.path.name} has a definition that cannot be "
-                                                 f"read and is left out ({error})", connection.topic))
+                self._problem(
+                    Problem(
+                        "unknown",
+                        f"topic {connection.topic} of {self.path.name} has a definition that cannot be "
+                        f"read and is left out ({error})",
+                        connection.topic,
+                    )
+                )
         store = get_typestore(Stores.EMPTY)
-        store.register({name: ros2.fielddefs[name] if name in ros2.fielddefs and is_same_wireformat(bag, ros2, name, name) else fields
-                        for name, fields in bag.fielddefs.items()})
+        store.register(
+            {
+                name: ros2.fielddefs[name]
+                if name in ros2.fielddefs and is_same_wireformat(bag, ros2, name, name)
+                else fields
+                for name, fields in bag.fielddefs.items()
+            }
+        )
         return store

@@ -11,7 +11,8 @@ from dino_perception.bags.problems import Problem
 from dino_perception.bags.topic import Topic, named_qos
 
 _JUMP_NS = 1_000_000_000
-"""Recorders write a little out of order; a topic that goes back further than this was recorded by a clock that jumped."""
+"""Recorders write a little out of order; a topic that goes back further than this was recorded by a clock that
+jumped."""
 _GAP = 2000
 """So many missing rows in a row are taken for the end of what a damaged database still gives."""
 
@@ -46,8 +47,9 @@ class SqliteSource:
     def topics(self) -> list[Topic]:
         return list(self._topics.values())
 
-    def messages(self, names: Collection[str] | None = None, start: int | None = None,
-                 stop: int | None = None) -> Iterator[tuple[int, Topic, Any]]:
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[int, Topic, Any]]:
         """(record time, topic, bytes) of the topics `names` with start <= time < stop, by time. A file whose clock
         jumped back, or that is damaged, is read as it was recorded."""
         topics = {number: topic for number, topic in self._topics.items() if names is None or topic.name in names}
@@ -67,8 +69,10 @@ class SqliteSource:
         last = None
         try:
             for row in self._base.execute(
-                    f"SELECT topic_id, timestamp, data, id FROM messages WHERE topic_id IN ({','.join('?' * len(topics))}) "
-                    f"AND timestamp >= ? AND timestamp < ? ORDER BY {order}", (*topics, low, high)):
+                f"SELECT topic_id, timestamp, data, id FROM messages WHERE topic_id IN ({','.join('?' * len(topics))}) "
+                f"AND timestamp >= ? AND timestamp < ? ORDER BY {order}",
+                (*topics, low, high),
+            ):
                 last = row
                 yield row[:3]
         except sqlite3.DatabaseError as error:
@@ -87,7 +91,9 @@ class SqliteSource:
         while missing < _GAP:
             row_id += 1
             try:
-                row = self._base.execute("SELECT topic_id, timestamp, data, id FROM messages WHERE id = ?", (row_id,)).fetchone()
+                row = self._base.execute(
+                    "SELECT topic_id, timestamp, data, id FROM messages WHERE id = ?", (row_id,)
+                ).fetchone()
             except sqlite3.DatabaseError:
                 row = None
             missing = missing + 1 if row is None else 0
@@ -105,29 +111,44 @@ class SqliteSource:
         if size < wanted:
             self._problem(Problem("truncated", f"{self.path.name} is cut off: {size} of {wanted} bytes are there"))
         else:
-            self._problem(Problem("damaged", f"{self.path.name} is damaged ({error}); the messages that can still be read are taken"))
+            self._problem(
+                Problem(
+                    "damaged", f"{self.path.name} is damaged ({error}); the messages that can still be read are taken"
+                )
+            )
 
     def _read_topics(self) -> dict[int, Topic]:
         columns = {row[1] for row in self._base.execute("PRAGMA table_info(topics)")}
         if not {"id", "name", "type"} <= columns:
             raise SqliteError(f"{self.path} is a database, but not one of rosbag2: it has no table of topics")
-        optional = [name if name in columns else "''" for name in ("serialization_format", "offered_qos_profiles", "type_description_hash")]
+        optional = [
+            name if name in columns else "''"
+            for name in ("serialization_format", "offered_qos_profiles", "type_description_hash")
+        ]
         texts: dict[str, tuple[str, str]] = {}
         if self._base.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
-            texts = {name: (encoding, text) for name, encoding, text in self._base.execute(
-                "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")}
+            texts = {
+                name: (encoding, text)
+                for name, encoding, text in self._base.execute(
+                    "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+                )
+            }
         topics = {}
-        for number, name, kind, coding, qos, digest in self._base.execute(f"SELECT id, name, type, {', '.join(optional)} FROM topics ORDER BY id"):
+        for number, name, kind, coding, qos, digest in self._base.execute(
+            f"SELECT id, name, type, {', '.join(optional)} FROM topics ORDER BY id"
+        ):
             if coding not in ("", "cdr"):
-                self._problem(Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name))
+                self._problem(
+                    Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name)
+                )
                 continue
             encoding, text = texts.get(kind, ("", ""))
             topics[number] = Topic(name, kind, text, encoding if text else "", digest or "", named_qos(qos))
         return topics
 
     def _survey(self, rows: Iterable[tuple[int, int]]) -> None:
-        """Counts, the first and the last time, and whether a topic goes back in time. The columns asked for stand before
-        the data, so that no message is read for it."""
+        """Counts, the first and the last time, and whether a topic goes back in time. The columns asked for stand
+        before the data, so that no message is read for it."""
         reached: dict[int, int] = {}
         counts: dict[int, int] = {}
         back = 0
@@ -142,12 +163,18 @@ class SqliteSource:
             self._topics[number] = Topic(**{**vars(topic), "count": counts.get(number, 0)})
         self.recorded_order = back > _JUMP_NS
         if self.recorded_order:
-            self._problem(Problem("clock", f"the clock of {self.path.name} jumps back by {back / 1e9:.1f} s while recording; "
-                                           "its messages are taken in the order they were recorded in"))
+            self._problem(
+                Problem(
+                    "clock",
+                    f"the clock of {self.path.name} jumps back by {back / 1e9:.1f} s while recording; "
+                    "its messages are taken in the order they were recorded in",
+                )
+            )
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Read-only, with a write-ahead log that a recorder may have left; where the folder cannot be written to, as it is."""
+    """Read-only, with a write-ahead log that a recorder may have left; where the folder cannot be written to, as it
+    is."""
     quoted = str(path.resolve()).replace("?", "%3f").replace("#", "%23")
     for mode in ("mode=ro", "immutable=1"):
         try:

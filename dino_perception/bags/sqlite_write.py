@@ -18,15 +18,16 @@ CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NU
                     offered_qos_profiles TEXT NOT NULL, type_description_hash TEXT NOT NULL);
 CREATE TABLE message_definitions(id INTEGER PRIMARY KEY, topic_type TEXT NOT NULL, encoding TEXT NOT NULL,
                                  encoded_message_definition TEXT NOT NULL, type_description_hash TEXT NOT NULL);
-CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL,
+                      data BLOB NOT NULL);
 CREATE INDEX timestamp_idx ON messages (timestamp ASC);
 INSERT INTO schema(schema_version, ros_distro) VALUES (4, 'jazzy');
 """
 
 
 class SqliteWriter:
-    """A new database at `path`; with `keep` = (number of messages at a checkpoint, the topics registered until then), the
-    existing one continued behind it. Same use as `McapWriter`; a full disk is an OSError here too."""
+    """A new database at `path`; with `keep` = (number of messages at a checkpoint, the topics registered until then),
+    the existing one continued behind it. Same use as `McapWriter`; a full disk is an OSError here too."""
 
     def __init__(self, path: str | Path, *, keep: tuple[int, list[Topic]] | None = None):
         self.path = Path(path)
@@ -106,11 +107,16 @@ class SqliteWriter:
             self._insert_topic(self._noted, self._topics[self._noted - 1])
 
     def _insert_topic(self, number: int, topic: Topic) -> None:
-        self._base.execute("INSERT INTO topics VALUES (?, ?, ?, 'cdr', ?, ?)", (number, topic.name, topic.type, topic.qos, topic.hash))
+        self._base.execute(
+            "INSERT INTO topics VALUES (?, ?, ?, 'cdr', ?, ?)", (number, topic.name, topic.type, topic.qos, topic.hash)
+        )
         known = self._base.execute("SELECT 1 FROM message_definitions WHERE topic_type = ?", (topic.type,)).fetchone()
         if topic.definition and not known:
-            self._base.execute("INSERT INTO message_definitions (topic_type, encoding, encoded_message_definition, "
-                               "type_description_hash) VALUES (?, ?, ?, ?)", (topic.type, topic.encoding, topic.definition, topic.hash))
+            self._base.execute(
+                "INSERT INTO message_definitions (topic_type, encoding, encoded_message_definition, "
+                "type_description_hash) VALUES (?, ?, ?, ?)",
+                (topic.type, topic.encoding, topic.definition, topic.hash),
+            )
 
     def _undone(self, error: sqlite3.Error) -> OSError:
         try:

@@ -20,9 +20,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class State:
-    """After `records` input messages, the last one recorded at `time_ns` (with `at_time` of that very time): frames seen
-    and percepts made, images seen a camera, the CameraInfo in force by topic, cameras whose labels are written, and what
-    the rates of the heads (`demand`) and the tracks remember."""
+    """After `records` input messages, the last one recorded at `time_ns` (with `at_time` of that very time): frames
+    seen and percepts made, images seen a camera, the CameraInfo in force by topic, cameras whose labels are written,
+    and what the rates of the heads (`demand`) and the tracks remember."""
 
     records: int = 0
     time_ns: int = 0
@@ -39,13 +39,19 @@ class State:
         """One input message further; `camera` is the one whose image it is."""
         if camera:
             changes["images"] = {**self.images, camera: self.images.get(camera, 0) + 1}
-        return dataclasses.replace(self, records=self.records + 1, time_ns=record.time_ns,
-                                   at_time=self.at_time + 1 if record.time_ns == self.time_ns else 1, **changes)
+        return dataclasses.replace(
+            self,
+            records=self.records + 1,
+            time_ns=record.time_ns,
+            at_time=self.at_time + 1 if record.time_ns == self.time_ns else 1,
+            **changes,
+        )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state with the output it belongs to: `end` and `topics` of the output's file, and `job`, what was to be done."""
+    """A state with the output it belongs to: `end` and `topics` of the output's file, and `job`, what was to be
+    done."""
 
     state: State
     end: int
@@ -55,9 +61,20 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file in one step, so that it is whole whenever it is there."""
         arrays: dict[str, np.ndarray] = {}
-        about = {"version": VERSION, "end": self.end, "topics": [vars(topic) for topic in self.topics], "job": dict(self.job),
-                 "state": {**{f.name: getattr(self.state, f.name) for f in dataclasses.fields(self.state)
-                              if f.name not in ("infos", "tracks")}, "labelled": sorted(self.state.labelled)}}
+        about = {
+            "version": VERSION,
+            "end": self.end,
+            "topics": [vars(topic) for topic in self.topics],
+            "job": dict(self.job),
+            "state": {
+                **{
+                    f.name: getattr(self.state, f.name)
+                    for f in dataclasses.fields(self.state)
+                    if f.name not in ("infos", "tracks")
+                },
+                "labelled": sorted(self.state.labelled),
+            },
+        }
         for topic, raw in self.state.infos.items():
             arrays[f"info {topic}"] = np.frombuffer(raw, np.uint8)
         for camera, values in self.state.tracks.items():
@@ -82,7 +99,9 @@ def load(path: Path, job: Mapping[str, Any]) -> Checkpoint:
                     tracks.setdefault(camera, {})[name] = arrays[key]
         if about["version"] != VERSION:
             raise ValueError(f"it is of version {about['version']}")
-        state = State(**{**about["state"], "labelled": frozenset(about["state"]["labelled"]), "infos": infos, "tracks": tracks})
+        state = State(
+            **{**about["state"], "labelled": frozenset(about["state"]["labelled"]), "infos": infos, "tracks": tracks}
+        )
         checkpoint = Checkpoint(state, about["end"], [Topic(**topic) for topic in about["topics"]], about["job"])
     except FileNotFoundError:
         raise
@@ -90,8 +109,11 @@ def load(path: Path, job: Mapping[str, Any]) -> Checkpoint:
         raise BagError(f"{path} cannot be read ({error}); start anew with --force", USAGE) from None
     changed = [name for name in job if json.loads(json.dumps(job[name])) != checkpoint.job.get(name)]
     if changed:
-        raise BagError(f"the replay cannot go on, because what it is to do has changed since: {', '.join(changed)}; "
-                       "give the same arguments, or start anew with --force", USAGE)
+        raise BagError(
+            f"the replay cannot go on, because what it is to do has changed since: {', '.join(changed)}; "
+            "give the same arguments, or start anew with --force",
+            USAGE,
+        )
     return checkpoint
 
 

@@ -62,8 +62,8 @@ class BoundedQueue:
 
 
 class Stopper:
-    """While it is open, Ctrl-C and SIGTERM are remembered instead of raised, so that no frame is torn apart; a second one
-    ends the process at once."""
+    """While it is open, Ctrl-C and SIGTERM are remembered instead of raised, so that no frame is torn apart; a second
+    one ends the process at once."""
 
     def __enter__(self) -> Stopper:
         self.asked = False
@@ -82,8 +82,11 @@ class Stopper:
         self.asked = True
 
 
-def started(name: str, run: Callable[[], None], errors: list[BaseException], failed: Callable[[], Any]) -> threading.Thread:
+def started(
+    name: str, run: Callable[[], None], errors: list[BaseException], failed: Callable[[], Any]
+) -> threading.Thread:
     """A thread whose error is kept for the caller's thread."""
+
     def body() -> None:
         try:
             run()

@@ -23,8 +23,8 @@ _NAMES = {
 @dataclass(frozen=True)
 class Topic:
     """`type` is "package/msg/Name", `definition` its text in the format `encoding` ("ros2msg", "ros2idl"; "" when the
-    bag has none), `hash` its RIHS01 hash or "", `qos` the offered profiles as YAML text with names, `count` the number of
-    messages as far as the bag says."""
+    bag has none), `hash` its RIHS01 hash or "", `qos` the offered profiles as YAML text with names, `count` the number
+    of messages as far as the bag says."""
 
     name: str
     type: str
@@ -50,9 +50,17 @@ class Record(NamedTuple):
 
 def qos(depth: int, *, durability: str = "volatile", reliability: str = "reliable") -> str:
     """One offered profile, keep last `depth`, as YAML text."""
-    profile = {"history": "keep_last", "depth": depth, "reliability": reliability, "durability": durability,
-               "deadline": dict(_FOREVER), "lifespan": dict(_FOREVER), "liveliness": "automatic",
-               "liveliness_lease_duration": dict(_FOREVER), "avoid_ros_namespace_conventions": False}
+    profile = {
+        "history": "keep_last",
+        "depth": depth,
+        "reliability": reliability,
+        "durability": durability,
+        "deadline": dict(_FOREVER),
+        "lifespan": dict(_FOREVER),
+        "liveliness": "automatic",
+        "liveliness_lease_duration": dict(_FOREVER),
+        "avoid_ros_namespace_conventions": False,
+    }
     return yaml.safe_dump([profile], sort_keys=False)
 
 

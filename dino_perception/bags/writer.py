@@ -1,4 +1,5 @@
-"""The output bag: mcap or sqlite3 by its suffix, a rosbag2 folder without one; groups of messages enter whole or not at all."""
+"""The output bag: mcap or sqlite3 by its suffix, a rosbag2 folder without one; groups of messages enter whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ from dino_perception.bags.topic import Record, Topic
 class BagWriter:
     """A new bag at `path`, or with `keep` = (`end`, `topics` of an earlier writer) that bag continued.
 
-    `compression` is "" or "zstd" (mcap only). `mark` is whatever was given with the last group that is safe on the disk,
-    `count` and `sha256` say how many messages are and what they are (topic, time and bytes, in order). Raises BagError when
-    the bag cannot be written; what was safe then stays safe.
+    `compression` is "" or "zstd" (mcap only). `mark` is whatever was given with the last group that is safe on the
+    disk, `count` and `sha256` say how many messages are and what they are (topic, time and bytes, in order). Raises
+    BagError when the bag cannot be written; what was safe then stays safe.
     """
 
     def __init__(self, path: str | Path, *, compression: str = "", keep: tuple[int, list[Topic]] | None = None):
@@ -75,7 +76,8 @@ class BagWriter:
             raise self._failed(error) from None
 
     def close(self) -> None:
-        """Complete the bag; after a failure, with what is safe. Raises BagError when the disk has no room even for that."""
+        """Complete the bag; after a failure, with what is safe. Raises BagError when the disk has no room even for
+        that."""
         try:
             if self.failed is None:
                 self.flush()
@@ -130,22 +132,44 @@ class BagWriter:
         self._safe_state = (self._digest.copy(), dict(self._counts), self._times)
 
     def _failed(self, error: OSError) -> BagError:
-        self.failed = BagError(f"{self.path} cannot be written any further: {_reason(error)}; its {self.count} messages are "
-                               "readable", UNWRITABLE)
+        self.failed = BagError(
+            f"{self.path} cannot be written any further: {_reason(error)}; its {self.count} messages are readable",
+            UNWRITABLE,
+        )
         return self.failed
 
     def _write_metadata(self) -> None:
         counts, times = self._safe_state[1], self._safe_state[2] or (0, 0)
-        span = {"duration": {"nanoseconds": times[1] - times[0]}, "starting_time": {"nanoseconds_since_epoch": times[0]},
-                "message_count": self.count}
-        topics = [{"topic_metadata": {"name": topic.name, "type": topic.type, "serialization_format": "cdr",
-                                      "offered_qos_profiles": yaml.safe_load(topic.qos) if topic.qos else [],
-                                      "type_description_hash": topic.hash}, "message_count": counts.get(topic.name, 0)}
-                  for topic in self.topics]
-        about = {"version": 9, "storage_identifier": "sqlite3" if self.file.suffix == ".db3" else "mcap", **span,
-                 "topics_with_message_count": topics, "compression_format": "", "compression_mode": "",
-                 "relative_file_paths": [self.file.name], "files": [{"path": self.file.name, **span}], "custom_data": None,
-                 "ros_distro": "jazzy"}
+        span = {
+            "duration": {"nanoseconds": times[1] - times[0]},
+            "starting_time": {"nanoseconds_since_epoch": times[0]},
+            "message_count": self.count,
+        }
+        topics = [
+            {
+                "topic_metadata": {
+                    "name": topic.name,
+                    "type": topic.type,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": yaml.safe_load(topic.qos) if topic.qos else [],
+                    "type_description_hash": topic.hash,
+                },
+                "message_count": counts.get(topic.name, 0),
+            }
+            for topic in self.topics
+        ]
+        about = {
+            "version": 9,
+            "storage_identifier": "sqlite3" if self.file.suffix == ".db3" else "mcap",
+            **span,
+            "topics_with_message_count": topics,
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [self.file.name],
+            "files": [{"path": self.file.name, **span}],
+            "custom_data": None,
+            "ros_distro": "jazzy",
+        }
         text = yaml.safe_dump({"rosbag2_bagfile_information": about}, sort_keys=False)
         part = self.path / "metadata.yaml.part"
         part.write_text(text)

@@ -17,20 +17,51 @@ HELP = "run the perception over recorded bags: every frame, the same bytes as li
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bags", nargs="*", type=Path, metavar="IN", help="a bag (rosbag2 folder, .mcap, .db3 or ROS 1 .bag), several, or a "
-                        "folder of bags; the last is OUT: a .mcap or .db3 file, a rosbag2 folder, or a folder of outputs for several bags")
+    parser.add_argument(
+        "bags",
+        nargs="*",
+        type=Path,
+        metavar="IN",
+        help="a bag (rosbag2 folder, .mcap, .db3 or ROS 1 .bag), several, or a "
+        "folder of bags; the last is OUT: a .mcap or .db3 file, a rosbag2 folder, or a folder of outputs for several "
+        "bags",
+    )
     what = parser.add_argument_group("what is looked at")
     what.add_argument("--config", type=Path, metavar="YAML", help="the node's parameter file (default: its defaults)")
-    what.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                      help="one setting, such as engine=openvino; wins over --config; may be given again")
-    what.add_argument("--camera", nargs="+", action="extend", default=[], metavar="[NAME=]TOPIC[,INFO]",
-                      help="image topics, each with its camera_info topic if that is not beside it (default: found by themselves)")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="one setting, such as engine=openvino; wins over --config; may be given again",
+    )
+    what.add_argument(
+        "--camera",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]TOPIC[,INFO]",
+        help="image topics, each with its camera_info topic if that is not beside it (default: found by themselves)",
+    )
     what.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin so many seconds into the bag")
     what.add_argument("--duration", type=_seconds, metavar="S", help="end after so many seconds")
     what.add_argument("--every", type=_count, default=1, metavar="N", help="only every N-th image of a camera")
     out = parser.add_argument_group("what is written")
-    out.add_argument("--copy", nargs="+", default=["all"], metavar="TOPIC", help="topics of the input that the output keeps: all (default), none or names")
-    out.add_argument("--outputs", nargs="+", default=[], metavar="NAME", help="only these outputs, such as segmentation/mask (default: all but overlays)")
+    out.add_argument(
+        "--copy",
+        nargs="+",
+        default=["all"],
+        metavar="TOPIC",
+        help="topics of the input that the output keeps: all (default), none or names",
+    )
+    out.add_argument(
+        "--outputs",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only these outputs, such as segmentation/mask (default: all but overlays)",
+    )
     out.add_argument("--overlays", action="store_true", help="write the drawn overlays too")
     out.add_argument("--compression", choices=("none", "zstd"), default="none", help="of the chunks of an mcap output")
     out.add_argument("--pictures", type=Path, metavar="DIR", help="a JPEG of every percept")
@@ -40,14 +71,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--resume", action="store_true", help="go on where an earlier run of the same command stopped")
     how.add_argument("--force", action="store_true", help="replace an existing output")
-    how.add_argument("--workers", type=int, default=0, metavar="N", help="processes: for several bags by default as many as the machine has room for")
-    how.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster to spread the frames over: its address, auto, or local")
-    how.add_argument("--alone", type=int, default=0, metavar="N", help="measure the perceiver alone on N frames afterwards, for the throughput ratio")
+    how.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes: for several bags by default as many as the machine has room for",
+    )
+    how.add_argument(
+        "--ray", metavar="ADDRESS", help="a Ray cluster to spread the frames over: its address, auto, or local"
+    )
+    how.add_argument(
+        "--alone",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure the perceiver alone on N frames afterwards, for the throughput ratio",
+    )
     other = parser.add_argument_group("instead: compare two bags")
-    other.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="do not replay: say how the percepts of two bags differ; exit code 1 when "
-                       "by more than --tolerance")
-    other.add_argument("--tolerance", nargs="+", default=["exact"], metavar="NAME=X",
-                       help="exact (default), or limits such as mask=0.01 depth=0.02 (see docs/replay.md)")
+    other.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="do not replay: say how the percepts of two bags differ; exit code 1 when by more than --tolerance",
+    )
+    other.add_argument(
+        "--tolerance",
+        nargs="+",
+        default=["exact"],
+        metavar="NAME=X",
+        help="exact (default), or limits such as mask=0.01 depth=0.02 (see docs/replay.md)",
+    )
     parser.epilog = "Exit codes are listed in docs/replay.md."
 
 
@@ -88,10 +143,28 @@ def _replay(args: argparse.Namespace) -> int:
             return folder
         return folder.with_name(f"{folder.stem}_{output.stem}{folder.suffix}") if file else folder / output.stem
 
-    jobs = [Job(bag, output, settings, tuple(args.camera), args.start, args.duration, args.every, tuple(args.copy), tuple(args.outputs),
-                args.overlays, "" if args.compression == "none" else args.compression, place(args.pictures, output),
-                place(args.video, output, file=True), place(args.report, output), args.resume, args.force, args.alone)
-            for bag, output in zip(bags, outputs)]
+    jobs = [
+        Job(
+            bag,
+            output,
+            settings,
+            tuple(args.camera),
+            args.start,
+            args.duration,
+            args.every,
+            tuple(args.copy),
+            tuple(args.outputs),
+            args.overlays,
+            "" if args.compression == "none" else args.compression,
+            place(args.pictures, output),
+            place(args.video, output, file=True),
+            place(args.report, output),
+            args.resume,
+            args.force,
+            args.alone,
+        )
+        for bag, output in zip(bags, outputs)
+    ]
     results = _many(jobs, args) if several and not args.ray else _one_by_one(jobs, args)
     return _tell(results, several, args)
 
@@ -106,6 +179,7 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
 
     settings, results = jobs[0].settings, []
     with Stages(wide_console()) as stages:
+
         @functools.cache
         def perceiver() -> Any:
             if args.ray:
@@ -122,7 +196,13 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
                 except BagError as error:
                     if len(jobs) == 1:
                         raise
-                    results.append(Result(error.code, {"input": str(job.source), "stopped": str(error), "exit_code": error.code}, [f"{name}: {error}"]))
+                    results.append(
+                        Result(
+                            error.code,
+                            {"input": str(job.source), "stopped": str(error), "exit_code": error.code},
+                            [f"{name}: {error}"],
+                        )
+                    )
                 if results[-1].code == INTERRUPTED:
                     break
         finally:
@@ -156,14 +236,22 @@ def _tell(results: Sequence[Any], several: bool, args: argparse.Namespace) -> in
     for result in results:
         f = result.figures
         ratio = f.get("throughput_ratio")
-        table.add_row(Path(f.get("input", "")).name, *(str(f.get(key, "-")) for key in ("frames_in", "frames_out", "fps")),
-                      f"{100 * ratio:.0f} %" if ratio else "-", f"{f['rss_peak_mb']:.0f} MB" if "rss_peak_mb" in f else "-", str(result.code))
+        table.add_row(
+            Path(f.get("input", "")).name,
+            *(str(f.get(key, "-")) for key in ("frames_in", "frames_out", "fps")),
+            f"{100 * ratio:.0f} %" if ratio else "-",
+            f"{f['rss_peak_mb']:.0f} MB" if "rss_peak_mb" in f else "-",
+            str(result.code),
+        )
         for line in result.lines:
             console.print(line, highlight=False, soft_wrap=True)
     if several or "frames_in" in results[0].figures:
         console.print(table)
     code = next((result.code for result in results if result.code), 0)
-    _write_json(args.json, {"bags": [result.figures for result in results], "exit_code": code} if several else results[0].figures)
+    _write_json(
+        args.json,
+        {"bags": [result.figures for result in results], "exit_code": code} if several else results[0].figures,
+    )
     return code
 
 
@@ -183,17 +271,32 @@ def _compare(args: argparse.Namespace) -> int:
         results = compare(first, second, tolerances, lambda done, total: stages("comparing", done, max(done, total)))
     table = Table("topic", "messages", "identical", "largest difference", "mean", "")
     for r in results:
+
         def figures(values: dict[str, float]) -> str:
             return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
         counts = str(r.messages[0]) if r.messages[0] == r.messages[1] else f"{r.messages[0]} / {r.messages[1]}"
-        verdict = "same" if r.passes and r.identical == r.pairs else "within" if r.passes else r.note or f"{r.over + r.unpaired} differ"
+        verdict = (
+            "same"
+            if r.passes and r.identical == r.pairs
+            else "within"
+            if r.passes
+            else r.note or f"{r.over + r.unpaired} differ"
+        )
         table.add_row(r.topic, counts, str(r.identical), figures(r.worst), figures(r.mean), verdict)
     console.print(table)
     equal = all(r.passes for r in results)
     console.print("equal within the tolerance" if equal else "different")
     code = DONE if equal else DIFFERENT
-    _write_json(args.json, {"equal": equal, "exit_code": code, "tolerances": tolerances, "topics": [dataclasses.asdict(r) | {"passes": r.passes} for r in results]})
+    _write_json(
+        args.json,
+        {
+            "equal": equal,
+            "exit_code": code,
+            "tolerances": tolerances,
+            "topics": [dataclasses.asdict(r) | {"passes": r.passes} for r in results],
+        },
+    )
     return code
 
 
@@ -207,7 +310,7 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         self._past.append((now, done))
-        (then, before), span = self._past[0], now - self._past[0][0]
+        (_, before), span = self._past[0], now - self._past[0][0]
         self._stages(self._name, done, max(done, total), f"{(done - before) / span:.1f} frames/s" if span > 0 else "")
 
 

@@ -16,8 +16,9 @@ class Demand:
         self._next_ns: dict[tuple[str, str], int] = {}
         self._last_ns: dict[str, int] = {}
 
-    def decide(self, camera: str, stamp_ns: int, listened: Collection[str],
-               heads: Mapping[str, HeadSettings]) -> tuple[set[str], set[str]]:
+    def decide(
+        self, camera: str, stamp_ns: int, listened: Collection[str], heads: Mapping[str, HeadSettings]
+    ) -> tuple[set[str], set[str]]:
         """The topics (relative names) to publish for this frame and the heads to run for them.
 
         `listened` are the topics somebody subscribes to, `heads` the loaded ones with their settings. A topic is
@@ -27,8 +28,11 @@ class Demand:
         if stamp_ns < self._last_ns.get(camera, stamp_ns):
             self.reset(camera)
         self._last_ns[camera] = stamp_ns
-        due = {name for name, head in heads.items()
-               if head.enabled and (head.rate <= 0 or stamp_ns >= self._next_ns.get((camera, name), stamp_ns))}
+        due = {
+            name
+            for name, head in heads.items()
+            if head.enabled and (head.rate <= 0 or stamp_ns >= self._next_ns.get((camera, name), stamp_ns))
+        }
         topics: set[str] = set()
         wanted: set[str] = set()
         for topic in listened:
@@ -48,7 +52,10 @@ class Demand:
 
     def memory(self) -> dict[str, Any]:
         """What it remembers, as plain data."""
-        return {"next": [[camera, head, ns] for (camera, head), ns in self._next_ns.items()], "last": dict(self._last_ns)}
+        return {
+            "next": [[camera, head, ns] for (camera, head), ns in self._next_ns.items()],
+            "last": dict(self._last_ns),
+        }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""

@@ -69,7 +69,9 @@ def decode_image(msg: Any) -> np.ndarray:
         raise ImageError(f"the image's step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}")
     needed = (rows - 1) * step + row_bytes
     if data.size < needed:
-        raise ImageError(f"the image holds {data.size} bytes, but {width} x {height} {encoding} with step {step} takes {needed}")
+        raise ImageError(
+            f"the image holds {data.size} bytes, but {width} x {height} {encoding} with step {step} takes {needed}"
+        )
     pixels = np.lib.stride_tricks.as_strided(data, (rows, row_bytes), (step, 1), writeable=data.flags.writeable)
     if sample_bytes == 2:
         pixels = np.ascontiguousarray(pixels).view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16, copy=False)
@@ -99,7 +101,9 @@ def decode_compressed(msg: Any) -> np.ndarray:
     try:
         pixels = cv2.imdecode(data, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
     except cv2.error as error:
-        raise ImageError(f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes cannot be decoded: {error.err}") from None
+        raise ImageError(
+            f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes cannot be decoded: {error.err}"
+        ) from None
     if pixels is None or (jpeg and not _ends(data)):
         raise ImageError(f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes is damaged or cut off")
     if mosaic and pixels.ndim == 2:
@@ -148,5 +152,7 @@ def _by_cv_bridge(msg: Any, encoding: str) -> np.ndarray:
     try:
         return _rgb(np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8")), None)
     except Exception as error:
-        raise ImageError(f"the image's encoding is '{encoding}', which cv_bridge cannot turn into rgb8 ({error}); "
-                         f"accepted are {known}") from None
+        raise ImageError(
+            f"the image's encoding is '{encoding}', which cv_bridge cannot turn into rgb8 ({error}); "
+            f"accepted are {known}"
+        ) from None

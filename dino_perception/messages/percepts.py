@@ -38,8 +38,9 @@ TOPICS = {
 _POINT_FIELD = {"uint8": 2, "uint32": 6, "float32": 7}  # sensor_msgs/PointField's numbers
 
 
-def outputs(types: Any, percept: Percept, settings: Settings, labels: Sequence[Label],
-            topics: Collection[str]) -> dict[str, Any]:
+def outputs(
+    types: Any, percept: Percept, settings: Settings, labels: Sequence[Label], topics: Collection[str]
+) -> dict[str, Any]:
     """The messages of one percept, by relative topic name, for those of `topics` that the percept can fill.
 
     All carry the stamp and frame of the percept's image. Mask, confidence, depth, camera_info and points have one size.
@@ -58,8 +59,9 @@ def outputs(types: Any, percept: Percept, settings: Settings, labels: Sequence[L
     if percept.depth is not None and "depth/image" in topics:
         messages["depth/image"] = image(types, header, percept.depth.metres, "32FC1")
     if "depth/camera_info" in topics:
-        messages["depth/camera_info"] = camera_info(types, percept.output_camera, header,
-                                                    width=percept.output_width, height=percept.output_height)
+        messages["depth/camera_info"] = camera_info(
+            types, percept.output_camera, header, width=percept.output_width, height=percept.output_height
+        )
     if percept.depth is not None and "points" in topics:
         from dino_perception.perception.points import perceive_points
 
@@ -78,38 +80,68 @@ def outputs(types: Any, percept: Percept, settings: Settings, labels: Sequence[L
 def label_info(types: Any, labels: Sequence[Label], stamp_ns: int, frame_id: str = "", threshold: float = 0.0) -> Any:
     """The vision_msgs/LabelInfo that names the mask's ids; `threshold` is the least confidence that counts."""
     classes = [types.make("vision_msgs/msg/VisionClass", class_id=label.id, class_name=label.name) for label in labels]
-    return types.make("vision_msgs/msg/LabelInfo", header=types.header(stamp_ns, frame_id), class_map=classes,
-                      threshold=float(threshold))
+    return types.make(
+        "vision_msgs/msg/LabelInfo",
+        header=types.header(stamp_ns, frame_id),
+        class_map=classes,
+        threshold=float(threshold),
+    )
 
 
 def image(types: Any, header: Any, pixels: np.ndarray, encoding: str) -> Any:
     """A sensor_msgs/Image without row padding from (H, W) or (H, W, C) `pixels` of the encoding's dtype."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    return types.make("sensor_msgs/msg/Image", header=header, height=height, width=width, encoding=encoding,
-                      is_bigendian=0, step=pixels.nbytes // height, data=pixels.reshape(-1).view(np.uint8))
+    return types.make(
+        "sensor_msgs/msg/Image",
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.nbytes // height,
+        data=pixels.reshape(-1).view(np.uint8),
+    )
 
 
 def point_cloud(types: Any, header: Any, cloud: np.ndarray) -> Any:
     """An organised sensor_msgs/PointCloud2 from an (H, W) structured array; its fields become the point's fields."""
     height, width = cloud.shape
     cloud = np.ascontiguousarray(cloud)
-    fields = [types.make("sensor_msgs/msg/PointField", name=name, offset=offset, datatype=_POINT_FIELD[kind.name], count=1)
-              for name, (kind, offset) in cloud.dtype.fields.items()]
+    fields = [
+        types.make("sensor_msgs/msg/PointField", name=name, offset=offset, datatype=_POINT_FIELD[kind.name], count=1)
+        for name, (kind, offset) in cloud.dtype.fields.items()
+    ]
     step = cloud.dtype.itemsize
-    return types.make("sensor_msgs/msg/PointCloud2", header=header, height=height, width=width, fields=fields,
-                      is_bigendian=False, point_step=step, row_step=step * width,
-                      data=cloud.reshape(-1).view(np.uint8), is_dense=False)
+    return types.make(
+        "sensor_msgs/msg/PointCloud2",
+        header=header,
+        height=height,
+        width=width,
+        fields=fields,
+        is_bigendian=False,
+        point_step=step,
+        row_step=step * width,
+        data=cloud.reshape(-1).view(np.uint8),
+        is_dense=False,
+    )
 
 
 def _correspondences(types: Any, header: Any, percept: Percept) -> Any:
     matches = percept.correspondences
-    arrays = {name: np.ascontiguousarray(getattr(matches, name), np.float32)
-              for name in ("x", "y", "reference_x", "reference_y", "score")}
-    return types.make("dino_perception/msg/Correspondences", header=header,
-                      reference_header=types.header(matches.reference_stamp_ns, matches.reference_frame_id),
-                      width=matches.width, height=matches.height,
-                      track_id=np.ascontiguousarray(matches.track_id, np.uint64), **arrays)
+    arrays = {
+        name: np.ascontiguousarray(getattr(matches, name), np.float32)
+        for name in ("x", "y", "reference_x", "reference_y", "score")
+    }
+    return types.make(
+        "dino_perception/msg/Correspondences",
+        header=header,
+        reference_header=types.header(matches.reference_stamp_ns, matches.reference_frame_id),
+        width=matches.width,
+        height=matches.height,
+        track_id=np.ascontiguousarray(matches.track_id, np.uint64),
+        **arrays,
+    )
 
 
 def _overlay(name: str, percept: Percept, settings: Settings, labels: Sequence[Label]) -> np.ndarray | None:

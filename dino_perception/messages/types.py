@@ -41,8 +41,19 @@ float32 threshold
 }
 """Field lists of the message types that the `rosbags` stores do not know."""
 
-_ARRAY_CODES = {"uint8": "B", "octet": "B", "int8": "b", "uint16": "H", "int16": "h", "uint32": "I", "int32": "i",
-                "uint64": "Q", "int64": "q", "float": "f", "double": "d"}
+_ARRAY_CODES = {
+    "uint8": "B",
+    "octet": "B",
+    "int8": "b",
+    "uint16": "H",
+    "int16": "h",
+    "uint32": "I",
+    "int32": "i",
+    "uint64": "Q",
+    "int64": "q",
+    "float": "f",
+    "double": "d",
+}
 
 
 class RclpyTypes:
@@ -133,7 +144,9 @@ class RosbagsTypes:
         try:
             return self.typestore.deserialize_cdr(raw, name)
         except SerdeError:
-            return self.typestore.deserialize_cdr(raw[:-4], name)  # rosbags forgives 3 trailing bytes, rclpy adds up to 7
+            return self.typestore.deserialize_cdr(
+                raw[:-4], name
+            )  # rosbags forgives 3 trailing bytes, rclpy adds up to 7
 
     def _zeros(self, name: str) -> dict[str, Any]:
         if name not in self._defaults:

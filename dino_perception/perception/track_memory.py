@@ -54,14 +54,23 @@ def _packed(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = value.copy()
         return {"array": name}
     if isinstance(value, torch.Tensor):
-        whole = value.float() if value.dtype == torch.bfloat16 else value  # numpy has no bfloat16; float32 holds it exactly
+        whole = (
+            value.float() if value.dtype == torch.bfloat16 else value
+        )  # numpy has no bfloat16; float32 holds it exactly
         arrays[name] = whole.detach().cpu().numpy().copy()
         return {"tensor": name, "dtype": str(value.dtype).removeprefix("torch."), "host": value.device.type == "cpu"}
     if type(value).__name__ in _KINDS:
-        return {"kind": type(value).__name__, "fields": {
-            f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(value)}}
+        return {
+            "kind": type(value).__name__,
+            "fields": {
+                f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(value)
+            },
+        }
     if isinstance(value, (list, tuple)):
-        return {"items": [_packed(item, f"{name}.{i}", arrays) for i, item in enumerate(value)], "tuple": isinstance(value, tuple)}
+        return {
+            "items": [_packed(item, f"{name}.{i}", arrays) for i, item in enumerate(value)],
+            "tuple": isinstance(value, tuple),
+        }
     if value is None or isinstance(value, (int, float, str)):
         return value
     raise TypeError(f"a tracker holds {name}, a {type(value).__name__}, which cannot be remembered")
@@ -76,6 +85,8 @@ def _unpacked(value: Any, arrays: Mapping[str, np.ndarray], device: torch.device
         whole = torch.from_numpy(np.array(arrays[value["tensor"]])).to(getattr(torch, value["dtype"]))
         return whole if value["host"] and device.type == "cpu" else whole.to(device)
     if "kind" in value:
-        return _KINDS[value["kind"]](**{name: _unpacked(field, arrays, device) for name, field in value["fields"].items()})
+        return _KINDS[value["kind"]](
+            **{name: _unpacked(field, arrays, device) for name, field in value["fields"].items()}
+        )
     items = [_unpacked(item, arrays, device) for item in value["items"]]
     return tuple(items) if value["tuple"] else items

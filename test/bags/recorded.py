@@ -17,8 +17,16 @@ STORE = get_typestore(Stores.ROS2_JAZZY)
 START = 1_700_000_000_000_000_000
 PERIOD = 100_000_000
 HEIGHT, WIDTH = 96, 128
-SMALL = {"engine": "torch", "precision": "float32", "threads": 1, "input_height": 64, "input_width": 96, "output_height": 32,
-         "output_width": 48, "points.max_range": 1000.0}
+SMALL = {
+    "engine": "torch",
+    "precision": "float32",
+    "threads": 1,
+    "input_height": 64,
+    "input_width": 96,
+    "output_height": 32,
+    "output_width": 48,
+    "points.max_range": 1000.0,
+}
 SETTINGS = Settings.from_flat(SMALL)
 
 
@@ -28,7 +36,9 @@ def message(kind, **fields):
 
 def header(stamp_ns, frame_id="camera_optical"):
     sec, nanosec = divmod(int(stamp_ns), 10**9)
-    return message("std_msgs/msg/Header", stamp=message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec), frame_id=frame_id)
+    return message(
+        "std_msgs/msg/Header", stamp=message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec), frame_id=frame_id
+    )
 
 
 def picture(number, camera=0):
@@ -42,21 +52,43 @@ def picture(number, camera=0):
 
 def image(stamp_ns, pixels, encoding="rgb8"):
     data = np.ascontiguousarray(pixels if encoding == "rgb8" else pixels[..., ::-1]).reshape(-1)
-    return message("sensor_msgs/msg/Image", header=header(stamp_ns), height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                   is_bigendian=0, step=3 * pixels.shape[1], data=data)
+    return message(
+        "sensor_msgs/msg/Image",
+        header=header(stamp_ns),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=3 * pixels.shape[1],
+        data=data,
+    )
 
 
 def jpeg(stamp_ns, pixels):
     data = cv2.imencode(".jpg", pixels[..., ::-1])[1].reshape(-1)
-    return message("sensor_msgs/msg/CompressedImage", header=header(stamp_ns), format="rgb8; jpeg compressed bgr8", data=data)
+    return message(
+        "sensor_msgs/msg/CompressedImage", header=header(stamp_ns), format="rgb8; jpeg compressed bgr8", data=data
+    )
 
 
 def camera_info(stamp_ns, focal=100.0, width=WIDTH, height=HEIGHT):
     k = np.array([focal, 0, width / 2 - 0.5, 0, focal, height / 2 - 0.5, 0, 0, 1])
     p = np.insert(k.reshape(3, 3), 3, 0, axis=1).reshape(-1)
     roi = message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-    return message("sensor_msgs/msg/CameraInfo", header=header(stamp_ns), height=height, width=width, distortion_model="plumb_bob",
-                   d=np.zeros(5), k=k, r=np.eye(3).reshape(-1), p=p, binning_x=0, binning_y=0, roi=roi)
+    return message(
+        "sensor_msgs/msg/CameraInfo",
+        header=header(stamp_ns),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=p,
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+    )
 
 
 def text(words):
@@ -64,16 +96,19 @@ def text(words):
 
 
 def drive(count=12, cameras=("/camera",), compressed=False, gap=PERIOD):
-    """(topic, record time, message) of a drive: an image and its camera_info a frame, and a note now and then. Images are
-    recorded 5 ms after their stamps."""
+    """(topic, record time, message) of a drive: an image and its camera_info a frame, and a note now and then. Images
+    are recorded 5 ms after their stamps."""
     for number in range(count):
         stamp = START + number * gap
         for index, camera in enumerate(cameras):
             stamp_c = stamp + index * 7_000_000
             pixels = picture(number, index)
             yield f"{camera}/camera_info", stamp_c + 4_000_000, camera_info(stamp_c)
-            yield (f"{camera}/image_raw/compressed", stamp_c + 5_000_000, jpeg(stamp_c, pixels)) if compressed else (
-                f"{camera}/image_raw", stamp_c + 5_000_000, image(stamp_c, pixels))
+            yield (
+                (f"{camera}/image_raw/compressed", stamp_c + 5_000_000, jpeg(stamp_c, pixels))
+                if compressed
+                else (f"{camera}/image_raw", stamp_c + 5_000_000, image(stamp_c, pixels))
+            )
         if number % 4 == 0:
             yield "/notes", stamp + 20_000_000, text(f"note {number}")
 
@@ -82,14 +117,25 @@ def record(path: Path, messages, plugin=StoragePlugin.MCAP, latched=()) -> Path:
     """A bag of these messages, written by rosbags."""
     from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-    profile = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosTime(0, 0), QosTime(0, 0),
-                  QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
+    profile = Qos(
+        QosHistory.KEEP_LAST,
+        1,
+        QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL,
+        QosTime(0, 0),
+        QosTime(0, 0),
+        QosLiveliness.AUTOMATIC,
+        QosTime(0, 0),
+        False,
+    )
     with Writer(path, version=9, storage_plugin=plugin) as writer:
         topics = {}
         for topic, time, content in messages:
             kind = content.__msgtype__
             if topic not in topics:
-                topics[topic] = writer.add_connection(topic, kind, typestore=STORE, offered_qos_profiles=[profile] if topic in latched else [])
+                topics[topic] = writer.add_connection(
+                    topic, kind, typestore=STORE, offered_qos_profiles=[profile] if topic in latched else []
+                )
             writer.write(topics[topic], time, STORE.serialize_cdr(content, kind))
     return path
 

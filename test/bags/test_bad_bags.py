@@ -1,4 +1,5 @@
-"""Whatever is wrong with a bag: what can be processed is, what was written stays, a sentence and an exit code say it."""
+"""Whatever is wrong with a bag: what can be processed is, what was written stays, a sentence and an exit code say
+it."""
 
 import json
 import resource
@@ -26,8 +27,18 @@ def replay(tmp_path, capfd):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
 
     def run(source, output="out.mcap", *arguments):
-        code = main(["replay", str(source), str(tmp_path / output), "--config", str(tmp_path / "config.yaml"),
-                     "--json", str(tmp_path / "figures.json"), *map(str, arguments)])
+        code = main(
+            [
+                "replay",
+                str(source),
+                str(tmp_path / output),
+                "--config",
+                str(tmp_path / "config.yaml"),
+                "--json",
+                str(tmp_path / "figures.json"),
+                *map(str, arguments),
+            ]
+        )
         printed = capfd.readouterr()
         return code, json.loads((tmp_path / "figures.json").read_text()), " ".join((printed.out + printed.err).split())
 
@@ -43,7 +54,10 @@ def big_drive(count=12):
 
 
 def percepts(tmp_path, output="out.mcap"):
-    return [m.header.stamp.nanosec // PERIOD + 10 * (m.header.stamp.sec - START // 10**9) for m in decoded(tmp_path / output, MASK)]
+    return [
+        m.header.stamp.nanosec // PERIOD + 10 * (m.header.stamp.sec - START // 10**9)
+        for m in decoded(tmp_path / output, MASK)
+    ]
 
 
 def test_a_truncated_bag(tmp_path, replay):
@@ -87,12 +101,24 @@ def test_no_bag_at_all(tmp_path, replay):
 def test_a_bag_without_images_lists_what_there_is(tmp_path, replay):
     source = record(tmp_path / "in", [entry for entry in drive(3) if "image" not in entry[0]])
     code, _, said = replay(source)
-    assert code == problems.NO_IMAGES and "/camera/camera_info (sensor_msgs/msg/CameraInfo, 3)" in said and "/notes" in said
+    assert (
+        code == problems.NO_IMAGES
+        and "/camera/camera_info (sensor_msgs/msg/CameraInfo, 3)" in said
+        and "/notes" in said
+    )
 
 
 def test_a_depth_camera_is_no_camera(tmp_path, replay):
-    depth = recorded.message("sensor_msgs/msg/Image", header=recorded.header(START), height=2, width=2, encoding="16UC1", is_bigendian=0,
-                             step=4, data=np.zeros(8, np.uint8))
+    depth = recorded.message(
+        "sensor_msgs/msg/Image",
+        header=recorded.header(START),
+        height=2,
+        width=2,
+        encoding="16UC1",
+        is_bigendian=0,
+        step=4,
+        data=np.zeros(8, np.uint8),
+    )
     code, _, said = replay(record(tmp_path / "in", [("/depth/image_raw", START, depth)]))
     assert code == problems.NO_IMAGES and "/depth/image_raw (sensor_msgs/msg/Image, 1)" in said
 
@@ -102,8 +128,10 @@ def test_topics_of_unknown_types_are_kept_as_they_are(tmp_path, replay):
 
     writer = mcap_write.McapWriter(tmp_path / "in.mcap")
     kinds = {name: "sensor_msgs/msg/Image" for name in ("/camera/image_raw",)}
-    ids = {"/odd": writer.add_topic(Topic("/odd", "own_msgs/msg/Odd")),
-           **{name: writer.add_topic(Topic(name, kind)) for name, kind in kinds.items()}}  # no definitions, as Humble's sqlite bags
+    ids = {
+        "/odd": writer.add_topic(Topic("/odd", "own_msgs/msg/Odd")),
+        **{name: writer.add_topic(Topic(name, kind)) for name, kind in kinds.items()},
+    }  # no definitions, as Humble's sqlite bags
     for topic, time, content in drive(3):
         if topic in ids:
             writer.write(ids[topic], time, recorded.STORE.serialize_cdr(content, content.__msgtype__))
@@ -111,7 +139,10 @@ def test_topics_of_unknown_types_are_kept_as_they_are(tmp_path, replay):
     writer.commit(force=True)
     writer.close()
     code, figures, said = replay(tmp_path / "in.mcap")
-    assert code == PROBLEMS["unknown"][0] and "topic /odd is of type own_msgs/msg/Odd, which the bag does not define" in said
+    assert (
+        code == PROBLEMS["unknown"][0]
+        and "topic /odd is of type own_msgs/msg/Odd, which the bag does not define" in said
+    )
     assert percepts(tmp_path) == [0, 1, 2]
     from mcap.reader import make_reader
 
@@ -128,9 +159,14 @@ def test_corrupt_images_in_the_middle(tmp_path, replay):
         if topic == "/camera/image_raw" and (content.header.stamp.nanosec // PERIOD) == 2:
             messages[index] = (topic, time, broken[2])
     code, figures, said = replay(record(tmp_path / "in", messages))
-    assert code == PROBLEMS["images"][0] and "1 image(s) of camera camera could not be used, the first because the image holds 36857 bytes" in said
+    assert (
+        code == PROBLEMS["images"][0]
+        and "1 image(s) of camera camera could not be used, the first because the image holds 36857 bytes" in said
+    )
     assert percepts(tmp_path) == [0, 1, 3, 4, 5, 6, 7] and (figures["frames_in"], figures["frames_out"]) == (8, 7)
-    assert sum(topic == "/camera/image_raw" for topic, _, _ in contents(tmp_path / "out.mcap")) == 8  # kept all the same
+    assert (
+        sum(topic == "/camera/image_raw" for topic, _, _ in contents(tmp_path / "out.mcap")) == 8
+    )  # kept all the same
 
 
 def test_corrupt_jpegs_and_messages(tmp_path, replay):
@@ -168,7 +204,11 @@ def test_a_clock_that_jumps_back(tmp_path, replay):
             content.header.stamp.sec, content.header.stamp.nanosec = divmod(stamp, 10**9)
         messages.append((topic, time - back, content))
     code, figures, said = replay(record(tmp_path / "in", messages))
-    assert code == PROBLEMS["clock"][0] and "jumps back by 3.4 s while recording" in said and "jump back 1 time(s), by up to 3.4 s" in said
+    assert (
+        code == PROBLEMS["clock"][0]
+        and "jumps back by 3.4 s while recording" in said
+        and "jump back 1 time(s), by up to 3.4 s" in said
+    )
     assert percepts(tmp_path) != sorted(percepts(tmp_path)) or len(percepts(tmp_path)) == 10
     matches = [len(m.x) for m in decoded(tmp_path / "out.mcap", "/dino_perception/correspondences")]
     assert len(matches) == 10
@@ -184,7 +224,11 @@ def test_a_full_disk(tmp_path, replay, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert code == problems.UNWRITABLE and "cannot be written any further: File too large" in said and "are readable" in figures["stopped"]
+    assert (
+        code == problems.UNWRITABLE
+        and "cannot be written any further: File too large" in said
+        and "are readable" in figures["stopped"]
+    )
     found = percepts(tmp_path)
     assert found == list(range(figures["frames_out"])) and 3 <= len(found) < 12
     assert (tmp_path / "out.mcap.resume").exists() is False  # no checkpoint was due; see the next test
@@ -210,9 +254,14 @@ def test_a_full_disk_is_gone_on_from_once_there_is_room(tmp_path, replay, monkey
 
 def test_bad_arguments_and_settings(tmp_path, replay):
     source = record(tmp_path / "in", drive(2))
-    for arguments, sentence in [(["--set", "input_height=50"], "input_height"), (["--set", "nonsense=1"], "there is no setting 'nonsense'"),
-                                (["--set", "engine"], "NAME=VALUE")]:
-        code = main(["replay", str(source), str(tmp_path / "o.mcap"), "--config", str(tmp_path / "config.yaml"), *arguments])
+    for arguments, sentence in [
+        (["--set", "input_height=50"], "input_height"),
+        (["--set", "nonsense=1"], "there is no setting 'nonsense'"),
+        (["--set", "engine"], "NAME=VALUE"),
+    ]:
+        code = main(
+            ["replay", str(source), str(tmp_path / "o.mcap"), "--config", str(tmp_path / "config.yaml"), *arguments]
+        )
         assert code == problems.USAGE or arguments[1] == "input_height=50", sentence
     with pytest.raises(SystemExit) as caught:
         main(["replay", str(source), str(tmp_path / "o.mcap"), "--every", "0"])

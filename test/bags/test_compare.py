@@ -66,7 +66,9 @@ def test_mask_pixels_are_counted(percepts, tmp_path):
     (mask, *_) = recorded.decoded(percepts, NODE + "segmentation/mask")
     share = 10 / (mask.height * mask.width)
     found = difference(percepts, other, "segmentation/mask")
-    assert found.worst["pixels"] == found.mean["pixels"] == pytest.approx(share) and found.over == 4 and not found.passes
+    assert (
+        found.worst["pixels"] == found.mean["pixels"] == pytest.approx(share) and found.over == 4 and not found.passes
+    )
     assert difference(percepts, other, "segmentation/mask", mask=share * 1.01).passes
     assert not difference(percepts, other, "segmentation/mask", mask=share * 0.99).passes
 
@@ -79,8 +81,13 @@ def test_depth_is_compared_relatively_and_where_it_is_known(percepts, tmp_path):
 
     other = changed(percepts, tmp_path / "b.mcap", "depth/image", change)
     found = difference(percepts, other, "depth/image")
-    assert found.worst["relative"] == pytest.approx(0.25, rel=1e-5) and found.worst["unknown"] == pytest.approx(1 / recorded.SMALL["output_height"])
-    assert difference(percepts, other, "depth/image", depth=0.26).passes and not difference(percepts, other, "depth/image", depth=0.24).passes
+    assert found.worst["relative"] == pytest.approx(0.25, rel=1e-5) and found.worst["unknown"] == pytest.approx(
+        1 / recorded.SMALL["output_height"]
+    )
+    assert (
+        difference(percepts, other, "depth/image", depth=0.26).passes
+        and not difference(percepts, other, "depth/image", depth=0.24).passes
+    )
 
 
 def test_points_are_compared_in_metres(percepts, tmp_path):
@@ -145,8 +152,15 @@ def test_padding_between_fields_is_no_difference(percepts, tmp_path):
     assert [r for r in compare(percepts, tmp_path / "b.mcap", EXACT) if not r.passes] == []
 
 
-@pytest.mark.parametrize("text, sentence", [("masks=0.1", "there is no tolerance 'masks'; they are mask"), ("mask=much", "a number from 0 up"),
-                                            ("mask=-1", "a number from 0 up"), ("mask", "a number from 0 up")])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("masks=0.1", "there is no tolerance 'masks'; they are mask"),
+        ("mask=much", "a number from 0 up"),
+        ("mask=-1", "a number from 0 up"),
+        ("mask", "a number from 0 up"),
+    ],
+)
 def test_tolerances_are_checked(text, sentence):
     with pytest.raises(BagError, match=sentence) as caught:
         parse_tolerances([text])

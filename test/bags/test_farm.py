@@ -22,7 +22,11 @@ def plain(tmp_path_factory):
     images = [index for index, entry in enumerate(messages) if entry[0] == "/front/image_raw"]
     messages[images[2]][2].data = messages[images[2]][2].data[:100]
     topic, time, old = messages[images[9]]
-    messages[images[9]] = (topic, time, recorded.image(old.header.stamp.sec * 10**9 + old.header.stamp.nanosec, recorded.picture(9)[:60, :80]))
+    messages[images[9]] = (
+        topic,
+        time,
+        recorded.image(old.header.stamp.sec * 10**9 + old.header.stamp.nanosec, recorded.picture(9)[:60, :80]),
+    )
     source = record(folder / "in", messages)
     return source, folder / "out.mcap", replay(source, folder / "out.mcap")
 
@@ -70,8 +74,19 @@ def test_a_folder_of_bags_is_worked_through_by_processes(tmp_path, capfd):
     (bags / "empty.mcap").write_bytes(b"")
     (bags / "notes.txt").write_text("not a bag")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": recorded.SMALL}}))
-    code = main(["replay", str(bags), str(tmp_path / "out"), "--config", str(tmp_path / "config.yaml"), "--workers", "2",
-                 "--json", str(tmp_path / "figures.json")])
+    code = main(
+        [
+            "replay",
+            str(bags),
+            str(tmp_path / "out"),
+            "--config",
+            str(tmp_path / "config.yaml"),
+            "--workers",
+            "2",
+            "--json",
+            str(tmp_path / "figures.json"),
+        ]
+    )
     assert code == EMPTY and "empty.mcap is empty" in " ".join(capfd.readouterr().out.split())
     figures = json.loads((tmp_path / "figures.json").read_text())["bags"]
     assert [f.get("frames_out") for f in figures] == [3, 4, None]
@@ -83,7 +98,11 @@ def test_a_folder_of_bags_is_worked_through_by_processes(tmp_path, capfd):
 
 def test_a_process_that_dies_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DINO_PERCEPTION_TEST", "1")
-    jobs = [Job(record(tmp_path / "in", drive(2)), tmp_path / "out.mcap", SETTINGS.changed({"backbone": "no-such-backbone"}))]
+    jobs = [
+        Job(
+            record(tmp_path / "in", drive(2)), tmp_path / "out.mcap", SETTINGS.changed({"backbone": "no-such-backbone"})
+        )
+    ]
     (result,) = run_many(jobs, 1)
     assert result.code == 7 and result.figures["stopped"]
 
@@ -93,7 +112,9 @@ def test_bags_are_found_to_the_bottom_and_named_once(tmp_path):
     one, two = record(tmp_path / "x" / "one", drive(1)), record(tmp_path / "x" / "y" / "one", drive(1))
     assert find_bags([tmp_path / "x"]) == [one, two]
     assert find_bags([one / "one.mcap", two]) == [one / "one.mcap", two]
-    assert outputs_for([one, two, one / "one.mcap"], tmp_path, ".mcap") == [tmp_path / n for n in ("one.mcap", "one_2.mcap", "one_3.mcap")]
+    assert outputs_for([one, two, one / "one.mcap"], tmp_path, ".mcap") == [
+        tmp_path / n for n in ("one.mcap", "one_2.mcap", "one_3.mcap")
+    ]
     (tmp_path / "nothing").mkdir()
     with pytest.raises(BagError, match="holds no bag") as caught:
         find_bags([tmp_path / "nothing"])

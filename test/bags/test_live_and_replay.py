@@ -1,4 +1,5 @@
-"""Two doors to one house: the frames that the live node is sent and the replay of them give the same messages, byte for byte."""
+"""Two doors to one house: the frames that the live node is sent and the replay of them give the same messages, byte for
+byte."""
 
 import sys
 import time
@@ -38,8 +39,18 @@ def frames(count=7):
         stamp = begin + (number if number != 5 else 1) * 100_000_000
         pixels = picture(number)
         encoding, data = [("rgb8", pixels), ("bgr8", pixels[..., ::-1]), ("mono8", pixels[..., 1])][number % 3]
-        yield TYPES.make("sensor_msgs/msg/Image", header=TYPES.header(stamp, "camera_optical"), height=pixels.shape[0], width=pixels.shape[1],
-                         encoding=encoding, step=data[0].size, data=data.copy().reshape(-1)), info(stamp)
+        yield (
+            TYPES.make(
+                "sensor_msgs/msg/Image",
+                header=TYPES.header(stamp, "camera_optical"),
+                height=pixels.shape[0],
+                width=pixels.shape[1],
+                encoding=encoding,
+                step=data[0].size,
+                data=data.copy().reshape(-1),
+            ),
+            info(stamp),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +59,28 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
     sent = list(frames())
     rclpy.init()
-    node, client = LiveNode({**PARAMETERS, **{f"qos_overrides./{name}.subscription.reliability": "reliable" for name in ("image", "camera_info")}}), Client()
+    node, client = (
+        LiveNode(
+            {
+                **PARAMETERS,
+                **{f"qos_overrides./{name}.subscription.reliability": "reliable" for name in ("image", "camera_info")},
+            }
+        ),
+        Client(),
+    )
     try:
         client.wait_for_state("active")
         heard = {name: [] for name in TOPICS}
-        subscriptions = [client.node.create_subscription(TYPES.type(about.type), NODE + name, heard[name].append,
-                                                         LATCHED if about.qos == "latched" else RELIABLE, raw=True)
-                         for name, about in TOPICS.items()]
+        subscriptions = [
+            client.node.create_subscription(
+                TYPES.type(about.type),
+                NODE + name,
+                heard[name].append,
+                LATCHED if about.qos == "latched" else RELIABLE,
+                raw=True,
+            )
+            for name, about in TOPICS.items()
+        ]
         wait_for(lambda: all(client.node.count_publishers(NODE + name) for name in TOPICS), "the node's publishers")
         time.sleep(1.0)  # the node sees its listeners a little after they see it
         infos = client.node.create_publisher(TYPES.type("sensor_msgs/msg/CameraInfo"), "/camera_info", RELIABLE)
@@ -65,7 +91,11 @@ def both(tmp_path_factory):
             time.sleep(0.1)  # another topic: it could arrive behind the image
             images.publish(image)
             data = [name for name, about in TOPICS.items() if about.qos == "data"]
-            wait_for(lambda: all(len(heard[name]) == number + 1 for name in data), f"every output of frame {number}", TIMEOUT_S)
+            wait_for(
+                lambda: all(len(heard[name]) == number + 1 for name in data),
+                f"every output of frame {number}",
+                TIMEOUT_S,
+            )
         wait_for(lambda: heard["segmentation/label_info"], "the labels")
         offered = {name: client.node.get_publishers_info_by_topic(NODE + name)[0].qos_profile for name in TOPICS}
         del subscriptions
@@ -80,7 +110,10 @@ def both(tmp_path_factory):
             writer.write([Record(Topic(name, kind), 1_000_000 * number, serialize_message(message))])
     writer.close()
     settings = Settings.from_flat(PARAMETERS)
-    result = run(Job(folder / "in.mcap", folder / "out.mcap", settings, overlays=True), lambda: Perceiver(settings, report=lambda line: None))
+    result = run(
+        Job(folder / "in.mcap", folder / "out.mcap", settings, overlays=True),
+        lambda: Perceiver(settings, report=lambda line: None),
+    )
     return heard, folder / "out.mcap", offered, result
 
 
@@ -108,8 +141,13 @@ def test_every_message_has_the_same_bytes(both, name):
 def test_the_labels_are_the_same(both):
     heard, output, _, _ = both
     types = RosbagsTypes()
-    live, replay = (types.deserialize(raw[-1], "vision_msgs/msg/LabelInfo") for raw in (heard["segmentation/label_info"], replayed(output, "segmentation/label_info")))
-    assert [(c.class_id, c.class_name) for c in live.class_map] == [(c.class_id, c.class_name) for c in replay.class_map]
+    live, replay = (
+        types.deserialize(raw[-1], "vision_msgs/msg/LabelInfo")
+        for raw in (heard["segmentation/label_info"], replayed(output, "segmentation/label_info"))
+    )
+    assert [(c.class_id, c.class_name) for c in live.class_map] == [
+        (c.class_id, c.class_name) for c in replay.class_map
+    ]
     assert live.threshold == replay.threshold and live.header.frame_id == replay.header.frame_id
 
 

@@ -38,7 +38,9 @@ def record(path, plugin=StoragePlugin.MCAP, mode=None, messages=MESSAGES):
 
 def contents(path, **cut):
     with BagReader(path) as bag:
-        return [(r.time_ns, r.topic.name, bag.decode(r).data) for r in bag.messages(**cut)], [p.kind for p in bag.problems]
+        return [(r.time_ns, r.topic.name, bag.decode(r).data) for r in bag.messages(**cut)], [
+            p.kind for p in bag.problems
+        ]
 
 
 def write_mcap(path, messages, compression="", group=1):
@@ -53,8 +55,12 @@ def write_mcap(path, messages, compression="", group=1):
     return path
 
 
-KINDS = [(plugin, mode) for plugin in StoragePlugin for mode in (None, *CompressionMode)
-         if mode is not CompressionMode.NONE and (plugin, mode) != (StoragePlugin.SQLITE3, CompressionMode.STORAGE)]
+KINDS = [
+    (plugin, mode)
+    for plugin in StoragePlugin
+    for mode in (None, *CompressionMode)
+    if mode is not CompressionMode.NONE and (plugin, mode) != (StoragePlugin.SQLITE3, CompressionMode.STORAGE)
+]
 
 
 @pytest.mark.parametrize("plugin, mode", KINDS)
@@ -215,12 +221,24 @@ def test_ros_1_bags_come_as_ros_2_messages(tmp_path):
     new = store.types
     with Writer1(tmp_path / "old.bag") as writer:
         info = writer.add_connection("/camera_info", "sensor_msgs/msg/CameraInfo", typestore=store, latching=1)
-        text = writer.add_connection("/own", "own_msgs/msg/Note", msgdef="Header header\nstring text\n",
-                                     md5sum="0" * 32)
+        text = writer.add_connection(
+            "/own", "own_msgs/msg/Note", msgdef="Header header\nstring text\n", md5sum="0" * 32
+        )
         header = new["std_msgs/msg/Header"](7, new["builtin_interfaces/msg/Time"](5, 6), "cam")
         roi = new["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-        message = new["sensor_msgs/msg/CameraInfo"](header, 48, 64, "plumb_bob", np.arange(5.0), np.arange(9.0), np.eye(3).reshape(-1),
-                                                    np.arange(12.0), 0, 0, roi)
+        message = new["sensor_msgs/msg/CameraInfo"](
+            header,
+            48,
+            64,
+            "plumb_bob",
+            np.arange(5.0),
+            np.arange(9.0),
+            np.eye(3).reshape(-1),
+            np.arange(12.0),
+            0,
+            0,
+            roi,
+        )
         writer.write(info, START, store.serialize_ros1(message, "sensor_msgs/msg/CameraInfo"))
         raw = struct.pack("<III", 1, 2, 3) + struct.pack("<I", 3) + b"cam" + struct.pack("<I", 2) + b"hi"
         writer.write(text, START + 1, raw)
@@ -235,7 +253,9 @@ def test_ros_1_bags_come_as_ros_2_messages(tmp_path):
 
 
 def test_types_of_the_bag_itself_are_read(tmp_path):
-    types = get_types_from_msg("string text\nown_msgs/Inner[2] parts\n" + "=" * 80 + "\nMSG: own_msgs/Inner\nfloat32 x\n", "own_msgs/msg/Note")
+    types = get_types_from_msg(
+        "string text\nown_msgs/Inner[2] parts\n" + "=" * 80 + "\nMSG: own_msgs/Inner\nfloat32 x\n", "own_msgs/msg/Note"
+    )
     store = get_typestore(Stores.ROS2_JAZZY)
     store.register(types)
     inner, note = store.types["own_msgs/msg/Inner"], store.types["own_msgs/msg/Note"]
@@ -258,19 +278,22 @@ def test_a_type_nobody_defines_is_noted_and_its_bytes_are_given(tmp_path):
         assert [p.kind for p in bag.problems] == ["unknown"] and "own_msgs/msg/Odd" in bag.problems[0].sentence
 
 
-@pytest.mark.parametrize("make, code, sentence", [
-    (lambda p: p / "none.mcap", UNREADABLE, "does not exist"),
-    (lambda p: _file(p / "a.mcap", b""), EMPTY, "is empty"),
-    (lambda p: _file(p / "a.db3", b""), EMPTY, "is empty"),
-    (lambda p: _file(p / "a.bag", b""), EMPTY, "is empty"),
-    (lambda p: _file(p / "a.mcap", b"hello" * 9), UNREADABLE, "does not start as an MCAP file does"),
-    (lambda p: _file(p / "a.db3", b"hello" * 99), UNREADABLE, "is no rosbag2 database"),
-    (lambda p: _file(p / "a.bag", b"#ROSBAG V2.0\nhello"), UNREADABLE, "cannot be read as a ROS 1 bag"),
-    (lambda p: _file(p / "a.txt", b"hello"), UNREADABLE, "neither a rosbag2 folder nor a .mcap"),
-    (lambda p: _empty_folder(p / "folder"), UNREADABLE, "neither a rosbag2 folder"),
-    (lambda p: record(p / "bag", messages=[]), EMPTY, "holds no message"),
-    (lambda p: record(p / "bag", StoragePlugin.SQLITE3, messages=[]), EMPTY, "holds no message"),
-])
+@pytest.mark.parametrize(
+    "make, code, sentence",
+    [
+        (lambda p: p / "none.mcap", UNREADABLE, "does not exist"),
+        (lambda p: _file(p / "a.mcap", b""), EMPTY, "is empty"),
+        (lambda p: _file(p / "a.db3", b""), EMPTY, "is empty"),
+        (lambda p: _file(p / "a.bag", b""), EMPTY, "is empty"),
+        (lambda p: _file(p / "a.mcap", b"hello" * 9), UNREADABLE, "does not start as an MCAP file does"),
+        (lambda p: _file(p / "a.db3", b"hello" * 99), UNREADABLE, "is no rosbag2 database"),
+        (lambda p: _file(p / "a.bag", b"#ROSBAG V2.0\nhello"), UNREADABLE, "cannot be read as a ROS 1 bag"),
+        (lambda p: _file(p / "a.txt", b"hello"), UNREADABLE, "neither a rosbag2 folder nor a .mcap"),
+        (lambda p: _empty_folder(p / "folder"), UNREADABLE, "neither a rosbag2 folder"),
+        (lambda p: record(p / "bag", messages=[]), EMPTY, "holds no message"),
+        (lambda p: record(p / "bag", StoragePlugin.SQLITE3, messages=[]), EMPTY, "holds no message"),
+    ],
+)
 def test_what_is_no_bag_is_refused_with_a_sentence(tmp_path, make, code, sentence):
     with pytest.raises(BagError, match=sentence) as caught:
         BagReader(make(tmp_path))
@@ -288,7 +311,9 @@ def _empty_folder(path):
 
 
 def test_numbers_of_older_qos_profiles_become_names():
-    old = "- history: 1\n  depth: 10\n  reliability: 2\n  durability: 1\n  deadline: {sec: 0, nsec: 0}\n  liveliness: 1\n"
+    old = (
+        "- history: 1\n  depth: 10\n  reliability: 2\n  durability: 1\n  deadline: {sec: 0, nsec: 0}\n  liveliness: 1\n"
+    )
     text = named_qos(old)
     assert "keep_last" in text and "best_effort" in text and "transient_local" in text and "automatic" in text
     assert named_qos(text) == text and named_qos("nonsense: [") == "" and named_qos("") == ""

@@ -13,7 +13,14 @@ from dino_perception.bags.reader import BagReader
 from dino_perception.perception.frame import Frame
 
 NODE = "/dino_perception/"
-FRAMEWISE = ["segmentation/mask", "segmentation/confidence", "depth/image", "depth/camera_info", "points", "correspondences"]
+FRAMEWISE = [
+    "segmentation/mask",
+    "segmentation/confidence",
+    "depth/image",
+    "depth/camera_info",
+    "points",
+    "correspondences",
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,12 @@ def plain(tmp_path_factory):
 
 def test_every_frame_has_every_output_with_its_stamp_and_its_time(plain):
     _, output, result = plain
-    assert (result.code, result.figures["frames_in"], result.figures["frames_out"], result.figures["stopped"]) == (0, 12, 12, None)
+    assert (result.code, result.figures["frames_in"], result.figures["frames_out"], result.figures["stopped"]) == (
+        0,
+        12,
+        12,
+        None,
+    )
     stamps = [START + n * PERIOD for n in range(12)]
     times = {}
     for topic, time, _ in contents(output):
@@ -62,8 +74,12 @@ def test_the_percepts_are_the_perceivers(plain):
     perceiver.reset_tracks()
     masks, depths = (decoded(output, NODE + name) for name in ("segmentation/mask", "depth/image"))
     for number in (0, 5, 11):
-        percept = perceiver.perceive([Frame("camera", START + number * PERIOD, "camera_optical", recorded.picture(number))])[0]
-        np.testing.assert_array_equal(masks[number].data.reshape(percept.segmentation.mask.shape), percept.segmentation.mask)
+        percept = perceiver.perceive(
+            [Frame("camera", START + number * PERIOD, "camera_optical", recorded.picture(number))]
+        )[0]
+        np.testing.assert_array_equal(
+            masks[number].data.reshape(percept.segmentation.mask.shape), percept.segmentation.mask
+        )
         np.testing.assert_array_equal(depths[number].data.view(np.float32), percept.depth.metres.reshape(-1))
 
 
@@ -109,9 +125,13 @@ def test_several_cameras_have_topics_of_their_own(tmp_path):
 def test_one_named_camera_of_several(tmp_path):
     source = record(tmp_path / "in", drive(3, cameras=("/front", "/rear")))
     result = replay(source, tmp_path / "out.mcap", cameras=("/rear/image_raw",))
-    assert result.figures["cameras"] == [{"name": "camera", "image": "/rear/image_raw", "info": "/rear/camera_info", "compressed": False}]
+    assert result.figures["cameras"] == [
+        {"name": "camera", "image": "/rear/image_raw", "info": "/rear/camera_info", "compressed": False}
+    ]
     assert len(decoded(tmp_path / "out.mcap", NODE + "segmentation/mask")) == 3
-    replay(source, tmp_path / "named.mcap", cameras=("left=/rear/image_raw", "right=/front/image_raw,/rear/camera_info"))
+    replay(
+        source, tmp_path / "named.mcap", cameras=("left=/rear/image_raw", "right=/front/image_raw,/rear/camera_info")
+    )
     assert len(decoded(tmp_path / "named.mcap", NODE + "left/segmentation/mask")) == 3
 
 
@@ -128,11 +148,18 @@ def test_a_part_of_the_bag_and_every_second_image(tmp_path):
 def test_what_a_latched_topic_said_before_the_start_is_not_lost(tmp_path):
     from recorded import text
 
-    early = [("/tf_static", START + 1, text("base to camera")), ("/tf_static", START + 2, text("base to wheel")),
-             ("/map", START + 3, text("old")), ("/map", START + 4, text("new")), ("/notes", START + 5, text("passing"))]
+    early = [
+        ("/tf_static", START + 1, text("base to camera")),
+        ("/tf_static", START + 2, text("base to wheel")),
+        ("/map", START + 3, text("old")),
+        ("/map", START + 4, text("new")),
+        ("/notes", START + 5, text("passing")),
+    ]
     source = record(tmp_path / "in", [*early, *drive(6)], latched=("/map",))
     replay(source, tmp_path / "out.mcap", start=0.3)
-    said = {topic: [m.data for m in decoded(tmp_path / "out.mcap", topic)] for topic in ("/tf_static", "/map", "/notes")}
+    said = {
+        topic: [m.data for m in decoded(tmp_path / "out.mcap", topic)] for topic in ("/tf_static", "/map", "/notes")
+    }
     assert said == {"/tf_static": ["base to camera", "base to wheel"], "/map": ["new"], "/notes": ["note 4"]}
 
 
@@ -142,7 +169,12 @@ def test_what_is_copied_and_written_can_be_chosen(tmp_path):
     assert {topic for topic, _, _ in contents(tmp_path / "out.mcap")} == {NODE + "depth/image"}
     replay(source, tmp_path / "some.mcap", copy=("/notes",), outputs=("segmentation/mask",), overlays=True)
     assert {topic for topic, _, _ in contents(tmp_path / "some.mcap")} == {
-        "/notes", *(NODE + name for name in ("segmentation/mask", "segmentation/overlay", "depth/overlay", "correspondences/overlay"))}
+        "/notes",
+        *(
+            NODE + name
+            for name in ("segmentation/mask", "segmentation/overlay", "depth/overlay", "correspondences/overlay")
+        ),
+    }
     (overlay, *_) = decoded(tmp_path / "some.mcap", NODE + "segmentation/overlay")
     assert overlay.encoding == "rgb8"
 
@@ -187,17 +219,27 @@ def test_rates_of_heads_hold_in_bag_time(tmp_path):
     result = run(Job(source, tmp_path / "out.mcap", settings), recorded.perceiver)
     stamps = [m.header.stamp.nanosec // PERIOD for m in decoded(tmp_path / "out.mcap", NODE + "depth/image")]
     assert stamps == [0, 2, 4, 6, 8, 0]  # the last one is a second later
-    assert result.figures["topics"][NODE + "segmentation/mask"] == 12 and NODE + "correspondences" not in result.figures["topics"]
+    assert (
+        result.figures["topics"][NODE + "segmentation/mask"] == 12
+        and NODE + "correspondences" not in result.figures["topics"]
+    )
 
 
-@pytest.mark.parametrize("options, code, sentence", [
-    (dict(cameras=("/nowhere",)), NO_IMAGES, "topic /nowhere is not in the bag.*image topics are /camera/image_raw"),
-    (dict(cameras=("/notes",)), NO_IMAGES, "topic /notes is of type std_msgs/msg/String"),
-    (dict(cameras=("/camera/image_raw,/notes",)), NO_IMAGES, "/notes is no CameraInfo"),
-    (dict(outputs=("segmentation",)), USAGE, "no output segmentation; they are segmentation/mask"),
-    (dict(copy=("/nowhere",)), USAGE, "--copy names /nowhere.*its topics are"),
-    (dict(start=99.0), USAGE, "--start 99 lies behind the end of in, which is 0.2 s long"),
-])
+@pytest.mark.parametrize(
+    "options, code, sentence",
+    [
+        (
+            dict(cameras=("/nowhere",)),
+            NO_IMAGES,
+            "topic /nowhere is not in the bag.*image topics are /camera/image_raw",
+        ),
+        (dict(cameras=("/notes",)), NO_IMAGES, "topic /notes is of type std_msgs/msg/String"),
+        (dict(cameras=("/camera/image_raw,/notes",)), NO_IMAGES, "/notes is no CameraInfo"),
+        (dict(outputs=("segmentation",)), USAGE, "no output segmentation; they are segmentation/mask"),
+        (dict(copy=("/nowhere",)), USAGE, "--copy names /nowhere.*its topics are"),
+        (dict(start=99.0), USAGE, "--start 99 lies behind the end of in, which is 0.2 s long"),
+    ],
+)
 def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path, options, code, sentence):
     source = record(tmp_path / "in", drive(3))
     with pytest.raises(BagError, match=sentence) as caught:
@@ -227,7 +269,16 @@ def test_types_and_offers_are_the_live_nodes(plain):
 
 def test_the_figures_hold_together(plain):
     figures = plain[2].figures
-    assert {"frames_in", "frames_out", "fps", "perceiver_fps", "throughput_ratio", "rss_peak_mb", "output_sha256", "stopped"} <= set(figures)
+    assert {
+        "frames_in",
+        "frames_out",
+        "fps",
+        "perceiver_fps",
+        "throughput_ratio",
+        "rss_peak_mb",
+        "output_sha256",
+        "stopped",
+    } <= set(figures)
     assert figures["throughput_ratio"] == pytest.approx(figures["fps"] / figures["perceiver_fps"], rel=1e-3)
     assert figures["rss_peak_mb"] > 50 and len(figures["output_sha256"]) == 64
 

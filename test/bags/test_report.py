@@ -1,4 +1,5 @@
-"""The page about a run needs nothing from anywhere and tells what happened; its charts are at the places they should be."""
+"""The page about a run needs nothing from anywhere and tells what happened; its charts are at the places they should
+be."""
 
 import base64
 import re
@@ -41,7 +42,9 @@ class Page(HTMLParser):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     source = record(folder / "in", drive(9))
-    result = replay(source, folder / "out.mcap", report=folder / "report", pictures=folder / "pictures", video=folder / "v.mp4")
+    result = replay(
+        source, folder / "out.mcap", report=folder / "report", pictures=folder / "pictures", video=folder / "v.mp4"
+    )
     return folder, result, (folder / "report" / "index.html").read_text()
 
 
@@ -54,8 +57,19 @@ def test_it_is_one_page_that_loads_nothing(page):
 
 def test_it_says_what_happened(page):
     text = Page(page[2]).text
-    for words in ("in → out.mcap", "images", "percepts a second", "torch float32", "Time a frame, ms", "What the ground is, %", "Depth: median",
-                  "Matches with the reference frame", "camera period", "Messages written", page[1].figures["output_sha256"]):
+    for words in (
+        "in → out.mcap",
+        "images",
+        "percepts a second",
+        "torch float32",
+        "Time a frame, ms",
+        "What the ground is, %",
+        "Depth: median",
+        "Matches with the reference frame",
+        "camera period",
+        "Messages written",
+        page[1].figures["output_sha256"],
+    ):
         assert words in text, words
 
 
@@ -115,17 +129,33 @@ def test_a_live_node_of_this_speed_drops_what_a_mailbox_of_one_would():
 
 
 def test_a_curve_goes_through_its_values():
-    chart = Chart("x", "m", np.array([0.0, 1.0, 2.0, 3.0]), [Curve("a", np.array([0.0, 50.0, np.nan, 100.0]), "#000")], top=100.0)
+    chart = Chart(
+        "x", "m", np.array([0.0, 1.0, 2.0, 3.0]), [Curve("a", np.array([0.0, 50.0, np.nan, 100.0]), "#000")], top=100.0
+    )
     path = re.findall(r'<path d="(M[^"]*)" fill="none" stroke="#000"', chart.svg())[0]
     points = [tuple(map(float, p.split())) for p in re.split("[ML]", path)[1:]]
     (x0, y0), (x1, y1), (x3, y3) = points
-    assert y0 > y1 > y3 and y1 == pytest.approx((y0 + y3) / 2, abs=0.1) and x1 - x0 == pytest.approx((x3 - x0) / 3, abs=0.1)
+    assert (
+        y0 > y1 > y3
+        and y1 == pytest.approx((y0 + y3) / 2, abs=0.1)
+        and x1 - x0 == pytest.approx((x3 - x0) / 3, abs=0.1)
+    )
     assert path.count("M") == 2  # the gap
 
 
 def test_stacked_areas_reach_their_sum():
-    chart = Chart("x", "%", np.arange(3.0), [Curve("a", np.full(3, 30.0), "#111"), Curve("b", np.full(3, 70.0), "#222")], stacked=True, top=100.0)
-    heights = [sorted({float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", d)}) for d in re.findall(r'<path d="(M[^"]*Z)"', chart.svg())]
+    chart = Chart(
+        "x",
+        "%",
+        np.arange(3.0),
+        [Curve("a", np.full(3, 30.0), "#111"), Curve("b", np.full(3, 70.0), "#222")],
+        stacked=True,
+        top=100.0,
+    )
+    heights = [
+        sorted({float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", d)})
+        for d in re.findall(r'<path d="(M[^"]*Z)"', chart.svg())
+    ]
     (a_top, a_low), (b_top, b_low) = heights
     assert a_top == b_low and (a_low - a_top) / (b_low - b_top) == pytest.approx(30 / 70, rel=0.01)
 

@@ -39,7 +39,13 @@ def stop_after(count, monkeypatch):
     monkeypatch.setattr(type(perceiver), "perceive", perceive)
 
 
-CASES = [("out.mcap", {}), ("out.db3", {}), ("out", {}), ("out.mcap", dict(every=2, start=0.07)), ("out.mcap", dict(compression="zstd"))]
+CASES = [
+    ("out.mcap", {}),
+    ("out.db3", {}),
+    ("out", {}),
+    ("out.mcap", dict(every=2, start=0.07)),
+    ("out.mcap", dict(compression="zstd")),
+]
 
 
 @pytest.mark.parametrize("name, options", CASES)
@@ -55,7 +61,10 @@ def test_an_interrupted_replay_goes_on_to_the_same_output(tmp_path, monkeypatch,
     assert contents(tmp_path / name) == contents(tmp_path / f"whole_{name}")[: sum(part.figures["topics"].values())]
     again = replay(source, tmp_path / name, resume=True, **options)
     assert (again.code, again.figures["resumed_at"]) == (0, stop)
-    assert again.figures["output_sha256"] == whole.figures["output_sha256"] and again.figures["topics"] == whole.figures["topics"]
+    assert (
+        again.figures["output_sha256"] == whole.figures["output_sha256"]
+        and again.figures["topics"] == whole.figures["topics"]
+    )
     assert contents(tmp_path / name) == contents(tmp_path / f"whole_{name}")
     assert not states.checkpoint_file(tmp_path / name).exists()
 
@@ -72,7 +81,10 @@ def test_interrupted_twice(tmp_path, monkeypatch):
 
 
 def test_a_clock_that_jumped_back_does_not_matter(tmp_path, monkeypatch):
-    jumped = [(topic, time - (40_000_000_000 if number >= 18 else 0), content) for number, (topic, time, content) in enumerate(drive(12))]
+    jumped = [
+        (topic, time - (40_000_000_000 if number >= 18 else 0), content)
+        for number, (topic, time, content) in enumerate(drive(12))
+    ]
     source = record(tmp_path / "in", jumped)
     whole = replay(source, tmp_path / "whole.mcap")
     with monkeypatch.context() as patched:
@@ -86,8 +98,18 @@ def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
     """SIGKILL at any moment: no code of ours runs, the checkpoint on the disk is all there is."""
     source = record(tmp_path / "in", drive(80, gap=50_000_000))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": recorded.SMALL}}))
-    command = [sys.executable, "-m", "dino_perception.cli", "replay", str(source), str(tmp_path / "out.mcap"), "--config",
-               str(tmp_path / "config.yaml"), "--json", str(tmp_path / "figures.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "dino_perception.cli",
+        "replay",
+        str(source),
+        str(tmp_path / "out.mcap"),
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--json",
+        str(tmp_path / "figures.json"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     waited = time.monotonic()
     while not (tmp_path / "out.mcap.resume").exists() and process.poll() is None and time.monotonic() - waited < 120:
@@ -132,12 +154,27 @@ def test_a_checkpoint_file_holds_plain_data(tmp_path):
     """No pickle: whatever somebody puts in the file, loading it runs nothing."""
     import numpy as np
 
-    state = State(5, 7, 1, 3, 2, {"camera": 3}, {"/info": b"\1\2"}, frozenset(["camera"]), {"next": [["camera", "depth", 9]]},
-                  {"camera": {"about": np.array("{}"), "_xy": np.arange(4.0)}})
+    state = State(
+        5,
+        7,
+        1,
+        3,
+        2,
+        {"camera": 3},
+        {"/info": b"\1\2"},
+        frozenset(["camera"]),
+        {"next": [["camera", "depth", 9]]},
+        {"camera": {"about": np.array("{}"), "_xy": np.arange(4.0)}},
+    )
     Checkpoint(state, 99, [Topic("/a", "b/msg/C")], {"every": 2}).save(tmp_path / "x.resume")
     loaded = states.load(tmp_path / "x.resume", {"every": 2})
     assert loaded.end == 99 and loaded.topics == [Topic("/a", "b/msg/C")]
-    assert (loaded.state.records, loaded.state.infos, loaded.state.labelled, loaded.state.demand) == (5, {"/info": b"\1\2"}, {"camera"}, state.demand)
+    assert (loaded.state.records, loaded.state.infos, loaded.state.labelled, loaded.state.demand) == (
+        5,
+        {"/info": b"\1\2"},
+        {"camera"},
+        state.demand,
+    )
     np.testing.assert_array_equal(loaded.state.tracks["camera"]["_xy"], np.arange(4.0))
     np.savez(tmp_path / "evil.npz", about=np.array([object()], dtype=object))
     with pytest.raises(BagError, match="cannot be read"):

@@ -23,7 +23,9 @@ SETTINGS = {**recorded.SMALL, "input_height": 96, "input_width": 128, "output_he
 
 def replayed(output, **settings):
     made = Settings.from_flat({**SETTINGS, **settings})
-    return run(Job(DRIVE, output, made, duration=0.75, copy=("none",)), lambda: Perceiver(made, report=lambda line: None))
+    return run(
+        Job(DRIVE, output, made, duration=0.75, copy=("none",)), lambda: Perceiver(made, report=lambda line: None)
+    )
 
 
 def test_another_engine_is_equal_within_the_thresholds(tmp_path):
@@ -32,7 +34,9 @@ def test_another_engine_is_equal_within_the_thresholds(tmp_path):
     first, second = replayed(tmp_path / "torch.mcap"), replayed(tmp_path / "openvino.mcap", engine="openvino")
     assert first.figures["frames_out"] == second.figures["frames_out"] == 8
     limits = parse_tolerances(["mask=0.005", "confidence=0.005", "depth=0.002", "points=0.05", "matches=0.05"])
-    different = [(d.topic, d.worst) for d in compare(tmp_path / "torch.mcap", tmp_path / "openvino.mcap", limits) if not d.passes]
+    different = [
+        (d.topic, d.worst) for d in compare(tmp_path / "torch.mcap", tmp_path / "openvino.mcap", limits) if not d.passes
+    ]
     assert different == []
 
 
@@ -41,7 +45,11 @@ def test_another_resolution_is_not(tmp_path):
     replayed(tmp_path / "one.mcap")
     replayed(tmp_path / "two.mcap", input_height=64, input_width=96)
     limits = parse_tolerances(["mask=0.005", "confidence=0.005", "depth=0.002", "points=0.05", "matches=0.05"])
-    failed = {d.topic.rpartition("dino_perception/")[2] for d in compare(tmp_path / "one.mcap", tmp_path / "two.mcap", limits) if not d.passes}
+    failed = {
+        d.topic.rpartition("dino_perception/")[2]
+        for d in compare(tmp_path / "one.mcap", tmp_path / "two.mcap", limits)
+        if not d.passes
+    }
     assert {"segmentation/mask", "depth/image"} <= failed
 
 
@@ -58,8 +66,20 @@ def test_peak_memory_does_not_follow_the_bags_size(tmp_path):
             if topic.endswith("image_raw"):
                 writer.write([Record(bulk, time, data)])
         writer.close()
-        command = [sys.executable, "-m", "dino_perception.cli", "replay", str(tmp_path / f"{name}.mcap"), str(tmp_path / f"{name}_out.mcap"),
-                   "--config", str(tmp_path / "config.yaml"), "--every", "14", "--json", str(tmp_path / f"{name}.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "dino_perception.cli",
+            "replay",
+            str(tmp_path / f"{name}.mcap"),
+            str(tmp_path / f"{name}_out.mcap"),
+            "--config",
+            str(tmp_path / "config.yaml"),
+            "--every",
+            "14",
+            "--json",
+            str(tmp_path / f"{name}.json"),
+        ]
         assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
         peaks.append(json.loads((tmp_path / f"{name}.json").read_text())["rss_peak_mb"])
         for path in (tmp_path / f"{name}.mcap", tmp_path / f"{name}_out.mcap"):

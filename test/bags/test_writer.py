@@ -32,14 +32,20 @@ def topic(name, kind="sensor_msgs/msg/Image", profile=None):
     return Topic(name, kind, text, "ros2msg", STORE.hash_rihs01(kind), qos(2) if profile is None else profile)
 
 
-TOPICS = [topic("/n/mask"), topic("/n/depth"), topic("/n/labels", "std_msgs/msg/String", qos(1, durability="transient_local"))]
+TOPICS = [
+    topic("/n/mask"),
+    topic("/n/depth"),
+    topic("/n/labels", "std_msgs/msg/String", qos(1, durability="transient_local")),
+]
 
 
 def image(number, size=40):
     make = STORE.types
     header = make["std_msgs/msg/Header"](make["builtin_interfaces/msg/Time"](number, 5), "cam")
     pixels = np.random.default_rng(number).integers(0, 256, size * size, np.uint8)
-    return STORE.serialize_cdr(make["sensor_msgs/msg/Image"](header, size, size, "mono8", 0, size, pixels), "sensor_msgs/msg/Image")
+    return STORE.serialize_cdr(
+        make["sensor_msgs/msg/Image"](header, size, size, "mono8", 0, size, pixels), "sensor_msgs/msg/Image"
+    )
 
 
 def groups(count, size=40):
@@ -106,7 +112,10 @@ def test_a_folder_has_metadata_that_rosbag2_reads(tmp_path):
     assert about["relative_file_paths"] == ["run_0.mcap"] and about["message_count"] == 61
     assert about["duration"]["nanoseconds"] == 29 * 10**8
     assert {t["topic_metadata"]["name"]: t["message_count"] for t in about["topics_with_message_count"]} == {
-        "/n/mask": 30, "/n/depth": 30, "/n/labels": 1}
+        "/n/mask": 30,
+        "/n/depth": 30,
+        "/n/labels": 1,
+    }
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -225,7 +234,9 @@ def test_a_bag_is_continued_from_a_checkpoint_to_the_same_bytes(tmp_path, monkey
     writer.close()
     assert writer.sha256 == whole.sha256
     if name != "out.db3":
-        assert storage_file(tmp_path / "part" / name).read_bytes() == storage_file(tmp_path / "whole" / name).read_bytes()
+        assert (
+            storage_file(tmp_path / "part" / name).read_bytes() == storage_file(tmp_path / "whole" / name).read_bytes()
+        )
     assert read(tmp_path / "part" / name) == (flat(todo), [])
 
 
@@ -256,7 +267,9 @@ def test_writing_keeps_no_more_than_a_chunk_in_memory(tmp_path):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """)
     begun = time.monotonic()
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "big.mcap")], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "big.mcap")], capture_output=True, text=True, check=True
+    )
     assert int(out.stdout) < 60_000, f"{time.monotonic() - begun:.0f} s"
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from dino_perception.messages.camera_info import CameraInfoError, camera_info, camera_model
 from dino_perception.messages.types import RclpyTypes, RosbagsTypes
-from dino_perception.perception.frame import CameraModel
 from dino_perception.perception.geometry import project
 
 K = np.array([[400.0, 0, 319.5], [0, 410.0, 239.5], [0, 0, 1]])
@@ -21,8 +20,15 @@ def types(request):
 
 
 def info(types, **change):
-    fields = dict(height=480, width=640, distortion_model="plumb_bob", d=np.array([-0.2, 0.05, 0.001, 0.002, 0.0]),
-                  k=K.reshape(-1), r=np.eye(3).reshape(-1), p=P.reshape(-1))
+    fields = dict(
+        height=480,
+        width=640,
+        distortion_model="plumb_bob",
+        d=np.array([-0.2, 0.05, 0.001, 0.002, 0.0]),
+        k=K.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=P.reshape(-1),
+    )
     roi = change.pop("roi", None)
     if roi is not None:
         fields["roi"] = types.make("sensor_msgs/msg/RegionOfInterest", **roi)
@@ -64,20 +70,24 @@ def test_no_distortion_is_no_distortion_under_any_name(types):
         assert camera.model == "plumb_bob" and camera.d.size == 0
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (dict(distortion_model="fov"), "distortion model 'fov' is not known; accepted are plumb_bob"),
-    (dict(d=np.ones(3)), "plumb_bob has 3 distortion coefficients"),
-    (dict(width=0), "0 x 480 pixels"),
-    (dict(k=np.array([np.nan, 0, 1, 0, 400, 1, 0, 0, 1])), "not usable"),
-    (dict(k=np.array([-400.0, 0, 1, 0, 400, 1, 0, 0, 1])), "not usable"),
-])
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (dict(distortion_model="fov"), "distortion model 'fov' is not known; accepted are plumb_bob"),
+        (dict(d=np.ones(3)), "plumb_bob has 3 distortion coefficients"),
+        (dict(width=0), "0 x 480 pixels"),
+        (dict(k=np.array([np.nan, 0, 1, 0, 400, 1, 0, 0, 1])), "not usable"),
+        (dict(k=np.array([-400.0, 0, 1, 0, 400, 1, 0, 0, 1])), "not usable"),
+    ],
+)
 def test_what_cannot_be_used_is_refused_with_a_sentence(types, change, sentence):
     with pytest.raises(CameraInfoError, match=sentence):
         camera_model(info(types, **change))
 
 
 def test_region_of_interest_and_binning_describe_the_pixels_as_they_arrive(types):
-    """A scene point falls onto the full sensor's pixel; cutting and averaging 2x2 blocks says where it is afterwards."""
+    """A scene point falls onto the full sensor's pixel; cutting and averaging 2x2 blocks says where it is
+    afterwards."""
     roi = dict(x_offset=100, y_offset=40, width=400, height=300)
     whole = camera_model(info(types, d=np.zeros(0)))
     part = camera_model(info(types, d=np.zeros(0), roi=roi, binning_x=2, binning_y=2))
@@ -100,7 +110,17 @@ def test_ros_1_field_names_are_read():
     header = store.types["std_msgs/msg/Header"](seq=0, stamp=stamp, frame_id="cam")
     roi = store.types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     message = store.types["sensor_msgs/msg/CameraInfo"](
-        header=header, height=480, width=640, distortion_model="plumb_bob", D=np.zeros(5), K=K.reshape(-1),
-        R=np.eye(3).reshape(-1), P=P.reshape(-1), binning_x=0, binning_y=0, roi=roi)
+        header=header,
+        height=480,
+        width=640,
+        distortion_model="plumb_bob",
+        D=np.zeros(5),
+        K=K.reshape(-1),
+        R=np.eye(3).reshape(-1),
+        P=P.reshape(-1),
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+    )
     np.testing.assert_array_equal(camera_model(message).k, K)
     assert zeros.available("sensor_msgs/msg/CameraInfo")

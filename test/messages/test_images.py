@@ -11,8 +11,16 @@ from dino_perception.messages.types import RclpyTypes, RosbagsTypes
 
 RNG = np.random.default_rng(7)
 HEIGHT, WIDTH = 12, 16
-CHANNELS = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "rgba8": [0, 1, 2], "bgra8": [2, 1, 0],
-            "rgb16": [0, 1, 2], "bgr16": [2, 1, 0], "rgba16": [0, 1, 2], "bgra16": [2, 1, 0]}
+CHANNELS = {
+    "rgb8": [0, 1, 2],
+    "bgr8": [2, 1, 0],
+    "rgba8": [0, 1, 2],
+    "bgra8": [2, 1, 0],
+    "rgb16": [0, 1, 2],
+    "bgr16": [2, 1, 0],
+    "rgba16": [0, 1, 2],
+    "bgra16": [2, 1, 0],
+}
 
 
 def library(name):
@@ -34,8 +42,16 @@ def message(messages, encoding, rows, *, height=HEIGHT, width=WIDTH, padding=0, 
     padded = np.full((rows.shape[0], rows.shape[1] + padding), 0xA5, np.uint8)
     padded[:, : rows.shape[1]] = rows
     data = padded.reshape(-1)[: padded.size - cut]
-    return messages.make("sensor_msgs/msg/Image", header=messages.header(0, "camera"), height=height, width=width,
-                         encoding=encoding, is_bigendian=int(big), step=padded.shape[1], data=data)
+    return messages.make(
+        "sensor_msgs/msg/Image",
+        header=messages.header(0, "camera"),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(big),
+        step=padded.shape[1],
+        data=data,
+    )
 
 
 def rows_of(samples, big=False):
@@ -91,7 +107,9 @@ def test_a_bayer_mosaic_of_one_colour_gives_that_colour(messages, pattern, bits)
 def bt601(y, u, v):
     """ITU-R BT.601 studio range to RGB, in floating point."""
     y, u, v = (1.164383562 * (y - 16.0), u - 128.0, v - 128.0)
-    return np.stack([y + 1.596026786 * v, y - 0.391762290 * u - 0.812967647 * v, y + 2.017232143 * u], axis=-1).clip(0, 255)
+    return np.stack([y + 1.596026786 * v, y - 0.391762290 * u - 0.812967647 * v, y + 2.017232143 * u], axis=-1).clip(
+        0, 255
+    )
 
 
 @pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21"])
@@ -113,8 +131,19 @@ def test_yuv_follows_bt601_to_one_grey_level(messages, encoding):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_row_padding_never_changes_a_picture(encoding):
-    bytes_a_pixel = {"rgb8": 3, "bgr8": 3, "8UC3": 3, "rgba8": 4, "bgra8": 4, "8UC4": 4, "rgb16": 6, "bgr16": 6,
-                     "rgba16": 8, "bgra16": 8, "mono16": 2}.get(encoding, 2 if encoding.endswith("16") or "yu" in encoding or "uy" in encoding else 1)
+    bytes_a_pixel = {
+        "rgb8": 3,
+        "bgr8": 3,
+        "8UC3": 3,
+        "rgba8": 4,
+        "bgra8": 4,
+        "8UC4": 4,
+        "rgb16": 6,
+        "bgr16": 6,
+        "rgba16": 8,
+        "bgra16": 8,
+        "mono16": 2,
+    }.get(encoding, 2 if encoding.endswith("16") or "yu" in encoding or "uy" in encoding else 1)
     height = HEIGHT * 3 // 2 if encoding.startswith("nv") else HEIGHT
     rows = RNG.integers(0, 256, (height, WIDTH * bytes_a_pixel), np.uint8)
     plain, padded = (decode_image(message(RosbagsTypes(), encoding, rows, padding=padding)) for padding in (0, 7))
@@ -128,16 +157,19 @@ def test_a_last_row_without_its_padding_is_enough(messages):
     np.testing.assert_array_equal(image.reshape(HEIGHT, -1), rows)
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (dict(cut=1), "holds 575 bytes, but 16 x 12 rgb8 with step 48 takes 576"),
-    (dict(width=17), "step is 48 bytes, but a row of 17 rgb8 pixels takes 51"),
-    (dict(height=0), "16 x 0 pixels"),
-    (dict(width=0), "0 x 12 pixels"),
-    (dict(encoding="32FC1"), "encoding is '32FC1'; accepted are rgb8, bgr8"),
-    (dict(encoding="yuv422", width=15), "15 pixels wide, but yuv422 stores pixels in pairs"),
-    (dict(encoding="nv12", height=11), "16 x 11 pixels, but nv12 stores blocks of 2 x 2"),
-    (dict(encoding="bayer_rggb8", height=3), "16 x 3 pixels; a bayer_rggb8 mosaic needs at least 4 x 4"),
-])
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (dict(cut=1), "holds 575 bytes, but 16 x 12 rgb8 with step 48 takes 576"),
+        (dict(width=17), "step is 48 bytes, but a row of 17 rgb8 pixels takes 51"),
+        (dict(height=0), "16 x 0 pixels"),
+        (dict(width=0), "0 x 12 pixels"),
+        (dict(encoding="32FC1"), "encoding is '32FC1'; accepted are rgb8, bgr8"),
+        (dict(encoding="yuv422", width=15), "15 pixels wide, but yuv422 stores pixels in pairs"),
+        (dict(encoding="nv12", height=11), "16 x 11 pixels, but nv12 stores blocks of 2 x 2"),
+        (dict(encoding="bayer_rggb8", height=3), "16 x 3 pixels; a bayer_rggb8 mosaic needs at least 4 x 4"),
+    ],
+)
 def test_a_bad_image_is_refused_with_a_sentence(messages, change, sentence):
     change = {"encoding": "rgb8", **change}
     rows = RNG.integers(0, 256, (HEIGHT, WIDTH * 3), np.uint8)
@@ -146,8 +178,12 @@ def test_a_bad_image_is_refused_with_a_sentence(messages, change, sentence):
 
 
 def compressed(messages, form, data):
-    return messages.make("sensor_msgs/msg/CompressedImage", header=messages.header(0, "camera"), format=form,
-                         data=np.frombuffer(bytes(data), np.uint8))
+    return messages.make(
+        "sensor_msgs/msg/CompressedImage",
+        header=messages.header(0, "camera"),
+        format=form,
+        data=np.frombuffer(bytes(data), np.uint8),
+    )
 
 
 def picture():
@@ -216,8 +252,11 @@ def test_an_orientation_tag_does_not_turn_the_picture(messages):
 
 
 def test_an_installed_cv_bridge_is_asked_for_other_encodings(monkeypatch):
-    bridge = types.SimpleNamespace(CvBridge=lambda: types.SimpleNamespace(
-        imgmsg_to_cv2=lambda msg, wanted: np.full((msg.height, msg.width, 3), 9, np.uint8)))
+    bridge = types.SimpleNamespace(
+        CvBridge=lambda: types.SimpleNamespace(
+            imgmsg_to_cv2=lambda msg, wanted: np.full((msg.height, msg.width, 3), 9, np.uint8)
+        )
+    )
     monkeypatch.setitem(__import__("sys").modules, "cv_bridge", bridge)
     rows = np.zeros((HEIGHT, WIDTH), np.uint8)
     assert (decode_image(message(RosbagsTypes(), "nv24", rows)) == 9).all()

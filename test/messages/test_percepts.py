@@ -8,8 +8,16 @@ import pytest
 
 from dino_perception.messages import percepts
 from dino_perception.messages.types import DEFINITIONS, RclpyTypes, RosbagsTypes
-from dino_perception.perception.frame import (IGNORE, CameraModel, Correspondences, Depth, Frame, Label, Percept,
-                                              Segmentation)
+from dino_perception.perception.frame import (
+    IGNORE,
+    CameraModel,
+    Correspondences,
+    Depth,
+    Frame,
+    Label,
+    Percept,
+    Segmentation,
+)
 from dino_perception.perception.settings import Settings
 
 LABELS = (Label(0, "soil", (200, 150, 80)), Label(4, "sky", (90, 160, 255)))
@@ -23,13 +31,26 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
     mask = rng.choice(np.array([0, 4, IGNORE], np.uint8), (height, width))
     metres = rng.uniform(1, 40, (height, width)).astype(np.float32)
     metres[0] = np.nan
-    model = CameraModel(width, height, np.array([[30.0, 0, width / 2], [0, 31.0, height / 2], [0, 0, 1]]),
-                        np.array([-0.1, 0.01, 0.001, 0.002, 0.0]))
+    model = CameraModel(
+        width,
+        height,
+        np.array([[30.0, 0, width / 2], [0, 31.0, height / 2], [0, 0, 1]]),
+        np.array([-0.1, 0.01, 0.001, 0.002, 0.0]),
+    )
     floats = [rng.uniform(0, 60, matches).astype(np.float32) for _ in range(4)]
-    full = dict(segmentation=Segmentation(mask, rng.integers(0, 256, mask.shape, np.uint8), LABELS), depth=Depth(metres),
-                correspondences=Correspondences(STAMP - 10**8, "before", 2 * width, 2 * height,
-                                                rng.integers(2**40, size=matches, dtype=np.uint64), *floats,
-                                                rng.random(matches, np.float32)))
+    full = dict(
+        segmentation=Segmentation(mask, rng.integers(0, 256, mask.shape, np.uint8), LABELS),
+        depth=Depth(metres),
+        correspondences=Correspondences(
+            STAMP - 10**8,
+            "before",
+            2 * width,
+            2 * height,
+            rng.integers(2**40, size=matches, dtype=np.uint64),
+            *floats,
+            rng.random(matches, np.float32),
+        ),
+    )
     return Percept(frame, height, width, output_camera=model if camera else None, **{**full, **absent})
 
 
@@ -69,7 +90,13 @@ def assert_same_bytes(ours, theirs):
     assert not (left != right)[~padding(types, ours)].any()
 
 
-CASES = [percept(), percept(1, 3, 0), percept(5, 7, 1, frame_id=""), percept(camera=False), percept(6, 6, 3, frame_id="ä" * 5)]
+CASES = [
+    percept(),
+    percept(1, 3, 0),
+    percept(5, 7, 1, frame_id=""),
+    percept(camera=False),
+    percept(6, 6, 3, frame_id="ä" * 5),
+]
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -134,9 +161,11 @@ def test_one_stamp_one_frame_one_size():
 def test_images_hold_the_arrays_unpadded():
     p = percept()
     messages = written(RosbagsTypes(), p)
-    for name, encoding, expected in [("segmentation/mask", "mono8", p.segmentation.mask),
-                                     ("segmentation/confidence", "mono8", p.segmentation.confidence),
-                                     ("depth/image", "32FC1", p.depth.metres)]:
+    for name, encoding, expected in [
+        ("segmentation/mask", "mono8", p.segmentation.mask),
+        ("segmentation/confidence", "mono8", p.segmentation.confidence),
+        ("depth/image", "32FC1", p.depth.metres),
+    ]:
         message = messages[name]
         assert (message.encoding, message.step, message.is_bigendian) == (encoding, expected.strides[0], 0)
         np.testing.assert_array_equal(message.data.view(expected.dtype).reshape(expected.shape), expected)
@@ -147,10 +176,18 @@ def test_the_cloud_describes_itself():
     p = percept()
     cloud = written(RosbagsTypes(), p)["points"]
     kinds = {7: "<f4", 6: "<u4", 2: "u1"}
-    layout = np.dtype({"names": [f.name for f in cloud.fields], "formats": [kinds[f.datatype] for f in cloud.fields],
-                       "offsets": [f.offset for f in cloud.fields], "itemsize": cloud.point_step})
+    layout = np.dtype(
+        {
+            "names": [f.name for f in cloud.fields],
+            "formats": [kinds[f.datatype] for f in cloud.fields],
+            "offsets": [f.offset for f in cloud.fields],
+            "itemsize": cloud.point_step,
+        }
+    )
     points = cloud.data.view(layout).reshape(cloud.height, cloud.width)
-    assert cloud.point_step == 20 and cloud.row_step == 20 * cloud.width and not cloud.is_dense and not cloud.is_bigendian
+    assert (
+        cloud.point_step == 20 and cloud.row_step == 20 * cloud.width and not cloud.is_dense and not cloud.is_bigendian
+    )
     assert [f.name for f in cloud.fields] == ["x", "y", "z", "rgb", "label"] and all(f.count == 1 for f in cloud.fields)
     seen = np.isfinite(points["z"])
     assert seen.any() and not seen[p.segmentation.mask == 4].any()  # sky is no point
@@ -160,7 +197,10 @@ def test_the_cloud_describes_itself():
 
 def test_a_head_that_did_not_run_has_no_message():
     types = RosbagsTypes()
-    assert set(written(types, percept(segmentation=None))) == set(DATA) - {"segmentation/mask", "segmentation/confidence"}
+    assert set(written(types, percept(segmentation=None))) == set(DATA) - {
+        "segmentation/mask",
+        "segmentation/confidence",
+    }
     assert set(written(types, percept(depth=None))) == set(DATA) - {"depth/image", "points"}
     assert "correspondences" not in written(types, percept(correspondences=None))
 
