@@ -150,6 +150,16 @@ def test_pixels_beyond_the_fold_of_a_calibration_have_no_ray():
     assert np.abs(error).max() < 1e-4
 
 
+def test_a_second_branch_beyond_the_fold_is_not_taken_for_the_lens():
+    """r (1 - 0.5 r^2 + 0.1 r^4) folds at r = 1, where it is 0.6, and grows again beyond 1.41: radii above 0.6 are reached
+    by that branch only, of which no calibration knows."""
+    k = np.array([[300.0, 0, 320], [0, 300.0, 240], [0, 0, 1]])
+    ray = geometry.rays(CameraModel(640, 480, k, np.array([-0.5, 0.1, 0, 0, 0])))
+    v, u = np.mgrid[:480, :640]
+    radius = np.hypot(u - 320, v - 240) / 300
+    assert np.isnan(ray[radius > 0.601]).all() and np.isfinite(ray[radius < 0.599]).all()
+
+
 def test_pixels_that_look_sideways_through_a_fisheye_have_no_ray():
     k = np.array([[100.0, 0, 320], [0, 100.0, 240], [0, 0, 1]])
     ray = geometry.rays(CameraModel(640, 480, k, np.zeros(4), "equidistant"))

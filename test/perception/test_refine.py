@@ -61,6 +61,12 @@ def test_known_growth_and_turn_are_taken_into_account():
     assert np.median(without) > 5 * np.median(with_shape)
 
 
+def test_a_quarter_turn_is_no_harder_when_it_is_known():
+    affine = about_centre(1.0, 1.5, (0, 0))
+    error, *_ = align(affine, shape=affine[:, :2])
+    assert np.median(error) < 0.06 and (error < 0.5).mean() > 0.97
+
+
 def test_seeds_tens_of_pixels_off_need_a_wider_reach():
     affine = about_centre(1, 0, (0, 0))
     near, *_ = align(affine, seed_error=9.0)

@@ -118,6 +118,23 @@ def test_a_key_frame_stays_until_too_few_of_its_points_are_left():
     assert 5 <= lengths[0] <= 9 and len(lengths) >= 2
 
 
+def test_what_comes_nearer_is_matched_with_its_key_frame_by_the_growth_so_far():
+    """A camera that drives towards a wall: each frame a tenth larger, matched with a key frame up to seven frames old."""
+    settings = CorrespondenceSettings(reference="keyframe", keyframe_overlap=0.15)
+    grey = WORLD[200:680, 300:940, 0]
+    centre = np.array([320.0, 240.0])
+    tracker, last = Tracker(), None
+    for index in range(8):
+        scale = 1.08**index
+        affine = np.hstack([scale * np.eye(2), ((1 - scale) * centre)[:, None]])
+        image = cv2.cvtColor(moved(grey, affine), cv2.COLOR_GRAY2RGB)
+        last = update(tracker, Frame("camera", index, "optical", image), settings)
+    assert last.reference_stamp_ns == 0
+    reference, now = pair(last)
+    error = np.linalg.norm(centre + scale * (reference - centre) - now, axis=1)
+    assert len(error) > 100 and np.median(error) < 0.12 and (error < 1).mean() > 0.97
+
+
 def test_a_lost_camera_starts_again():
     tracker = Tracker()
     update(tracker, window(100, 100))
