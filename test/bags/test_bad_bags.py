@@ -252,21 +252,28 @@ def test_a_full_disk_is_gone_on_from_once_there_is_room(tmp_path, replay, monkey
     assert code == 0 and figures["output_sha256"] == expected and figures["resumed_at"] > 0
 
 
-def test_bad_arguments_and_settings(tmp_path, replay):
+@pytest.mark.parametrize(
+    "setting, sentence",
+    [
+        ("input_height=50", "'input_height' and 'input_width' cannot be used"),
+        ("nonsense=1", "there is no setting 'nonsense'"),
+        ("engine", "--set takes NAME=VALUE"),
+        ("weights=/nowhere/at.all", "/nowhere/at.all"),
+    ],
+)
+def test_bad_settings(tmp_path, capfd, setting, sentence):
     source = record(tmp_path / "in", drive(2))
-    for arguments, sentence in [
-        (["--set", "input_height=50"], "input_height"),
-        (["--set", "nonsense=1"], "there is no setting 'nonsense'"),
-        (["--set", "engine"], "NAME=VALUE"),
-    ]:
-        code = main(
-            ["replay", str(source), str(tmp_path / "o.mcap"), "--config", str(tmp_path / "config.yaml"), *arguments]
-        )
-        assert code == problems.USAGE or arguments[1] == "input_height=50", sentence
+    code = main(["replay", str(source), str(tmp_path / "out.mcap"), "--set", setting])
+    assert code == problems.USAGE and sentence in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "out.mcap").exists()
+
+
+def test_bad_arguments(tmp_path, capfd):
+    source = record(tmp_path / "in", drive(2))
     with pytest.raises(SystemExit) as caught:
-        main(["replay", str(source), str(tmp_path / "o.mcap"), "--every", "0"])
+        main(["replay", str(source), str(tmp_path / "out.mcap"), "--every", "0"])
     assert caught.value.code == problems.USAGE
-    assert main(["replay", str(source)]) == problems.USAGE
+    assert main(["replay", str(source)]) == problems.USAGE and "replay IN OUT" in capfd.readouterr().err
 
 
 def test_every_exit_code_is_distinct_and_documented():
