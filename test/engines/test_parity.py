@@ -79,6 +79,26 @@ def test_nan_and_inf_fail(reference, vit):
         assert any("1 NaN or Inf" in text or "3 NaN or Inf" in text for text in failures(reference, Poisoned()))
 
 
+def test_the_worst_frame_counts_and_not_the_best(reference, vit):
+    class SometimesWrong(torch.nn.Module):
+        calls = 0
+
+        def forward(self, pixels):
+            self.calls += 1
+            maps = [t.clone() for t in vit(pixels)]
+            if self.calls == 2:
+                maps[0][:, :, 0, 0] *= -1
+            return tuple(maps)
+
+    (output, _) = reference.compare(engine_of(SometimesWrong(), reference.inputs[0]))["outputs"]
+    assert output["cosine_worst"] == pytest.approx(-1) and output["cosine_mean"] > 0.9
+
+
+def test_numbers_stay_numbers_when_the_output_is_none():
+    nothing = compare("features", torch.ones(1, 4, 2, 2), torch.full((1, 4, 2, 2), math.nan))
+    assert (nothing["cosine_mean"], nothing["cosine_worst"], nothing["nonfinite"]) == (-1, -1, 16)
+
+
 def test_a_constant_output_fails(reference, vit):
     class Flat(torch.nn.Module):
         def forward(self, pixels):

@@ -63,6 +63,19 @@ def test_float32_leaves_the_graph_as_it_is(vit, frame):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(exported.module()(frame.float()), vit(frame)))
 
 
+def test_a_softmax_behind_a_product_is_float32():
+    class Bins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 8)
+
+        def forward(self, x):
+            return (torch.softmax(self.linear(x), dim=-1).sum(dim=-1),)
+
+    types = dict(operations(retyped(Program(Bins().eval(), (torch.randn(2, 4),)), "bfloat16")))
+    assert types["linear"] == {torch.bfloat16} and types["softmax"] == types["sum"] == {torch.float32}
+
+
 class Attention(nn.Module):
     """One head whose scores reach about 10^5, as trained DINO weights do, before the scale makes them 10^4."""
 
