@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--arch",
         default="",
-        help="light (several layers, convolutions; default) or linear (one layer, as in DINOv3's evaluation)",
+        help="light (several layers, convolutions; default), fine (also finds what is smaller than half a patch) or linear "
+        "(one layer, as in DINOv3's evaluation)",
     )
     model.add_argument(
         "--taps", type=numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first"

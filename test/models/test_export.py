@@ -67,8 +67,8 @@ def test_every_backbone_exports_to_operators_of_tensorrt(spec: catalog.BackboneS
     assert not any("sin" in str(op) or "cos" in str(op) or "tile" in str(op) or "repeat" in str(op) for op in found)
 
 
-@pytest.mark.parametrize("kind, arch", [("segmentation", "light"), ("segmentation", "linear"), ("depth", "light"),
-                                        ("depth", "linear"),
+@pytest.mark.parametrize("kind, arch", [("segmentation", "light"), ("segmentation", "fine"), ("segmentation", "linear"),
+                                        ("depth", "light"), ("depth", "fine"), ("depth", "linear"),
                                         ("correspondences", "cosine")])
 @pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-convnext-tiny"])
 def test_every_head_exports_to_operators_of_tensorrt(backbone_id: str, kind: str, arch: str) -> None:

@@ -18,8 +18,8 @@ from dino_perception.models.checkpoints import load_backbone, untrained
 from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 
-ARCHES = [("segmentation", "light"), ("segmentation", "linear"), ("depth", "light"), ("depth", "linear"),
-          ("correspondences", "cosine")]
+ARCHES = [("segmentation", "light"), ("segmentation", "fine"), ("segmentation", "linear"), ("depth", "light"),
+          ("depth", "fine"), ("depth", "linear"), ("correspondences", "cosine")]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_head_is_refused_where_it_does_not_belong(backbone, tmp_path) -> None:
     (dict(taps=(1, 3)), "expects taps with [256, 256, 256, 256] channels"),
     (dict(labels=LABELS[:4]), "does not fit a light segmentation head: net.out.bias is [5] instead of [4]"),
     (dict(labels=LABELS[1:]), "the label ids are [1, 2, 3, 4]; accepted are 0, 1, 2, ... without gaps"),
-    (dict(arch="heavy"), "there is no segmentation head 'heavy'; accepted are light, linear"),
+    (dict(arch="heavy"), "there is no segmentation head 'heavy'; accepted are light, fine, linear"),
     (dict(options={"depth": 3}), "the options {'width': 64, 'depth': 3} do not fit a light segmentation head"),
     (dict(normalisation=catalog.SATELLITE), "expects pixels normalised with"),
 ])

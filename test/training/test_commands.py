@@ -125,7 +125,7 @@ def test_label_efficiency_is_a_table_a_plot_and_numbers(labelled, tmp_path, caps
         (["train", "segmentation", "--data", "nowhere", "--out", "x"], "nowhere does not exist"),
         (
             ["train", "depth", "--data", "{f}", "--out", "x", "--arch", "huge"],
-            "no depth head 'huge'; accepted are light, linear",
+            "no depth head 'huge'; accepted are light, fine, linear",
         ),
         (["train", "depth", "--data", "{f}"], "say with --out"),
         (["train", "depth", "--data", "{f}", "--out", "x", "--curve", "5"], "--curve measures mIoU"),

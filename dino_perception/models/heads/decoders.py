@@ -1,4 +1,4 @@
-"""The networks between feature maps and raw maps: a linear layer, and two light convolutional decoders."""
+"""The networks between feature maps and raw maps: a linear layer, and three light convolutional decoders."""
 
 from __future__ import annotations
 
@@ -74,6 +74,29 @@ class LightDpt(nn.Module):
             x = fuse(resize(x, size) + resize(level, size))
         x = F.relu(self.refine(resize(x, doubled(x))))
         return self.out(x)
+
+
+class SubPatch(nn.Module):
+    """A light decoder with a weight of its own for every place within a patch: taps are projected and summed at patch
+    resolution, mixed there, and unfolded to four times that, so that what a patch knows of its inside is not smeared.
+
+    (B, C_i, h_i, w_i) ... -> (B, outputs, 4h, 4w), h x w as in `MultiTap`.
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int, width: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.mix = Residual(width)
+        self.unfold = nn.ConvTranspose2d(width, width // 2, 4, stride=4)
+        self.refine = nn.Conv2d(width // 2, width // 2, 3, padding=1)
+        self.out = nn.Conv2d(width // 2, outputs, 1)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        size = base_size(features)
+        levels = [resize(p(n(f)), size) for n, p, f in zip(self.norms, self.project, features)]
+        x = F.relu(self.mix(sum(levels[1:], levels[0])))
+        return self.out(F.relu(self.refine(F.relu(self.unfold(x)))))
 
 
 class Residual(nn.Module):

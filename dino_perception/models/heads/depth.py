@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from .base import Head, HeadError, HeadSpec
-from .decoders import Linear, LightDpt, resize
+from .decoders import LightDpt, Linear, SubPatch, resize
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
 SPACINGS = ("log", "linear")
@@ -25,7 +25,7 @@ class Depth(Head):
     """
 
     KIND = "depth"
-    ARCHES = {"light": LightDpt, "linear": Linear}
+    ARCHES = {"light": LightDpt, "fine": SubPatch, "linear": Linear}
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
@@ -47,7 +47,7 @@ class Depth(Head):
         if not 0 < near < far or not math.isfinite(far):
             raise HeadError(f"the depth range is {near} to {far} m; accepted is 0 < nearest < farthest")
         default = (dict(bins=256, spacing="linear", weighting="relu", dropout=0.0) if linear
-                   else dict(bins=64, spacing="log", weighting="softmax", width=48))
+                   else dict(bins=64, spacing="log", weighting="softmax", width=64 if spec.arch == "fine" else 48))
         options = {**default, **spec.options}
         for name, accepted in (("spacing", SPACINGS), ("weighting", WEIGHTINGS)):
             if options[name] not in accepted:

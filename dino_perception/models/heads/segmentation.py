@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from .base import Head, HeadError, HeadSpec
-from .decoders import Linear, MultiTap, resize
+from .decoders import Linear, MultiTap, SubPatch, resize
 
 
 class Segmentation(Head):
@@ -17,7 +17,7 @@ class Segmentation(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
-    ARCHES = {"light": MultiTap, "linear": Linear}
+    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear}
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
