@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     if not model["trained"]:
-        console.print("the weights are untrained: these numbers say nothing about the method", style="yellow")
+        untrained = ", ".join(name for name, part in model["parts"].items() if not part["trained"])
+        console.print(f"without trained weights, so that the numbers mean little: {untrained}", style="yellow")
     if args.plots:
         from dino_perception.training import plots
 
