@@ -1,4 +1,4 @@
-"""`dino-perception benchmark`: what every stage costs, against the bare backbone, three single tasks and the machine."""
+"""`dino-perception benchmark`: what each stage costs, against the bare backbone, single tasks and the machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--backbone", default="", metavar="ID,ID", help="backbones (default: the configuration's)")
-    what.add_argument("--engine", default="", metavar="A,B", help="engines, compared in one run (default: the configuration's)")
-    what.add_argument("--precision", default="", help="of every engine but torch, which stays float32 (default: the configuration's)")
+    what.add_argument("--engine", default="", metavar="A,B",
+                      help="engines, compared in one run (default: the configuration's)")
+    what.add_argument("--precision", default="",
+                      help="of every engine but torch, which stays float32 (default: the configuration's)")
     what.add_argument("--size", default="", metavar="HxW", help="input size (default: the configuration's)")
     what.add_argument("--batch", default="1", metavar="N,N", help="frames at once, each of its own camera (default: 1)")
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
-    what.add_argument("--rounds", type=int, default=20, metavar="N", help="times that everything is measured in turn (default: 20)")
-    what.add_argument("--no-memory", action="store_true", help="leave out the memory, for which each engine is started once more")
+    what.add_argument("--rounds", type=int, default=20, metavar="N",
+                      help="times that everything is measured in turn (default: 20)")
+    what.add_argument("--no-memory", action="store_true",
+                      help="leave out the memory, for which each engine is started once more")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
@@ -84,12 +88,14 @@ def _variants(args: argparse.Namespace) -> list:
 def _show(console: Console, row: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("stage", "median ms", "p95", "p99", title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
+    table = Table("stage", "median ms", "p95", "p99",
+                  title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
                   f"{row['engine']} {row['precision']}")
     for stage, ms in row["stages_ms"].items():
         table.add_row(stage, *(f"{ms[name]:.2f}" for name in ("median", "p95", "p99")))
     console.print(table)
-    lines = [f"pipeline / bare backbone: {row['pipeline_ms']:.1f} / {row['bare_backbone_ms']:.1f} ms = {row['overhead_ratio']:.3f}"]
+    lines = [f"pipeline / bare backbone: {row['pipeline_ms']:.1f} / {row['bare_backbone_ms']:.1f} ms = "
+             f"{row['overhead_ratio']:.3f}"]
     if row["one_pass_speedup"]:
         lines.append(f"single-task pipelines / one pass for all: {row['one_pass_speedup']:.2f}")
     lines.append(f"backbone: {row['gflops']:.0f} GFLOP/s of {row['peak_gflops']:.0f} that matrix products reach here "
@@ -109,18 +115,22 @@ def _summary(console: Console, measured: dict[str, Any]) -> None:
 
 def _markdown(measured: dict[str, Any]) -> list[str]:
     """The runs as one table, the ratios, the stages of the first run, and the machine."""
-    lines = ["| backbone | input | batch | engine | bare backbone ms | pipeline ms | ratio | one pass for all | GFLOP/s | of the matrix rate | MB |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| backbone | input | batch | engine | bare backbone ms | pipeline ms | ratio | one pass for all "
+             "| GFLOP/s | of the matrix rate | MB |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in measured["runs"]:
         speedup, rss = row["one_pass_speedup"], row["rss_mb"]
-        lines.append(f"| {row['backbone']} | {'x'.join(map(str, row['input']))} | {row['batch']} | {row['engine']} {row['precision']} "
+        lines.append(f"| {row['backbone']} | {'x'.join(map(str, row['input']))} | {row['batch']} "
+                     f"| {row['engine']} {row['precision']} "
                      f"| {row['bare_backbone_ms']:.1f} | {row['pipeline_ms']:.1f} | {row['overhead_ratio']:.3f} "
                      f"| {'' if speedup is None else f'{speedup:.2f} x cheaper'} | {row['gflops']:.0f} "
-                     f"| {row['gflops'] / row['peak_gflops']:.0%} of {row['peak_gflops']:.0f} | {'' if rss is None else f'{rss:.0f}'} |")
+                     f"| {row['gflops'] / row['peak_gflops']:.0%} of {row['peak_gflops']:.0f} "
+                     f"| {'' if rss is None else f'{rss:.0f}'} |")
     first = measured["runs"][0]
     lines += ["", *(f"- {line}" for line in _ratios(measured)), "",
-              f"Stages of {first['backbone']} on {first['engine']} {first['precision']}:", "", "| stage | median ms | p95 | p99 |", "|---|---|---|---|"]
-    lines += [f"| {stage} | {ms['median']:.2f} | {ms['p95']:.2f} | {ms['p99']:.2f} |" for stage, ms in first["stages_ms"].items()]
+              f"Stages of {first['backbone']} on {first['engine']} {first['precision']}:", "",
+              "| stage | median ms | p95 | p99 |", "|---|---|---|---|"]
+    lines += [f"| {stage} | {ms['median']:.2f} | {ms['p95']:.2f} | {ms['p99']:.2f} |"
+              for stage, ms in first["stages_ms"].items()]
     busy = " Other work was running: these numbers are too high." if _was_busy(measured["machine"]) else ""
     return [*lines, "", f"{_about(measured['machine'])}.{busy}"]
 
@@ -132,7 +142,8 @@ def _ratios(measured: dict[str, Any]) -> list[str]:
 
 def _about(machine: dict[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    return f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; load before the run {machine['load']:.1f}"
+    return (f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
+            f"load before the run {machine['load']:.1f}")
 
 
 def _was_busy(machine: dict[str, Any]) -> bool:

@@ -70,6 +70,7 @@ def _openvino_chain(precision: str, threads: int) -> tuple[Callable[[], None], f
     for _ in range(CHAIN):
         weight = (rng.standard_normal((SIDE, SIDE)) / SIDE**0.5).astype(np.float32)
         x = opset13.matmul(x, opset13.constant(weight), False, False)
-    request = core().compile_model(openvino.Model([x], [start]), "CPU", options(precision, threads)).create_infer_request()
+    request = core().compile_model(openvino.Model([x], [start]), "CPU",
+                                   options(precision, threads)).create_infer_request()
     request.set_input_tensor(0, openvino.Tensor(rng.standard_normal((SIDE, SIDE)).astype(np.float32)))
     return request.infer, 2.0 * SIDE**3 * CHAIN

@@ -50,8 +50,9 @@ class Subject:
         return statistics.median(self.times[name])
 
 
-def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batches: Sequence[int] = (1,), rounds: int = 20,
-            cache: Path | None = None, memory: bool = True, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batches: Sequence[int] = (1,),
+            rounds: int = 20, cache: Path | None = None, memory: bool = True,
+            say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All numbers: {the first run's keys, "runs": [a run's keys], "ratios": {A / B: {...}}, "machine": {...}}."""
     machine = _machine()
     subjects = []
@@ -59,7 +60,8 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
         for batch in batches:
             perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=say)
             about = perceiver.describe()
-            subjects.append(Subject(settings, batch, perceiver, MatrixRate(about["engine"], about["precision"], settings.threads)))
+            subjects.append(Subject(settings, batch, perceiver,
+                                    MatrixRate(about["engine"], about["precision"], settings.threads)))
     types = _types()
     for round_ in range(-WARM_UP, rounds):
         say(f"round {max(0, round_ + 1)} of {rounds}")
@@ -90,7 +92,8 @@ def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     """Each of: the bare backbone, the pipeline with all heads, one pipeline a head, the machine's matrix rate."""
     perceiver, device = subject.perceiver, subject.perceiver.device
     backbone = perceiver.graph("backbone", subject.batch)
-    pixels = torch.from_numpy(np.stack([_resized(decode_image(m), backbone.signature[0][0][1:3]) for m in messages])).to(device)
+    size = backbone.signature[0][0][1:3]
+    pixels = torch.from_numpy(np.stack([_resized(decode_image(m), size) for m in messages])).to(device)
     _wait(device)
     start = time.perf_counter()
     backbone(pixels)
@@ -105,21 +108,24 @@ def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     subject.rate.measure()
 
 
-def _pipeline(perceiver: Perceiver, messages: Sequence[Any], types: Any, heads: Sequence[str], camera: str) -> dict[str, float]:
-    """Image messages in, output messages out; milliseconds a stage and of the whole. `camera` keeps the tracks apart."""
+def _pipeline(perceiver: Perceiver, messages: Sequence[Any], types: Any, heads: Sequence[str],
+              camera: str) -> dict[str, float]:
+    """Image messages in, output messages out; milliseconds a stage and of the whole. `camera` keeps tracks apart."""
     topics = [name for name, topic in TOPICS.items()
               if topic.qos == "data" and not name.endswith("overlay") and set(topic.heads) <= set(heads)]
     start = time.perf_counter()
     images = [decode_image(message) for message in messages]
     decoded = time.perf_counter()
-    frames = [Frame(f"{camera}{i}", int(start * 1e9), "camera", picture, _camera(picture)) for i, picture in enumerate(images)]
+    frames = [Frame(f"{camera}{i}", int(start * 1e9), "camera", picture, _camera(picture))
+              for i, picture in enumerate(images)]
     percepts = perceiver.perceive(frames, [heads] * len(frames))
     perceived = time.perf_counter()
     for percept in percepts:
         outputs(types, percept, perceiver.settings, perceiver.labels, topics)
     done = time.perf_counter()
     stages = dict(percepts[0].stage_ms)
-    return {"decode": (decoded - start) * 1e3, **stages, "rest of perceive": (perceived - decoded) * 1e3 - sum(stages.values()),
+    return {"decode": (decoded - start) * 1e3, **stages,
+            "rest of perceive": (perceived - decoded) * 1e3 - sum(stages.values()),
             "messages": (done - perceived) * 1e3, "pipeline": (done - start) * 1e3}
 
 
@@ -128,7 +134,8 @@ def _row(subject: Subject, rss_mb: float | None) -> dict[str, Any]:
     bare, pipeline = subject.median("bare_backbone"), subject.median("pipeline")
     singles = [name for name in subject.times if name.startswith(TASKS)]
     work = flops(catalog.get(settings.backbone), settings.input_height, settings.input_width) * batch / 1e9
-    return {"engine": about["engine"], "precision": about["precision"], "backbone": settings.backbone, "input": about["input"],
+    return {"engine": about["engine"], "precision": about["precision"], "backbone": settings.backbone,
+            "input": about["input"],
             "batch": batch, "stages_ms": {name: _percentiles(ms) for name, ms in subject.times.items()},
             "bare_backbone_ms": bare, "pipeline_ms": pipeline, "overhead_ratio": pipeline / bare,
             "one_pass_speedup": sum(map(subject.median, singles)) / pipeline if singles else None,
@@ -177,7 +184,8 @@ def _types() -> Any:
     from dino_perception.messages.types import RclpyTypes, RosbagsTypes
 
     live = RclpyTypes()
-    return live if live.available("sensor_msgs/msg/Image") and live.available("dino_perception/msg/Correspondences") else RosbagsTypes()
+    needed = ("sensor_msgs/msg/Image", "dino_perception/msg/Correspondences")
+    return live if all(map(live.available, needed)) else RosbagsTypes()
 
 
 def _message(types: Any, picture: np.ndarray, camera: int) -> Any:
@@ -189,7 +197,8 @@ def _message(types: Any, picture: np.ndarray, camera: int) -> Any:
 def _camera(picture: np.ndarray) -> CameraModel:
     height, width = picture.shape[:2]
     focal = 0.8 * width
-    return CameraModel(width, height, np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]))
+    return CameraModel(width, height,
+                       np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]))
 
 
 def _resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -222,13 +231,16 @@ def _look(sender, settings: Settings, cache: Path | None, batch: int) -> None:
     perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=lambda line: None)
     types = _types()
     for picture in [read(path) for path in sorted(FOLDER.glob("*.jpg"))]:
-        _pipeline(perceiver, [_message(types, picture, camera) for camera in range(batch)], types, perceiver.settings.heads, "all")
+        _pipeline(perceiver, [_message(types, picture, camera) for camera in range(batch)], types,
+                  perceiver.settings.heads, "all")
     lines = Path("/proc/self/status").read_text().splitlines()
     sender.send(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
 
 
 def _machine() -> dict[str, Any]:
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+             if line.startswith("model name")]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return {"cpu": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu, "torch": torch.__version__,
+    return {"cpu": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu,
+            "torch": torch.__version__,
             "python": platform.python_version(), "system": platform.platform(), "load": os.getloadavg()[0]}

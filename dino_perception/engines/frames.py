@@ -25,7 +25,8 @@ def parity_inputs(example: Sequence[torch.Tensor],
     first = example[0]
     if len(example) == 1 and first.dtype == torch.uint8 and first.ndim == 4 and first.shape[-1] == 3:
         size = (first.shape[2], first.shape[1])
-        images = [cv2.resize(read(path), size, interpolation=cv2.INTER_AREA) for path in pictures or sorted(FOLDER.glob("*.jpg"))]
+        paths = pictures or sorted(FOLDER.glob("*.jpg"))
+        images = [cv2.resize(read(path), size, interpolation=cv2.INTER_AREA) for path in paths]
         return [(torch.from_numpy(np.stack([images[(start + i) % len(images)] for i in range(len(first))])),)
                 for start in range(len(images))]
     generator = torch.Generator().manual_seed(0)

@@ -74,7 +74,8 @@ def structure_hash(module: nn.Module) -> str:
 def weights_hash(module: nn.Module) -> str:
     """A hash over names, shapes, dtypes and bytes of every parameter and buffer, persistent or not."""
     digest = hashlib.sha256()
-    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+    for name, tensor in [*module.named_parameters(remove_duplicate=False),
+                         *module.named_buffers(remove_duplicate=False)]:
         _add_tensor(digest, name, tensor)
     return digest.hexdigest()
 

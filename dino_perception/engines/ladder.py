@@ -101,8 +101,9 @@ def _candidates(engine: str, precision: str) -> tuple[list[Engine], str]:
             and precision in ("auto", *runtime.precisions)]
     if not able:
         raise EngineError(f"no engine that works here computes in {precision}; set precision to auto or float32")
-    ahead = [f"{n} ({why})" for n, why in missing.items() if why and list(missing).index(n) < list(missing).index(able[0].name)]
-    return able, "auto: the fastest runtime that works here" + (f"; not {', '.join(ahead)}" if ahead else "")
+    before = list(missing)[:list(missing).index(able[0].name)]
+    ahead = ", ".join(f"{name} ({missing[name] or f'no {precision}'})" for name in before)
+    return able, "auto: the fastest runtime that works here" + (f"; not {ahead}" if ahead else "")
 
 
 class _Climb:
@@ -113,7 +114,8 @@ class _Climb:
         self.inputs = inputs
         self.references: dict[torch.device, Reference] = {}
 
-    def rung(self, runtime: Engine, precision: str, forced: bool) -> tuple[Compiled | None, dict[str, Any] | None, bool]:
+    def rung(self, runtime: Engine, precision: str,
+             forced: bool) -> tuple[Compiled | None, dict[str, Any] | None, bool]:
         """(engine or None when it failed the gate, its parity record, loaded from the cache). May raise anything."""
         if runtime.name == "torch" and precision == "float32":  # the reference
             return runtime.compile(self.program, precision, self.threads), None, False

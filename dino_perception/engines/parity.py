@@ -92,10 +92,11 @@ def kinds(outputs: Sequence[torch.Tensor]) -> tuple[str, ...]:
 
 def compare(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> dict[str, Any]:
     """Numbers of one output on one frame. `features`: cosine along the channels of (B, C, h, w), or along the last
-    axis. `labels`: share of equal ids. `levels`: mean absolute difference. `depth`: AbsRel where both are known, and how
-    often only one is; NaN is a depth head's word for unknown and no fault in itself."""
+    axis. `labels`: share of equal ids. `levels`: mean absolute difference. `depth`: AbsRel where both are known, and
+    how often only one is; NaN is a depth head's word for unknown and no fault in itself."""
     if wanted.shape != got.shape or wanted.dtype != got.dtype:
-        raise ValueError(f"the engine gave {got.dtype} {tuple(got.shape)}, the reference {wanted.dtype} {tuple(wanted.shape)}")
+        raise ValueError(f"the engine gave {got.dtype} {tuple(got.shape)}, "
+                         f"the reference {wanted.dtype} {tuple(wanted.shape)}")
     numbers: dict[str, Any] = {"kind": kind, "nonfinite": int((torch.isfinite(wanted) & ~torch.isfinite(got)).sum())}
     if kind == "features":
         cosine = torch.nn.functional.cosine_similarity(wanted.double(), got.double(), dim=1 if wanted.ndim == 4 else -1)

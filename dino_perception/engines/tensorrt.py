@@ -24,8 +24,11 @@ from dino_perception.engines.base import Compiled, Engine, EngineError, EngineIn
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may want to change of the build; it makes no engine wrong, so it is no part of the key. `workspace` is the scratch memory in bytes that TensorRT's kernels
-    may ask for (0: all there is); `optimization_level` 0..5 trades build time for speed (None: TensorRT's own 3)."""
+    """What a user may want to change of the build; it makes no engine wrong, so it is no part of the key.
+
+    `workspace` is the scratch memory in bytes that TensorRT's kernels may ask for (0: all there is);
+    `optimization_level` 0..5 trades build time for speed (None: TensorRT's own 3).
+    """
 
     workspace: int = 0
     optimization_level: int | None = None
@@ -114,7 +117,8 @@ def compile_options(options: Options, precision: str, device: torch.device, scra
 
 
 NOT_EVERYWHERE = {"use_explicit_typing", "attn_bias_is_causal"}
-"""Options that some versions lack: always on from 2.13, and unknown before 2.12 which never takes attention for causal."""
+"""Options that some versions lack: typing is always explicit from 2.13 on, and before 2.12 nothing made attention
+causal unasked."""
 
 
 def checked(function: Callable, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`dino-perception benchmark` measures what it says: its ratios are those of its times, its work that of the network."""
+"""`dino-perception benchmark` measures what it says: ratios are those of its times, the work that of the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dino_perception.cli.benchmark_rate import MatrixRate
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.perception.settings import Settings
 
-KEYS = ["engine", "precision", "backbone", "input", "batch", "stages_ms", "bare_backbone_ms", "pipeline_ms", "overhead_ratio",
+KEYS = ["engine", "precision", "backbone", "input", "batch", "stages_ms", "bare_backbone_ms", "pipeline_ms",
+        "overhead_ratio",
         "one_pass_speedup", "gflops", "peak_gflops", "rss_mb"]
 
 
@@ -26,7 +27,8 @@ def measured(tmp_path_factory):
     page.write_text("<!-- benchmark cpu -->\n<!-- end -->\n")
     flags = ["--set", "output_height=32", "--set", "output_width=48", "--size", "64x96", "--engine", "openvino,torch",
              "--precision", "float32", "--rounds", "3", "--batch", "2", "--no-memory", "--set", "threads=1"]
-    assert main(["benchmark", *flags, "--cache", str(folder), "--json", str(folder / "b.json"), "--page", str(page)]) == 0
+    assert main(["benchmark", *flags, "--cache", str(folder), "--json", str(folder / "b.json"), "--page",
+                 str(page)]) == 0
     return json.loads((folder / "b.json").read_text()), page.read_text()
 
 
@@ -42,7 +44,8 @@ def test_every_run_has_the_agreed_keys(measured):
 def test_stages_cover_the_pipeline_and_ratios_are_those_of_the_times(measured):
     for run in measured[0]["runs"]:
         stages = {name: ms["median"] for name, ms in run["stages_ms"].items()}
-        assert {"decode", "preprocess", "backbone", "segmentation", "depth", "correspondences", "matching", "messages"} <= set(stages)
+        assert {"decode", "preprocess", "backbone", "segmentation", "depth", "correspondences", "matching",
+                "messages"} <= set(stages)
         assert all(ms["median"] <= ms["p95"] <= ms["p99"] for ms in run["stages_ms"].values())
         assert run["overhead_ratio"] == pytest.approx(stages["pipeline"] / stages["bare_backbone"])
         singles = [ms for name, ms in stages.items() if name.startswith("single ")]
@@ -66,7 +69,8 @@ def test_the_work_is_that_of_the_network(measured):
 
 
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    settings = Settings.from_flat({"input_height": 64, "input_width": 96, "output_height": 32, "output_width": 48, "heads": ["depth"],
+    settings = Settings.from_flat({"input_height": 64, "input_width": 96, "output_height": 32, "output_width": 48,
+                                   "heads": ["depth"],
                                    "engine": "torch"})
     ballast = np.ones(int(2.5e8))  # 2 GB here, which the other process must not count
     assert 150 < benchmark_run._memory(settings, tmp_path, 1) < 1500
@@ -80,7 +84,7 @@ def test_the_page_holds_the_same_numbers(measured):
 
 
 def test_the_matrix_rate_is_that_of_numpys_products():
-    """The same order as an independent library's on the same machine; a wrong count of operations would be off by two."""
+    """The same order as an independent library's on the same machine."""
     import time
 
     rate = MatrixRate("torch", "float32")

@@ -23,7 +23,8 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compile")
     page = folder / "page.md"
     page.write_text("before\n<!-- parity -->\nold\n<!-- end -->\nafter\n")
-    code = main(["compile", *FLAGS, "--cache", str(folder / "cache"), "--json", str(folder / "report.json"), "--page", str(page)])
+    code = main(["compile", *FLAGS, "--cache", str(folder / "cache"), "--json", str(folder / "report.json"), "--page",
+                 str(page)])
     return code, folder, json.loads((folder / "report.json").read_text())[0], page.read_text()
 
 

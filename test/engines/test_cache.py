@@ -91,7 +91,8 @@ DAMAGE = {
     "a record that is no object": (".json", lambda p: p.write_text("[]"), "describes another engine"),
     "a foreign record": (".json", lambda p: p.write_text(p.read_text().replace('"threads": 0', '"threads": 9')),
                          "describes another engine"),
-    "a record without its parity": (".json", lambda p: p.write_text(p.read_text().replace('"parity"', '"party"')), "parity"),
+    "a record without its parity": (".json", lambda p: p.write_text(p.read_text().replace('"parity"', '"party"')),
+                                    "parity"),
 }
 
 
@@ -143,7 +144,8 @@ def test_everything_that_makes_an_engine_wrong_changes_the_key(tiny, monkeypatch
         next(p for n, p in other.named_parameters() if n.endswith("norm.bias"))[0] += 1e-6
     keys["weight"] = key_of(Program(other.at(64, 96, (3,)), pixels()))
 
-    spec = dataclasses.replace(tiny.spec, normalisation=dataclasses.replace(tiny.spec.normalisation, mean=(0.5, 0.5, 0.5)))
+    spec = dataclasses.replace(tiny.spec,
+                               normalisation=dataclasses.replace(tiny.spec.normalisation, mean=(0.5, 0.5, 0.5)))
     monkeypatch.setattr(tiny, "spec", spec)
     keys["normalisation"] = key_of(Program(tiny.at(64, 96, (3,)), pixels()))
     monkeypatch.undo()
@@ -174,11 +176,13 @@ def test_models_import_nothing_that_the_source_hash_misses():
         for line in path.read_text().splitlines():
             words = line.split()
             if words[:1] in (["import"], ["from"]) and len(words) > 1:
-                assert not words[1].startswith("dino_perception.") or words[1].startswith("dino_perception.models"), (path, line)
-                assert not words[1].startswith("...") , (path, line)
+                own = words[1].startswith("dino_perception")
+                assert not own or words[1].startswith("dino_perception.models"), (path, line)
+                assert not words[1].startswith("..."), (path, line)
 
 
-@pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-vits16plus", "dinov2-vits14-reg", "dinov3-convnext-tiny"])
+@pytest.mark.parametrize("backbone_id",
+                         ["rover-tiny", "dinov3-vits16plus", "dinov2-vits14-reg", "dinov3-convnext-tiny"])
 def test_every_graph_of_the_models_is_known_without_an_export(backbone_id):
     from dino_perception.models.heads.base import load_head
 
@@ -246,7 +250,8 @@ ladder.ENGINES["slow"] = Slow()
 torch.set_num_threads(1)
 print("ready", flush=True)
 sys.stdin.readline()
-c = engines.build(Net(), (torch.zeros(1, 1, 2, 2),), engine="slow", cache=Path({folder!r}), report=lambda line: print("said", line, flush=True))
+c = engines.build(Net(), (torch.zeros(1, 1, 2, 2),), engine="slow", cache=Path({folder!r}),
+                  report=lambda line: print("said", line, flush=True))
 assert float(c(torch.ones(1, 1, 2, 2))[0][0, 0, 0, 0]) == 3.0
 print("done", c.info.from_cache, flush=True)
 """

@@ -78,7 +78,8 @@ def test_a_view_of_a_larger_image_is_accepted(plain, frame):
 
 
 def test_a_wrong_shape_is_one_sentence(plain, frame):
-    with pytest.raises(engines.EngineError, match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"):
+    with pytest.raises(engines.EngineError,
+                       match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"):
         plain(frame[:, :, :64])
 
 
@@ -99,9 +100,11 @@ def test_the_torch_copy_of_the_weights_is_let_go(frame):
 
 def test_openvino_reports_to_nobody():
     """Its import forks a process that reports its use over the network, unless its telemetry cannot be found."""
-    code = ("import sys; from dino_perception.engines.openvino import OpenVino; OpenVino().unavailable(); import openvino; "
-            "openvino.convert_model; print(sys.modules['openvino_telemetry'], 'multiprocessing.popen_fork' in sys.modules)")
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(engines.__file__).parents[2])
+    code = ("import sys; from dino_perception.engines.openvino import OpenVino; OpenVino().unavailable(); "
+            "import openvino; openvino.convert_model; "
+            "print(sys.modules['openvino_telemetry'], 'multiprocessing.popen_fork' in sys.modules)")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                            cwd=Path(engines.__file__).parents[2])
     assert answer.stdout.split() == ["None", "False"], answer.stderr
 
 
@@ -114,7 +117,8 @@ def test_heads_take_the_backbones_own_output(vit, frame, plain, kind):
     taps = [vit.taps.index(tap) if tap in vit.taps else 0 for tap in head.spec.taps]
     given = tuple(features[i] for i in taps)
     graph = head.at(32, 48)
-    top = engines.build(graph, tuple(torch.zeros_like(t) for t in given), engine="openvino", precision="float32", name=kind)
+    top = engines.build(graph, tuple(torch.zeros_like(t) for t in given), engine="openvino", precision="float32",
+                        name=kind)
     with torch.inference_mode():
         maps = vit(frame)
         wanted = graph(*(maps[i] for i in taps))

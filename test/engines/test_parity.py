@@ -38,7 +38,8 @@ def test_the_reference_agrees_with_itself(reference, vit):
 def test_a_missing_block_fails(reference, vit, block):
     """Each block of the graph counts: random weights with LayerScale near one do not hide a lost block."""
     broken = copy.deepcopy(vit)
-    scales = [p for name, p in broken.named_parameters() if f"blocks.{block}." in name and name.endswith(("scale1", "scale2"))]
+    scales = [p for name, p in broken.named_parameters()
+              if f"blocks.{block}." in name and name.endswith(("scale1", "scale2"))]
     assert len(scales) == 2
     for scale in scales:
         scale.zero_()

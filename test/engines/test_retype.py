@@ -1,4 +1,4 @@
-"""The typed graph: products in the low type, everything delicate in float32, and float16 attention that cannot overflow."""
+"""The typed graph: products in the low type, what is delicate in float32, float16 attention that cannot overflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def operations(exported):
     for node in exported.graph.nodes:
         if node.op == "call_function" and hasattr(node.target, "overloadpacket"):
             values = [n.meta["val"] for n in node.all_input_nodes]
-            yield node.target.overloadpacket.__name__, {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+            types = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+            yield node.target.overloadpacket.__name__, types
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])

@@ -33,7 +33,8 @@ def like(names: list[str]):
     def function(**kwargs): ...
 
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
-    function.__signature__ = inspect.Signature([*parameters, inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+    function.__signature__ = inspect.Signature([*parameters,
+                                                inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
     return function
 
 
@@ -60,7 +61,8 @@ def test_every_call_in_the_engine_names_real_arguments(version):
         names = SIGNATURES[version][name]
         assert len(call.args) <= len(names)
         assert {keyword.arg for keyword in call.keywords if keyword.arg} <= set(names), name
-    first_two = {"dynamo.compile": ["exported_program", "inputs"], "save": ["module", "file_path"], "load": ["file_path"]}
+    first_two = {"dynamo.compile": ["exported_program", "inputs"], "save": ["module", "file_path"],
+                 "load": ["file_path"]}
     for name, positional in first_two.items():
         assert SIGNATURES[version][name][:len(positional)] == positional
 
@@ -76,7 +78,8 @@ def test_precision_decides_what_tensorrt_may_round():
     assert options("float32")["disable_tf32"] and not options("tensorfloat32")["disable_tf32"]
     assert options("float16")["use_fp32_acc"] and not options("bfloat16")["use_fp32_acc"]
     assert "timing_cache_path" not in options(scratch=None)
-    assert compile_options(Options(workspace=1 << 30, optimization_level=5), "bfloat16", torch.device("cpu"), None)["workspace_size"] == 1 << 30
+    limited = compile_options(Options(workspace=1 << 30, optimization_level=5), "bfloat16", torch.device("cpu"), None)
+    assert (limited["workspace_size"], limited["optimization_level"]) == (1 << 30, 5)
 
 
 def arguments_of(wheel: Path) -> dict[str, list[str]]:
@@ -94,7 +97,8 @@ def arguments_of(wheel: Path) -> dict[str, list[str]]:
 
 def test_the_table_is_what_the_wheel_says(tmp_path):
     version = list(SIGNATURES)[-1]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(tmp_path),
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest",
+               str(tmp_path),
                "--timeout", "5", "--retries", "0", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64",
                f"torch-tensorrt=={version}"]
     try:
@@ -102,7 +106,8 @@ def test_the_table_is_what_the_wheel_says(tmp_path):
     except subprocess.TimeoutExpired:
         pytest.skip(f"the wheel of torch-tensorrt {version} did not come within a minute")
     if answer.returncode:
-        pytest.skip(f"the wheel of torch-tensorrt {version} cannot be had here: {answer.stderr.strip().splitlines()[-1]}")
+        why = answer.stderr.strip().splitlines()[-1]
+        pytest.skip(f"the wheel of torch-tensorrt {version} cannot be had here: {why}")
     assert arguments_of(next(tmp_path.glob("*.whl"))) == SIGNATURES[version]
 
 
