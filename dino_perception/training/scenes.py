@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-HEIGHT = (0.95, 1.05)
+HEIGHT = (1.04, 1.16)
 """Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
 so a model of metric depth learns one mast, within a few percent."""
 PITCH = (0.10, 0.30)
