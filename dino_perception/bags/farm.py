@@ -44,7 +44,8 @@ class Untracked:
 class _Keeper:
     """Takes a tracker's place in a worker."""
 
-    def update(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any) -> Untracked:
+    def update(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any,
+               picture: Any = None) -> Untracked:
         return Untracked(descriptors.float().cpu().numpy().copy(), box, stride)
 
 

@@ -52,7 +52,7 @@ def gradients(levels: Sequence[np.ndarray], rows: int, columns: int, patch: tupl
     `levels` is the image's pyramid, `patch` (x, y) a patch's size in image pixels. 4 x 4 cells, some five patches wide
     in all, hold the strength of the gradients to the right, to the left, down and up, as roots of their shares.
     """
-    level = min(range(len(levels)), key=lambda i: abs(patch[0] / 2**i - 8))
+    level = min(range(len(levels)), key=lambda i: abs(patch[0] / 2**i - 4))
     image = levels[level]
     dx, dy = (cv2.Sobel(image, cv2.CV_32F, *order, ksize=3) for order in ((1, 0), (0, 1)))
     strength = cv2.merge([np.maximum(d, 0) for d in (dx, -dx, dy, -dy)])

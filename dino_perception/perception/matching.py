@@ -23,12 +23,32 @@ NODE = 2
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What matching takes from the image alone, before there are features: its grey pyramid, and the gradients around
+    the patches that lie on it, (rows * columns, 64) row by row. `patch` (x, y) is a patch's size in image pixels."""
+
+    levels: list[np.ndarray]
+    gradients: torch.Tensor
+    rows: int
+    columns: int
+    patch: tuple[float, float]
+
+    @classmethod
+    def of(cls, frame: Frame, box: Letterbox, stride: int) -> Picture:
+        """The picture of a frame whose network input has patches of `stride` pixels."""
+        rows, columns = (max(1, round(side / stride)) for side in (box.content_height, box.content_width))
+        x, y = box.input_scale
+        patch = stride / x, stride / y
+        levels = pyramid(cv2.cvtColor(np.ascontiguousarray(frame.image), cv2.COLOR_RGB2GRAY))
+        return cls(levels, gradients(levels, rows, columns, patch), rows, columns, patch)
+
+
+@dataclass(frozen=True)
 class View:
     """What matching keeps of one frame.
 
-    `levels` is its grey pyramid; `descriptors` (rows * columns, D) are unit vectors on the engine's device, one for
-    each patch that lies on the image, row by row, and `codes` what they are compared by (descriptors.py); `patch`
-    (x, y) is a patch's size in image pixels.
+    `levels`, `rows`, `columns` and `patch` are the picture's; `descriptors` (rows * columns, D) are unit vectors on the
+    engine's device, one a patch, and `codes` what patches are compared by (descriptors.py).
     """
 
     stamp_ns: int
@@ -43,18 +63,15 @@ class View:
     patch: tuple[float, float]
 
     @classmethod
-    def of(cls, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int) -> View:
+    def of(cls, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, picture: Picture | None = None) -> View:
         """The view of a frame. `descriptors` (N, D) cover the whole padded input in patches of `stride` pixels."""
-        columns = box.input_width // stride
-        rows, used = (max(1, round(side / stride)) for side in (box.content_height, box.content_width))
-        grid = descriptors.view(-1, columns, descriptors.shape[-1])[:rows, :used]
-        x, y = box.input_scale
-        grey = cv2.cvtColor(np.ascontiguousarray(frame.image), cv2.COLOR_RGB2GRAY)
+        p = picture or Picture.of(frame, box, stride)
+        grid = descriptors.view(-1, box.input_width // stride, descriptors.shape[-1])[: p.rows, : p.columns]
         # In one memory layout, whatever the engine's: sums over a descriptor depend on it in the last bit.
         own = grid.reshape(-1, descriptors.shape[-1]).clone(memory_format=torch.contiguous_format)
-        levels, patch = pyramid(grey), (stride / x, stride / y)
-        return cls(frame.stamp_ns, frame.frame_id, grey.shape[1], grey.shape[0], levels, own,
-                   codes(own, gradients(levels, rows, used, patch)), rows, used, patch)  # fmt: skip
+        height, width = frame.image.shape[:2]
+        return cls(frame.stamp_ns, frame.frame_id, width, height, p.levels, own, codes(own, p.gradients), p.rows, p.columns,
+                   p.patch)  # fmt: skip
 
     def centres(self) -> np.ndarray:
         """Image pixels (rows * columns, 2) of the patch centres."""

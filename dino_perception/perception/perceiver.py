@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from dino_perception.engines.frames import parity_inputs
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, load_head
-from dino_perception.perception.frame import Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
 from dino_perception.perception.geometry import Letterbox, letterbox, rectified
 from dino_perception.perception.lens import GeometryError, check_camera
+from dino_perception.perception.matching import Picture
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
 from dino_perception.perception.tracks import Tracker
@@ -45,7 +47,8 @@ class Perceiver:
 
     A batch between two sizes runs padded in the larger one on a GPU, where an empty place costs little. A CPU gains
     nothing by batching (three frames of the bundled model: 250 ms one by one, 270 ms in one batch), so there the frames
-    run one by one. No engine is built after the start. One caller at a time.
+    run one by one. No engine is built after the start. Matching runs on the CPU in a thread of its own, beside the other
+    heads; `stage_ms["matching"]` is what it takes there. One caller at a time.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Perceiver:
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
         self._trackers: dict[str, Tracker] = {}
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="matching")
         self.start_s = time.perf_counter() - start
 
     def perceive(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None) -> list[Percept]:
@@ -96,6 +100,10 @@ class Perceiver:
         for chunk, size in self._chunks(watched):
             self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
                        [results[i] for i in chunk], clock)  # fmt: skip
+        for result in results:
+            if "correspondences" in result:
+                result["correspondences"], took = result["correspondences"].result()
+                clock.ms["matching"] = clock.ms.get("matching", 0.0) + took
         return [self._percept(frame, box, result, clock.ms) for frame, box, result in zip(frames, boxes, results)]
 
     def update(self, settings: Settings) -> None:
@@ -112,6 +120,7 @@ class Perceiver:
 
     def close(self) -> None:
         """Free the engines and their memory; the perceiver cannot be used afterwards."""
+        self._beside.shutdown()
         for graphs in (self._backbone, *self._heads.values()):
             for graph in graphs.values():
                 graph.close()
@@ -198,17 +207,28 @@ class Perceiver:
         with torch.inference_mode():
             pixels = self._preprocess([frame.image for frame in frames], boxes, size)
             clock.stage("preprocess")
+            pictures = {slot: self._beside.submit(_timed, Picture.of, frames[slot], boxes[slot], self._stride)
+                        for slot, names in enumerate(wanted) if "correspondences" in names and self._stride}  # fmt: skip
             maps = self._backbone[size](pixels)
             clock.stage("backbone")
-            for kind in self._heads:
-                chosen = [i for i, w in enumerate(wanted) if kind in w]
+            # Correspondences first: while they are matched in their thread, the other heads run.
+            for kind in sorted(self._heads, key=lambda kind: kind != "correspondences"):
+                chosen = [slot for slot, names in enumerate(wanted) if kind in names]
                 if not chosen:
                     continue
                 arrays = self._run_head(kind, maps, chosen, size)
-                clock.stage(kind)
-                for slot, own in zip(chosen, arrays):
-                    self._keep(kind, frames[slot], boxes[slot], own, results[slot])
-                clock.stage("matching" if kind == "correspondences" else "copy")
+                if kind == "correspondences":
+                    for slot, (descriptors,) in zip(chosen, arrays):
+                        tracker = self._trackers.setdefault(frames[slot].camera, Tracker())
+                        results[slot][kind] = self._beside.submit(
+                            _follow, tracker, frames[slot], boxes[slot], descriptors.clone(), self._stride,
+                            self.settings.head[kind], pictures[slot])  # fmt: skip
+                    clock.stage(kind)
+                else:
+                    clock.stage(kind)
+                    for slot, own in zip(chosen, arrays):
+                        self._keep(kind, boxes[slot], own, results[slot])
+                    clock.stage("copy")
 
     def _run_head(self, kind: str, maps, chosen: list[int], size: int) -> list[list[torch.Tensor]]:
         """For each chosen slot of the batch its arrays, valid until the head runs again.
@@ -222,14 +242,11 @@ class Perceiver:
         out = graphs[size](*features)
         return [[t[i] for t in out] for i in chosen]
 
-    def _keep(self, kind: str, frame: Frame, box: Letterbox, arrays, result: dict[str, Any]) -> None:
+    def _keep(self, kind: str, box: Letterbox, arrays, result: dict[str, Any]) -> None:
         if kind == "segmentation":
             result[kind] = Segmentation(*(_own(box, t) for t in arrays), self.labels)
         elif kind == "depth":
             result[kind] = Depth(_own(box, arrays[0]))
-        elif kind == "correspondences":
-            tracker = self._trackers.setdefault(frame.camera, Tracker())
-            result[kind] = tracker.update(frame, box, arrays[0], self._stride, self.settings.head[kind])
         else:
             grid = (box.grid_height, box.grid_width)
             result.setdefault("extra", {})[kind] = tuple(
@@ -270,6 +287,21 @@ class _Clock:
         now = time.perf_counter()
         self.ms[name] = self.ms.get(name, 0.0) + (now - self._last) * 1e3
         self._last = now
+
+
+def _timed(function: Callable, *arguments) -> tuple[Any, float]:
+    """What a function returns, and how many milliseconds it took."""
+    start = time.perf_counter()
+    result = function(*arguments)
+    return result, (time.perf_counter() - start) * 1e3
+
+
+def _follow(tracker: Tracker, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings,
+            picture: Future) -> tuple[Correspondences, float]:  # fmt: skip
+    """The matches of a frame and how many milliseconds they took with the picture that was taken ahead."""
+    taken, before = picture.result()
+    found, took = _timed(tracker.update, frame, box, descriptors, stride, settings, taken)
+    return found, before + took
 
 
 def _own(box: Letterbox, grid: torch.Tensor) -> np.ndarray:

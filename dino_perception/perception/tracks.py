@@ -8,7 +8,7 @@ import torch
 from dino_perception.perception import matching
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.geometry import Letterbox
-from dino_perception.perception.matching import Field, View
+from dino_perception.perception.matching import Field, Picture, View
 from dino_perception.perception.refine import Refiner
 from dino_perception.perception.settings import CorrespondenceSettings
 
@@ -51,14 +51,16 @@ class Tracker:
 
     @torch.inference_mode()
     def update(
-        self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings
+        self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings,
+        picture: Picture | None = None,
     ) -> Correspondences:
         """The matches of this frame with the reference frame; none for the first frame, one of another size, or one
         that lies before the last in time: then tracking starts anew.
 
-        `descriptors` (N, D) are unit vectors, one for each `stride` x `stride` patch of the network's input.
+        `descriptors` (N, D) are unit vectors, one for each `stride` x `stride` patch of the network's input. `picture`
+        is given where it was taken ahead.
         """
-        view = View.of(frame, box, descriptors, stride)
+        view = View.of(frame, box, descriptors, stride, picture)
         reference, previous = self._reference, self._previous
         if previous is None or not _follows(previous, view):
             self.reset()
