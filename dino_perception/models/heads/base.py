@@ -45,7 +45,7 @@ LABELS = (
     ClassLabel(0, "soil", (230, 159, 0)),
     ClassLabel(1, "bedrock", (0, 158, 115)),
     ClassLabel(2, "sand", (240, 228, 66)),
-    ClassLabel(3, "big_rock", (213, 94, 0)),
+    ClassLabel(3, "big_rock", (204, 121, 167)),
     ClassLabel(4, "sky", (86, 180, 233)),
 )
 
