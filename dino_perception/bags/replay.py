@@ -254,7 +254,7 @@ class Replay:
         mine, labels = self._topics[camera], self._perceiver.labels
         messages = outputs(self._types, percept, self._settings, labels, done.topics)
         if camera not in labelled and "segmentation/label_info" in mine and labels:
-            messages["segmentation/label_info"] = label_info(self._types, labels, percept.frame.stamp_ns)
+            messages["segmentation/label_info"] = label_info(self._types, labels)
             labelled.add(camera)
         return [
             Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name]))

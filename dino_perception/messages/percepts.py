@@ -77,8 +77,11 @@ def outputs(
     return messages
 
 
-def label_info(types: Any, labels: Sequence[Label], stamp_ns: int, frame_id: str = "", threshold: float = 0.0) -> Any:
-    """The vision_msgs/LabelInfo that names the mask's ids; `threshold` is the least confidence that counts."""
+def label_info(types: Any, labels: Sequence[Label], stamp_ns: int = 0, frame_id: str = "", threshold: float = 0.0) -> Any:
+    """The vision_msgs/LabelInfo that names the mask's ids; `threshold` is the least confidence that counts.
+
+    It belongs to a configuration and not to a frame, so its stamp is zero: valid at any time, live and replayed.
+    """
     classes = [types.make("vision_msgs/msg/VisionClass", class_id=label.id, class_name=label.name) for label in labels]
     return types.make(
         "vision_msgs/msg/LabelInfo",

@@ -138,8 +138,7 @@ class PerceptionNode(PatientLifecycleNode):
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
             self._cameras[camera] = Camera(inputs, outputs)
             if "segmentation/label_info" in topics:
-                now = self.get_clock().now().nanoseconds
-                outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels, now)})
+                outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels)})
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
         about = self._perceiver.describe()
         self._diagnostics.hardware_id = about["device"]
