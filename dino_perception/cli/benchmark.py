@@ -12,7 +12,11 @@ from dino_perception.cli import configuration
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "time every stage, the bare backbone and the machine's matrix rate, interleaved"
+HELP = "time every stage, the bare backbone and the machine's matrix rate, interleaved; or the running node"
+
+
+IMAGE = (640, 480)
+"""Width and height of the images that the node is sent."""
 
 
 class BenchmarkError(ValueError):
@@ -35,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="times that everything is measured in turn (default: 20)")
     what.add_argument("--no-memory", action="store_true",
                       help="leave out the memory, for which each engine is started once more")
+    live = parser.add_argument_group("the running node, over ROS 2")
+    live.add_argument("--node", default="", metavar="A,B",
+                      help="measure the node instead: any of cameras, overload, demand, overhead, or all")
+    live.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of a measurement (default: 30)")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
@@ -45,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
 
+    if args.node:
+        return _node(args)
     batches = [int(size) if size.isdigit() else 0 for size in args.batch.split(",")]
     if min(batches) < 1 or args.rounds < 3:
         raise BenchmarkError(f"--batch {args.batch} --rounds {args.rounds}: at least 1 frame and 3 rounds are needed")
@@ -61,6 +71,41 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(measured, indent=1) + "\n")
     if args.page:
         fill(args.page, "benchmark gpu" if measured["machine"]["gpu"] else "benchmark cpu", _markdown(measured))
+    return 0
+
+
+def _node(args: argparse.Namespace) -> int:
+    import cv2
+    import numpy as np
+    from rich.markdown import Markdown
+
+    from dino_perception.cli import benchmark_node, benchmark_run
+    from dino_perception.cli.benchmark_node_page import PAGES, page
+    from dino_perception.cli.page import fill
+    from dino_perception.cli.progress import wide_console
+
+    parts = list(PAGES) if args.node == "all" else args.node.split(",")
+    if unknown := [part for part in parts if part not in PAGES]:
+        raise BenchmarkError(f"--node {','.join(unknown)} is not known; accepted are all, {', '.join(PAGES)}")
+    variants = _variants(args)
+    pictures = np.stack([cv2.resize(picture, IMAGE, interpolation=cv2.INTER_AREA)
+                         for picture in benchmark_run.frames(args.bag, 12)])
+    console = wide_console()
+    machine = benchmark_run.machine()
+    measured: dict[str, Any] = {"machine": machine}
+    with console.status("starting") as status:
+        say = status.update
+        for part in parts:
+            measure = getattr(benchmark_node, part)
+            amount = args.rounds if part == "overhead" else args.seconds
+            measured[part] = [measure(settings, pictures, amount, say) for settings in variants]
+    for part in parts:
+        lines = [*page(part, measured[part]), "", f"{_about(machine)}."]
+        console.print(Markdown("\n".join(lines)))
+        if args.page:
+            fill(args.page, f"node {part}", lines)
+    if args.json:
+        args.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 0
 
 

@@ -54,7 +54,7 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
             rounds: int = 20, cache: Path | None = None, memory: bool = True,
             say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All numbers: {the first run's keys, "runs": [a run's keys], "ratios": {A / B: {...}}, "machine": {...}}."""
-    machine = _machine()
+    about = machine()
     subjects = []
     for settings in variants:
         for batch in batches:
@@ -85,7 +85,7 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
                                 "pipeline": b.median("pipeline") / a.median("pipeline")}
     for subject in subjects:
         subject.perceiver.close()
-    return {**runs[0], "runs": runs, "ratios": ratios, "machine": machine}
+    return {**runs[0], "runs": runs, "ratios": ratios, "machine": about}
 
 
 def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
@@ -93,7 +93,7 @@ def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     perceiver, device = subject.perceiver, subject.perceiver.device
     backbone = perceiver.graph("backbone", subject.batch)
     size = backbone.signature[0][0][1:3]
-    pixels = torch.from_numpy(np.stack([_resized(decode_image(m), size) for m in messages])).to(device)
+    pixels = torch.from_numpy(np.stack([resized(decode_image(m), size) for m in messages])).to(device)
     _wait(device)
     start = time.perf_counter()
     backbone(pixels)
@@ -200,7 +200,7 @@ def _camera(picture: np.ndarray) -> CameraModel:
                        np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]]))
 
 
-def _resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
+def resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
     import cv2
 
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA)
@@ -236,7 +236,7 @@ def _look(sender, settings: Settings, cache: Path | None, batch: int) -> None:
     sender.send(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

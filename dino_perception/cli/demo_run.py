@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.ros.isolation import isolated
-from dino_perception.ros.large_messages import large_message_profile
+from dino_perception.ros.node_process import NODE, NodeProcess, stop
 from dino_perception.ros.watcher import Heard, Watcher
 
-NODE = "/dino_perception"
-READY_S = 600.0
-"""A first start on a slow machine builds and checks engines."""
 QUIET_S = 1.0
 """When nothing has come for this long after the bag's end, nothing more will."""
 
@@ -63,15 +57,16 @@ def run(
 
     `image` and `camera_info` are topic names as they are played; `overrides` are further parameters. The node's output
     goes to the file `log`. `say` is told what is being waited for, `progress` how many images were published and
-    looked at. Raises DemoError when the node does not come up, or dies.
+    looked at. Raises NodeError when the node does not come up, or dies, and
+    DemoError when the bag cannot be played.
     """
     with isolated():
         outputs = output_topics()
         latched = {f"{NODE}/{name}" for name, topic in TOPICS.items() if topic.qos == "latched"}
         watcher = Watcher({**outputs, camera_info: "sensor_msgs/msg/CameraInfo"}, latched)
         try:
-            with _node(image, camera_info, params_file, overrides, log) as node:
-                _wait_until_active(node, watcher, log, say)
+            with NodeProcess(_arguments(image, camera_info, params_file, overrides), log) as node:
+                node.wait_until_active(watcher, say)
                 played = _play(bag, node, watcher, camera_info, log, progress)
             # An image's camera_info is published right after it, and is small: it stands for the image.
             sent_ns = {heard.stamp_ns: heard.sent_ns for heard in watcher.heard[camera_info]}
@@ -80,16 +75,9 @@ def run(
             watcher.close()
 
 
-@contextmanager
-def _node(
-    image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str], log: Path
-) -> Iterator[subprocess.Popen]:
+def _arguments(image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str]) -> list[str]:
     parameters = {"use_sim_time": "true", **overrides}
-    command = [
-        sys.executable,
-        "-m",
-        "dino_perception.ros",
-        "--ros-args",
+    return [
         "--params-file",
         str(params_file),
         "-r",
@@ -98,37 +86,11 @@ def _node(
         f"camera_info:={camera_info}",
         *(part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")),
     ]
-    with open(log, "w") as file:
-        node = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **large_message_profile()},
-            start_new_session=True,
-        )  # Ctrl-C is for this process, which then ends the node
-        try:
-            yield node
-        finally:
-            _stop(node)
-
-
-def _wait_until_active(node: subprocess.Popen, watcher: Watcher, log: Path, say: Callable[[str], None]) -> None:
-    end = time.monotonic() + READY_S
-    while time.monotonic() < end:
-        _still_running(node, log)
-        sentence, values = watcher.diagnostics.get("dino_perception: perception", ("starting", {}))
-        if values.get("state") == "active":
-            return
-        if sentence.startswith("not configured"):
-            raise DemoError(f"the node is {sentence}")
-        say(sentence)
-        time.sleep(0.1)
-    raise DemoError(f"the node was not ready after {READY_S:.0f} s; see {log}")
 
 
 def _play(
     bag: Path,
-    node: subprocess.Popen,
+    node: NodeProcess,
     watcher: Watcher,
     camera_info: str,
     log: Path,
@@ -147,7 +109,7 @@ def _play(
         mask = f"{NODE}/segmentation/mask"
         last, changed = 0, time.monotonic()
         while player.poll() is None or time.monotonic() - changed < QUIET_S:
-            _still_running(node, log)
+            node.check()
             total = sum(len(watcher.heard[topic]) for topic in watcher.heard if topic != "/diagnostics")
             if total != last:
                 last, changed = total, time.monotonic()
@@ -159,20 +121,4 @@ def _play(
         counts.unlink()
         return played
     finally:
-        _stop(player)
-
-
-def _still_running(node: subprocess.Popen, log: Path) -> None:
-    if node.poll() is not None:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-        raise DemoError(f"the node ended with exit code {node.returncode}; its last words, from {log}:\n{tail}")
-
-
-def _stop(process: subprocess.Popen) -> None:
-    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            process.send_signal(how)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                continue
+        stop(player)

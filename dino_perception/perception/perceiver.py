@@ -134,6 +134,10 @@ class Perceiver:
         `perceive`. Raises KeyError."""
         return {"backbone": self._backbone, **self._heads}[name][batch]
 
+    def head_taps(self) -> dict[str, list[int]]:
+        """Which of the backbone graph's outputs go into each head's graph, in order."""
+        return {kind: list(taps) for kind, taps in self._head_taps.items()}
+
     def describe(self) -> dict[str, Any]:
         """What runs: plain data for diagnostics, reports and logs."""
         one = next(iter(self._backbone.values())).info

@@ -47,13 +47,15 @@ class Watcher:
     """Hears `topics` (full name -> type), and /diagnostics, from construction to `close`, in a thread of its own.
 
     `latched` topics also deliver what was sent before. Nothing is dropped: a reader that asks for reliable delivery and
-    keeps all. Messages are not unpacked while they come, so that watching costs little.
+    keeps all. Messages are not unpacked while they come, so that watching costs little. With `most_bytes` only so much
+    of each is kept: a minute of point clouds does not fit into memory, their headers do.
     """
 
-    def __init__(self, topics: Mapping[str, str], latched: set[str] = frozenset()):
+    def __init__(self, topics: Mapping[str, str], latched: set[str] = frozenset(), most_bytes: int | None = None):
         self.heard: dict[str, list[Heard]] = {topic: [] for topic in topics}
         self.diagnostics: dict[str, tuple[str, dict[str, str]]] = {}
         """Newest status a name: its sentence and its values."""
+        self._most_bytes = most_bytes
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)  # not the arguments of this process
         self._node = rclpy.create_node(
@@ -85,7 +87,7 @@ class Watcher:
 
     def _keeper(self, topic: str, kind: str) -> Any:
         def keep(data: bytes, info: Mapping[str, int]) -> None:
-            self.heard[topic].append(Heard(topic, kind, info["source_timestamp"], data))
+            self.heard[topic].append(Heard(topic, kind, info["source_timestamp"], data[: self._most_bytes]))
             if topic == "/diagnostics":
                 self._diagnose(deserialize_message(data, DiagnosticArray))
 

@@ -1,7 +1,11 @@
 """Trains the small bundled backbone on rendered scenes: classes, depth and matches at once, from one pass.
 
-    python -m dino_perception.training.scenes --out SCENES --worlds 400
-    python -m dino_perception.training.pretrain --scenes SCENES --out rover-tiny.safetensors
+    python -m dino_perception.training.scenes --out SCENES --worlds 400 --size 480x640
+    python -m dino_perception.training.pretrain --scenes SCENES --size 240x320 --out small.safetensors
+    python -m dino_perception.training.pretrain --scenes SCENES --resume small.safetensors --out rover-tiny.safetensors
+
+Several processes share a step when torchrun starts them: on CPU cores two of one thread each are a third faster than
+one of two threads, and several GPUs need it (`torchrun --nproc-per-node 2 -m dino_perception.training.pretrain ...`).
 
 The heads used here only shape the backbone and are thrown away; the heads that ship are trained on the frozen
 backbone with `dino-perception train`, like anyone's.
@@ -12,11 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+import torch.distributed as processes
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +34,7 @@ from dino_perception.models.heads import create_head
 GAPS = (1, 2, 3, 5, 8)
 TEMPERATURE = 0.07
 FAR = 80.0  # metres; farther depth is not asked for
+RARE = 2.0  # weight of big_rock, a few percent of all pixels
 
 
 class Pairs:
@@ -35,9 +43,11 @@ class Pairs:
     Reads the folders of `training.scenes`; every scene is one world seen by one camera.
     """
 
-    def __init__(self, folder: Path, patch: int, seed: int):
-        self.folder, self.patch = folder, patch
+    def __init__(self, folder: Path, patch: int, size: tuple[int, int] | None, seed: int):
+        """`size` (height, width) to shrink the scenes to, None leaves them."""
+        self.folder, self.patch, self.size = folder, patch, size
         self.random = np.random.default_rng(seed)
+        cv2.setRNGSeed(seed)
         self.cache: dict[Path, dict[str, np.ndarray]] = {}
         self.refresh()
 
@@ -58,7 +68,8 @@ class Pairs:
         path = self.scenes[self.random.integers(len(self.scenes))]
         if path not in self.cache:
             with np.load(path) as file:
-                self.cache[path] = {key: file[key] for key in file.files}
+                scene = {key: file[key] for key in file.files}
+            self.cache[path] = shrunk(scene, self.size) if self.size else scene
         return self.cache[path]
 
     def _pair(self) -> dict[str, np.ndarray]:
@@ -82,14 +93,29 @@ class Pairs:
     def _photographed(self, rgb: np.ndarray) -> np.ndarray:
         """Another exposure, white balance, contrast, gamma and noise."""
         r = self.random
-        x = rgb.astype(np.float32) / 255
-        x = x ** np.float32(np.exp(r.normal(0, 0.15)))
-        gain = np.exp(r.normal(0, 0.2)) * np.exp(r.normal(0, 0.06, 3))
-        x = (x * gain - 0.45) * np.exp(r.normal(0, 0.15)) + 0.45
+        level = (np.arange(256) / 255) ** np.exp(r.normal(0, 0.15))
+        gain = np.exp(r.normal(0, 0.2)) * np.exp(r.normal(0, 0.06, (3, 1)))
+        level = (level * gain - 0.45) * np.exp(r.normal(0, 0.15)) + 0.45
+        table = (np.clip(level, 0, 1) * 255 + 0.5).astype(np.uint8).T.reshape(1, 256, 3)
+        rgb = cv2.LUT(rgb, np.ascontiguousarray(table))
         if r.random() < 0.15:
-            x = np.repeat(x.mean(axis=2, keepdims=True), 3, axis=2)
-        x = x + r.normal(0, r.uniform(0, 0.02), x.shape).astype(np.float32)
-        return (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
+            rgb = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        noise = cv2.randn(np.empty(rgb.shape, np.int16), 0, 255 * r.uniform(0, 0.02))
+        return cv2.add(rgb, noise, dtype=cv2.CV_8U)
+
+
+def shrunk(scene: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The scene as a camera of fewer pixels sees it: colours averaged, depth and classes of the nearest pixel."""
+    height, width = scene["rgb"].shape[1:3]
+    if (height, width) == size:
+        return scene
+    rows, columns = ((np.arange(n) * m + m // 2) // n for n, m in zip(size, (height, width)))
+    fx, fy, cx, cy = scene["intrinsics"]
+    x, y = size[1] / width, size[0] / height
+    rgb = np.stack([cv2.resize(f, size[::-1], interpolation=cv2.INTER_AREA) for f in scene["rgb"]])
+    return {**scene, "rgb": rgb, "depth": scene["depth"][:, rows][:, :, columns],
+            "classes": scene["classes"][:, rows][:, :, columns],
+            "intrinsics": np.array([fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5])}
 
 
 def seen(depth: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,16 +168,20 @@ def depth_loss(metres: Tensor, truth: Tensor) -> Tensor:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    many = "WORLD_SIZE" in os.environ  # torchrun says so
+    if many:
+        processes.init_process_group("nccl" if arguments.device == "cuda" else "gloo")
+    rank, count = (processes.get_rank(), processes.get_world_size()) if many else (0, 1)
     torch.manual_seed(arguments.seed)
-    device = torch.device(arguments.device)
+    device = torch.device(arguments.device, rank) if arguments.device == "cuda" else torch.device(arguments.device)
     backbone = load_backbone(arguments.backbone, arguments.resume).to(device).requires_grad_(True)
     if not arguments.resume:
         with torch.no_grad():  # blocks that start near the identity train faster than the random ones of the tests
             for name, p in backbone.named_parameters():
                 if name.endswith(("scale1", "scale2")):
                     p.fill_(0.2)
-    heads = {kind: create_head(kind, backbone).to(device).train() for kind in ("segmentation", "depth")}
-    state = Path(f"{arguments.out}.heads")
+    heads = {kind: create_head(kind, backbone, arch="fine").to(device).train() for kind in ("segmentation", "depth")}
+    state = Path(f"{arguments.resume}.heads")
     if arguments.resume and state.exists():
         saved = load_file(state)
         for kind, head in heads.items():
@@ -160,13 +190,19 @@ def train(arguments: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW([
         dict(params=[p for p in parameters if p.dim() >= 2], weight_decay=0.03),
         dict(params=[p for p in parameters if p.dim() < 2], weight_decay=0.0)], lr=arguments.rate, betas=(0.9, 0.98))
-    pairs = Pairs(arguments.scenes, backbone.spec.patch, arguments.seed)
+    size = tuple(int(side) for side in arguments.size.split("x")) if arguments.size else None
+    pairs = Pairs(arguments.scenes, backbone.spec.patch, size, arguments.seed + rank)
+    weights = torch.tensor([1.0, 1.0, 1.0, RARE, 1.0], device=device)
     average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     graphs: dict[tuple[int, int], torch.nn.Module] = {}
     log = Path(f"{arguments.out}.log.jsonl").open("a")
     start, step = time.monotonic(), 0
     while True:
         progress = max((time.monotonic() - start) / (60 * arguments.minutes), step / arguments.steps)
+        if many:  # one clock for all
+            shared = torch.tensor([progress], device=device)
+            processes.broadcast(shared, 0)
+            progress = shared.item()
         if progress >= 1:
             break
         warm = min(1.0, (step + 1) / 100)
@@ -180,27 +216,43 @@ def train(arguments: argparse.Namespace) -> None:
             features = graph(batch["rgb"])
             logits = heads["segmentation"](*features)
             metres = heads["depth"](*features)
-        segmentation = F.cross_entropy(resized(logits, size), batch["classes"], ignore_index=255, label_smoothing=0.02)
+        segmentation = F.cross_entropy(resized(logits, size), batch["classes"], weights, ignore_index=255, label_smoothing=0.02)
         depth = depth_loss(resized(metres, size)[:, 0], batch["depth"])
         descriptors = F.normalize(features[-1].float().flatten(2).transpose(1, 2), dim=-1)
         match = match_loss(descriptors[0::2], descriptors[1::2], batch["target"], features[-1].shape[3])
         loss = segmentation + depth + 0.3 * match
-        optimiser.zero_grad(set_to_none=True)
+        for p in parameters:
+            p.grad = None
         loss.backward()
+        if many:
+            average_gradients(parameters, count)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
         decay = min(0.998, step / (step + 20))
         for key, value in backbone.state_dict().items():
             average[key].lerp_(value, 1 - decay)
-        if step % 20 == 0:
+        if step % 20 == 0 and rank == 0:
             line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
                         depth=round(depth.item(), 4), match=round(match.item(), 4), loss=round(loss.item(), 4))
             print(json.dumps(line), file=log, flush=True)
+        if step % 20 == 0:
             pairs.refresh()
-        if step % 500 == 0:
+        if step % 500 == 0 and rank == 0:
             save(backbone, average, heads, arguments, step)
-    save(backbone, average, heads, arguments, step)
+    if rank == 0:
+        save(backbone, average, heads, arguments, step)
+    if many:
+        processes.destroy_process_group()
+
+
+def average_gradients(parameters: list[Tensor], count: int) -> None:
+    """Every process's gradients become the mean over all `count` processes."""
+    given = [p for p in parameters if p.grad is not None]
+    flat = torch.cat([p.grad.flatten() for p in given])
+    processes.all_reduce(flat)
+    for p, mean in zip(given, (flat / count).split([p.numel() for p in given])):
+        p.grad.copy_(mean.view_as(p))
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -220,11 +272,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=Path, required=True, help="folder made by dino_perception.training.scenes")
     parser.add_argument("--out", type=Path, required=True, help="backbone file to write (.safetensors)")
+    parser.add_argument("--size", default="", help="height x width to shrink the scenes to, such as 240x320")
     parser.add_argument("--backbone", default="rover-tiny", help="catalogue id whose architecture is trained")
     parser.add_argument("--resume", default="", help="start from this backbone file, for a second phase at a larger size")
     parser.add_argument("--minutes", type=float, default=60, help="stop after this time")
     parser.add_argument("--steps", type=int, default=20000, help="stop after so many steps")
-    parser.add_argument("--pairs", type=int, default=6, help="frame pairs a step")
+    parser.add_argument("--pairs", type=int, default=6, help="frame pairs a step and process")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.training.pretrain import FAR, Pairs, depth_loss, match_loss, seen
+from dino_perception.training.pretrain import FAR, Pairs, average_gradients, depth_loss, match_loss, seen, shrunk
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
 HEIGHT, WIDTH, PATCH = 96, 160, 16
@@ -73,7 +73,7 @@ def scene(folder, name: str, seed: int) -> None:
 
 def test_a_mirrored_pair_keeps_its_matches_and_its_labels(tmp_path):
     scene(tmp_path, "one", 1)
-    pairs = Pairs(tmp_path, PATCH, seed=0)
+    pairs = Pairs(tmp_path, PATCH, None, seed=0)
     for _ in range(8):
         batch = pairs.batch(1)
         target = batch["target"][0].view(HEIGHT // PATCH, WIDTH // PATCH, 2)
@@ -95,6 +95,42 @@ def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_it
     assert backbone.trained and backbone.weights_hash != load_backbone("rover-tiny", "").weights_hash
 
 
+def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels(tmp_path):
+    scene(tmp_path, "one", 3)
+    with np.load(tmp_path / "one.npz") as file:
+        whole = {key: file[key] for key in file.files}
+    small = shrunk(whole, (HEIGHT // 2, WIDTH // 2))
+    assert small["rgb"].shape == (3, HEIGHT // 2, WIDTH // 2, 3)
+    assert np.allclose(small["rgb"][0], whole["rgb"][0].reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)), atol=1)
+    # A direction lies at corresponding places of both images: pixel edges at 0 and at the width stay where they are.
+    fx, fy, cx, cy = whole["intrinsics"]
+    direction = np.array([0.3, -0.2])
+    before, after = (np.array([f * d + c for f, d, c in zip((k[0], k[1]), direction, (k[2], k[3]))])
+                     for k in (whole["intrinsics"], small["intrinsics"]))
+    assert np.allclose((before + 0.5) / 2, after + 0.5)
+
+
+def test_processes_that_share_a_step_write_one_backbone(tmp_path):
+    for seed in range(2):
+        scene(tmp_path, f"s{seed}", seed)
+    out = tmp_path / "tiny.safetensors"
+    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                          "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out, "--steps", "20",
+                          "--size", "48x80", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert load_backbone("rover-tiny", out).trained
+    assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1
+
+
+def test_gradients_of_processes_become_their_mean(monkeypatch):
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(torch.arange(5.0)))  # another's gradients
+    average_gradients(parameters, 2)
+    assert parameters[0].grad.tolist() == [0.5, 1.5] and parameters[1].grad.tolist() == [2.5, 3.5, 4.5]
+    assert parameters[2].grad is None
+
+
 def test_a_folder_without_scenes_is_named(tmp_path):
     with pytest.raises(SystemExit, match="holds no scenes"):
-        Pairs(tmp_path, PATCH, seed=0)
+        Pairs(tmp_path, PATCH, None, seed=0)
