@@ -69,7 +69,7 @@ class Looker:
         return [self._look(frame) for frame in frames]
 
     def _look(self, frame: Frame) -> Percept | FrameError:
-        self._perceiver._trackers[frame.camera] = _Keeper()
+        self._perceiver.trackers[frame.camera] = _Keeper()
         try:
             percept = self._perceiver.perceive([frame])[0]
         except FrameError as error:

@@ -46,25 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import rclpy
-    except ImportError:
-        raise PlayError("playing needs ROS 2's rclpy, which is not installed here") from None
+        from dino_perception.ros.player import Player, playing_node
+    except ModuleNotFoundError as error:
+        raise PlayError(f"playing needs ROS 2, of which {error.name} is not installed here") from None
     from dino_perception.bags.reader import BagReader
     from dino_perception.ros.large_messages import large_message_profile
-    from dino_perception.ros.player import Player
 
     with BagReader(args.bag) as bag:
         topics = _topics(bag, args.topic)
         os.environ.update(large_message_profile())
-        ros_args = [part for remap in args.remap for part in ("-r", remap)]
-        with _Context(rclpy) as context:
-            node = rclpy.create_node(
-                "bag_player",
-                context=context,
-                cli_args=["--ros-args", *ros_args] if ros_args else None,
-                enable_rosout=False,
-                start_parameter_services=False,
-            )
+        with playing_node(args.remap) as node:
             player = Player(
                 node,
                 topics,
@@ -74,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
             )
             try:
                 player.wait_for_subscribers(args.wait)
-                seconds = _play(bag, player, args, context.ok)
+                seconds = _play(bag, player, args, node.context.ok)
             finally:
-                if context.ok():
+                if node.context.ok():
                     player.close()
         problems = [problem.sentence for problem in bag.problems]
     _tell(player, seconds, problems, args)
@@ -126,21 +117,6 @@ def _topics(bag: BagReader, wanted: list[str] | None) -> dict[str, str]:
     if missing:
         raise PlayError(f"the bag has no topic {', '.join(missing)}; it has {', '.join(sorted(bag.topics))}")
     return {name: topic.type for name, topic in bag.topics.items() if not wanted or name in wanted}
-
-
-class _Context:
-    """A context of our own, so that a process which plays may also do other things with rclpy."""
-
-    def __init__(self, rclpy: Any):
-        self._rclpy = rclpy
-
-    def __enter__(self) -> Any:
-        self._context = self._rclpy.Context()
-        self._rclpy.init(args=[], context=self._context)
-        return self._context
-
-    def __exit__(self, *_: object) -> None:
-        self._rclpy.try_shutdown(context=self._context)
 
 
 def _tell(player: Player, seconds: float, problems: list[str], args: argparse.Namespace) -> None:

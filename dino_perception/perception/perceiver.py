@@ -79,7 +79,8 @@ class Perceiver:
         self._build(backbone, heads, batch_sizes, frames)
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
-        self._trackers: dict[str, Tracker] = {}
+        self.trackers: dict[str, Tracker] = {}
+        """Camera -> what follows its points; made when the camera is first seen."""
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="matching")
         self.start_s = time.perf_counter() - start
 
@@ -114,9 +115,17 @@ class Perceiver:
 
     def reset_tracks(self, camera: str | None = None) -> None:
         """Forget the reference frame and the tracks of one camera or of all; ids are never given out again."""
-        for name, tracker in self._trackers.items():
+        for name, tracker in self.trackers.items():
             if camera in (None, name):
                 tracker.reset()
+
+    def alive(self) -> bool:
+        """Whether the device still answers. After some errors (an illegal access, a GPU that fell off the bus) CUDA fails
+        every later call of the process, and only a new process helps."""
+        try:
+            return torch.ones(1, device=self.device).add_(1).item() == 2
+        except RuntimeError:
+            return False
 
     def close(self) -> None:
         """Free the engines and their memory; the perceiver cannot be used afterwards."""
@@ -125,7 +134,7 @@ class Perceiver:
             for graph in graphs.values():
                 graph.close()
             graphs.clear()
-        self._trackers.clear()
+        self.trackers.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -223,7 +232,7 @@ class Perceiver:
                 arrays = self._run_head(kind, maps, chosen, size)
                 if kind == "correspondences":
                     for slot, (descriptors,) in zip(chosen, arrays):
-                        tracker = self._trackers.setdefault(frames[slot].camera, Tracker())
+                        tracker = self.trackers.setdefault(frames[slot].camera, Tracker())
                         results[slot][kind] = self._beside.submit(
                             _follow, tracker, frames[slot], boxes[slot], descriptors.clone(), self._stride,
                             self.settings.head[kind], pictures[slot])  # fmt: skip

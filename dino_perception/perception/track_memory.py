@@ -20,12 +20,12 @@ _SCRATCH = ("_refiner",)
 
 def remember(perceiver: Perceiver) -> dict[str, dict[str, np.ndarray]]:
     """Camera -> name -> a copy of what its tracker holds, on the host."""
-    return {camera: memory(tracker) for camera, tracker in perceiver._trackers.items()}
+    return {camera: memory(tracker) for camera, tracker in perceiver.trackers.items()}
 
 
 def recall(perceiver: Perceiver, memories: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Give a perceiver the trackers that `remember` copied, instead of its own."""
-    perceiver._trackers = {camera: tracker(memory, perceiver.device) for camera, memory in memories.items()}
+    perceiver.trackers = {camera: tracker(memory, perceiver.device) for camera, memory in memories.items()}
 
 
 def memory(tracker: Tracker) -> dict[str, np.ndarray]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 COMPLAIN_S = 10.0
 """The same complaint is logged again only after this many seconds."""
+DEVICE_LOST = 3
+"""Exit code of a node that has lost its GPU."""
 GOODBYE_S = 2.0
 """How long a stop waits for a configure that is under way."""
 
@@ -168,7 +170,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._perceiver.update(self._settings)
         mailbox = Mailbox()
         self._worker = Worker(mailbox, self._perceiver, self._settings, self._cameras, self._types, self._account,
-                              now_ns=lambda: self.get_clock().now().nanoseconds, complain=self._complain)
+                              now_ns=lambda: self.get_clock().now().nanoseconds, complain=self._complain, lost=self._leave)
         self._worker.reset_tracks()
         self._worker.start()
         for camera in self._cameras.values():
@@ -244,6 +246,13 @@ class PerceptionNode(PatientLifecycleNode):
             self._complained = {known: at for known, at in self._complained.items() if now - at < COMPLAIN_S}
             self._complained[text] = now
             self.get_logger().error(text)
+
+    def _leave(self, reason: str) -> None:
+        """End the process: without its device it can do nothing, and launch (`respawn:=true`) or systemd start it anew."""
+        self.get_logger().fatal(f"the device does not answer any more, leaving: {reason}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(DEVICE_LOST)  # cleaning up would ask the device, and may wait for ever
 
     def _find(self) -> Finding:
         return node_finding(self._state_machine.current_state[1], self._enabled, self._doing, self._problem,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -31,6 +33,25 @@ class Recorded:
     type: str
     time_ns: int
     data: bytes
+
+
+@contextmanager
+def playing_node(remaps: Sequence[str] = ()) -> Iterator[Node]:
+    """A node with topics renamed as FROM:=TO, in a context of its own, so that a process which plays may also do other
+    things with rclpy."""
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    try:
+        renamed = [part for remap in remaps for part in ("-r", remap)]
+        yield rclpy.create_node(
+            "bag_player",
+            context=context,
+            cli_args=["--ros-args", *renamed] if renamed else None,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+    finally:
+        rclpy.try_shutdown(context=context)
 
 
 class Player:

@@ -37,14 +37,16 @@ class Worker:
     """Takes the newest frame of every camera that has one, leaves out what is too old or unwatched, and publishes.
 
     `now_ns` is the node's clock (simulated time included), 0 while it does not run yet; stamps are compared with no
-    other clock. Errors of a frame are counted and told to `complain`; they never end the thread.
+    other clock. Errors of a frame are counted and told to `complain`; they never end the thread. `lost` is told of an
+    error after which the device does not answer any more.
     """
 
     def __init__(self, mailbox: Mailbox, perceiver: Any, settings: Settings, cameras: Mapping[str, Camera], types: Any,
-                 account: Account, now_ns: Callable[[], int], complain: Callable[[str], None]):
+                 account: Account, now_ns: Callable[[], int], complain: Callable[[str], None],
+                 lost: Callable[[str], None] = lambda text: None):
         self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
         self._cameras, self._types, self._account = cameras, types, account
-        self._now_ns, self._complain = now_ns, complain
+        self._now_ns, self._complain, self._lost = now_ns, complain, lost
         self._demand = Demand()
         self._last_stamp: dict[str, int] = {}
         self._orders: list[Callable[[], None]] = []
@@ -153,6 +155,10 @@ class Worker:
         except Exception as error:
             if len(frames) == 1 and isinstance(error, FrameError):
                 self._bad(frames[0].camera, error)
+                return []
+            if not isinstance(error, FrameError) and not self._perceiver.alive():
+                self._fail([frame.camera for frame in frames], error)
+                self._lost(f"{type(error).__name__}: {error}")
                 return []
             if len(frames) == 1:
                 self._fail([frames[0].camera], error)

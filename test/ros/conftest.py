@@ -17,13 +17,13 @@ def ros():
 
 @pytest.fixture(scope="module")
 def start(ros):
-    """start(parameters, *arguments, name=...) -> (LiveNode, Client); all end with the module."""
+    """start(parameters, *arguments, name=..., program=...) -> (LiveNode, Client); all end with the module."""
     from live_node import Client, LiveNode
 
     started = []
 
-    def make(parameters, *arguments, name="dino_perception"):
-        started.append((LiveNode(parameters, *arguments, name=name), Client(name)))
+    def make(parameters, *arguments, name="dino_perception", **options):
+        started.append((LiveNode(parameters, *arguments, name=name, **options), Client(name)))
         return started[-1]
 
     yield make

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def wait_for(condition, what: str, timeout: float = TIMEOUT_S):
 class LiveNode:
     """`python -m dino_perception.ros` with parameters and remappings, until `stop`."""
 
-    def __init__(self, parameters: dict, *arguments: str, name: str = "dino_perception"):
+    def __init__(self, parameters: dict, *arguments: str, name: str = "dino_perception",
+                 program: Sequence[str] = ("-m", "dino_perception.ros")):
         self.name = name
         self._folder = tempfile.TemporaryDirectory()
         self._log = Path(self._folder.name, "log")
@@ -54,7 +56,7 @@ class LiveNode:
         with self._log.open("wb") as log:
             # Without the profile for large messages, whatever the shell says: the node shall notice.
             bare = {key: value for key, value in os.environ.items() if key not in VARIABLES}
-            command = [sys.executable, "-m", "dino_perception.ros", "--ros-args", "-r", f"__node:={name}"]
+            command = [sys.executable, *program, "--ros-args", "-r", f"__node:={name}"]
             self._process = subprocess.Popen([*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT,
                                              env=bare)
 

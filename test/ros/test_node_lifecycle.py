@@ -141,3 +141,21 @@ def test_while_it_starts_by_itself_it_answers_and_an_interrupt_ends_it_at_once(s
     assert client.state() == "configuring"
     assert node.stop(signal.SIGINT) == 0
     assert "Traceback" not in node.log() and "terminate called" not in node.log()
+
+
+def test_a_node_whose_device_is_gone_ends_with_a_sentence_so_that_launch_can_start_it_again(tmp_path, start):
+    # A process whose engine fails from the first frame on, as after a CUDA error that does not go away.
+    script = tmp_path / "node.py"
+    script.write_text("import sys\n"
+                      "from dino_perception.perception.perceiver import Perceiver\n"
+                      "def perceive(self, frames, wanted):\n"
+                      "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
+                      "Perceiver.perceive, Perceiver.alive = perceive, lambda self: False\n"
+                      "from dino_perception.ros.node import main\n"
+                      "sys.exit(main())\n")
+    node, client = start(SMALL, name="bereft", program=[str(script)])
+    client.wait_for_state("active")
+    client.listen("segmentation/mask", "sensor_msgs/msg/Image")
+    wait_for(lambda: client.send(image(client.now_ns())) or not node.alive(), "the end of the node")
+    assert node.stop() == 3
+    assert "the device does not answer any more, leaving: RuntimeError: CUDA error: an illegal memory access" in node.log()

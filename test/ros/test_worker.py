@@ -28,6 +28,10 @@ class ScriptedPerceiver:
 
     def __init__(self, seconds=0.0):
         self.seconds, self.batches, self.resets, self.settings = seconds, [], [], []
+        self.answers = True
+
+    def alive(self):
+        return self.answers
 
     def perceive(self, frames, wanted):
         if any(frame.image[0, 0, 0] == 13 for frame in frames):
@@ -72,13 +76,14 @@ class Bench:
 
     def __init__(self, cameras=("front",), seconds=0.0, **settings):
         self.now_s = 0.0
-        self.complaints = []
+        self.complaints, self.lost = [], []
         self.mailbox, self.account = Mailbox(), Account(cameras)
         self.perceiver = ScriptedPerceiver(seconds)
         self.cameras = {name: ScriptedCamera(name) for name in cameras}
         self.settings = Settings.from_flat({"cameras": list(cameras), **settings})
         self.worker = Worker(self.mailbox, self.perceiver, self.settings, self.cameras, TYPES, self.account,
-                             now_ns=lambda: round(self.now_s * 1e9), complain=self.complaints.append)
+                             now_ns=lambda: round(self.now_s * 1e9), complain=self.complaints.append,
+                             lost=self.lost.append)
 
     def send(self, camera, stamp_s, first_pixel=0, encoding="rgb8"):
         header = TYPES.header(round(stamp_s * 1e9), f"{camera}_optical")
@@ -243,6 +248,18 @@ def test_an_engine_that_fails_on_one_camera_does_not_blind_the_others(bench):
     assert b.account.cameras["rear"].failed.total == 1 and b.account.cameras["front"].failed.total == 0
     assert b.account.last_error == "RuntimeError: the device fell over"
     b.settle("rear", 2)
+
+
+def test_a_device_that_answers_no_more_is_told_once_an_error_says_so(bench):
+    b = bench(("front", "rear"))
+    b.perceiver.answers = False
+    b.send("rear", 1, first_pixel=13)
+    b.send("front", 1)
+    b.worker.start()
+    b.wait(lambda: b.lost)
+    assert b.lost == ["RuntimeError: the device fell over"]
+    assert not b.cameras["front"].published  # no second try on a dead device
+    assert b.account.cameras["front"].failed.total == b.account.cameras["rear"].failed.total == 1
 
 
 def test_an_output_that_fails_does_not_end_the_worker(bench):
