@@ -159,8 +159,19 @@ def rays(camera: CameraModel) -> np.ndarray:
     Computed once for a camera model and kept (read-only). Raises GeometryError for one that cannot be used.
     """
     check_camera(camera)
+    return _rays(*_key(camera))
+
+
+def reach(camera: CameraModel, distance: float) -> np.ndarray:
+    """The depth (height, width) float32 at which each pixel's ray has gone `distance` metres from the camera; NaN where
+    there is no ray. Kept as `rays` are, and raises as it does."""
+    check_camera(camera)
+    return _reach(*_key(camera), distance)
+
+
+def _key(camera: CameraModel) -> tuple[int, int, str, bytes, bytes]:
     k, d = (np.ascontiguousarray(a, np.float64).tobytes() for a in (camera.k, camera.d))
-    return _rays(camera.width, camera.height, camera.model, k, d)
+    return camera.width, camera.height, camera.model, k, d
 
 
 @functools.lru_cache(maxsize=32)
@@ -173,6 +184,14 @@ def _rays(width: int, height: int, model: str, k: bytes, d: bytes) -> np.ndarray
     out = np.stack([x, y, np.ones_like(x)], axis=-1)
     out[~np.isfinite(out).all(axis=-1)] = np.nan
     out = out.astype(np.float32)
+    out.flags.writeable = False
+    return out
+
+
+@functools.lru_cache(maxsize=32)
+def _reach(*key_and_distance) -> np.ndarray:
+    *key, distance = key_and_distance
+    out = (distance / np.linalg.norm(_rays(*key).astype(np.float64), axis=-1)).astype(np.float32)
     out.flags.writeable = False
     return out
 
