@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--farthest", type=float, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
     parser.add_argument(
         "--plots",
         type=Path,
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dino_perception.cli.page import fill, markdown
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.perception.perceiver import Perceiver
     from dino_perception.training import evaluation, report
@@ -93,15 +95,18 @@ def run(args: argparse.Namespace) -> int:
         finally:
             perceiver.close()
     numbers = report.as_data(result)
-    for table in report.tables(numbers):
+    tables = report.tables(numbers)
+    for table in tables:
         console.print(table)
     for note in numbers["notes"]:
         console.print(f"note: {note}", soft_wrap=True)
-    console.print(
+    about = (
         f"{data.source}; {model['backbone']}, {model['engine']} {model['precision']}; baselines are fitted on every "
-        f"second frame of the same data; {time.monotonic() - start:.0f} s",
-        soft_wrap=True,
+        "second frame of the same data"
     )
+    console.print(f"{about}; {time.monotonic() - start:.0f} s", soft_wrap=True)
+    if args.page:
+        fill(args.page, "evaluation", [*(line for table in tables for line in (*markdown(table), "")), f"{about}."])
     if not model["trained"]:
         untrained = ", ".join(name for name, part in model["parts"].items() if not part["trained"])
         console.print(f"without trained weights, so that the numbers mean little: {untrained}", style="yellow")

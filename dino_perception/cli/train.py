@@ -101,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of one head, train with so many labelled frames each and measure (5,20,100,500)",
     )
     curve.add_argument("--draws", type=whole, default=3, help="draws of frames for each count (default: 3)")
+    curve.add_argument("--page", type=Path, metavar="FILE", help="put the table into this Markdown page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
 
 
@@ -223,6 +224,7 @@ def _curve(
 ) -> int:
     from rich.table import Table
 
+    from dino_perception.cli.page import fill, markdown
     from dino_perception.training import plots
     from dino_perception.training.curve import label_efficiency
     from dino_perception.training.splitting import with_truth
@@ -258,6 +260,8 @@ def _curve(
     for row in rows:
         table.add_row(str(row["frames"]), *(f"{row[key]:.3f}" for key in ("miou", "spread", "baseline_miou")))
     console.print(table)
+    if args.page:
+        fill(args.page, "label efficiency", markdown(table))
     if args.out:
         console.print(f"plot: {plots.save(plots.label_efficiency(rows), args.out.with_suffix('.png'))}", soft_wrap=True)
     _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})

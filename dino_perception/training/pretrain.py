@@ -262,7 +262,8 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 def save(backbone, average: dict[str, Tensor], heads, arguments: argparse.Namespace, step: int) -> None:
     present = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     backbone.load_state_dict(average)
-    save_backbone(backbone, arguments.out)
+    save_backbone(backbone, arguments.out, dtype=torch.float16 if arguments.half else torch.float32,
+                  trained_on="rendered terrain", steps=step, resumed_from=Path(arguments.resume).name)
     backbone.load_state_dict(present)
     save_file({f"{kind}.{k}": v.detach().cpu().contiguous() for kind, head in heads.items()
                for k, v in head.state_dict().items()}, f"{arguments.out}.heads")
@@ -272,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=Path, required=True, help="folder made by dino_perception.training.scenes")
     parser.add_argument("--out", type=Path, required=True, help="backbone file to write (.safetensors)")
+    parser.add_argument("--half", action="store_true", help="write float16: half the size; train heads on the file")
     parser.add_argument("--size", default="", help="height x width to shrink the scenes to, such as 240x320")
     parser.add_argument("--backbone", default="rover-tiny", help="catalogue id whose architecture is trained")
     parser.add_argument("--resume", default="", help="start from this backbone file, for a second phase at a larger size")

@@ -205,6 +205,8 @@ def test_from_a_bag_to_a_measured_head(tmp_path, capsys):
     code, out = trained(tmp_path, "segmentation", frames, "--input", "96x128", "--limit", 4)
     assert code == 0
     capsys.readouterr()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- evaluation -->\nold\n<!-- end -->\nafter\n")
     code = run(
         "evaluate",
         "--bag",
@@ -220,10 +222,16 @@ def test_from_a_bag_to_a_measured_head(tmp_path, capsys):
         tmp_path / "cache",
         "--json",
         tmp_path / "e.json",
+        "--page",
+        page,
     )
     data = json.loads((tmp_path / "e.json").read_text())
     assert code == 0 and set(data) >= {"segmentation", "weights_trained", "model"} and "depth" not in data
     assert "colour k-NN" in capsys.readouterr().out
+    lines = page.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    miou, base = data["segmentation"]["miou"], data["segmentation"]["baseline_miou"]
+    assert f"| mIoU | {miou:.3f} | {base:.3f} |" in lines and "|  | this | colour k-NN |" in lines
 
 
 @needs_sample
