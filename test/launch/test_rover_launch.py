@@ -5,6 +5,8 @@ Run where ROS 2's launch_pytest is installed, in a sourced workspace: `python -m
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -75,6 +77,11 @@ def two_cameras(params_file, tmp_path_factory):
 
 
 @launch_pytest.fixture
+def one_that_comes_back(params_file):
+    return launched("rover.launch.py", name="phoenix", image="/front/image_raw", params_file=params_file, respawn="true")
+
+
+@launch_pytest.fixture
 def sample_drive(params_file):
     return launched("replay.launch.py", params_file=params_file, loop="true")  # does not end while the test looks
 
@@ -125,6 +132,32 @@ def test_a_bag_is_played_through_the_node_in_its_own_time(listener):
     )
 
 
+@pytest.mark.launch(fixture=one_that_comes_back)
+def test_a_node_that_dies_is_started_again_and_goes_on(listener):
+    listener.hear("/phoenix/segmentation/mask", Image)
+    listener.feed({"/front/image_raw": "/front/camera_info"}, until=lambda: listener.all_heard())
+    (first,) = processes_named("phoenix")
+    os.kill(first, signal.SIGKILL)
+    died = listener.now()
+    listener.newest.clear()
+    listener.feed({"/front/image_raw": "/front/camera_info"},
+                  until=lambda: listener.all_heard() and stamp(listener.newest["/phoenix/segmentation/mask"]) > died)
+    assert first not in processes_named("phoenix")
+
+
+def processes_named(node: str) -> list[int]:
+    """Ids of the processes that run a node of this name."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if f"__node:={node}" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
 def stamp(message) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
@@ -152,6 +185,9 @@ class Listener:
         self._node.create_subscription(
             kind, topic, lambda message: self.newest.__setitem__(topic, message), qos_profile_sensor_data
         )
+
+    def now(self) -> int:
+        return self._node.get_clock().now().nanoseconds
 
     def all_heard(self) -> bool:
         return self._wanted <= set(self.newest)
