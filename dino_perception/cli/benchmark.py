@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="engines, compared in one run (default: the configuration's)")
     what.add_argument("--precision", default="",
                       help="of every engine but torch, which stays float32 (default: the configuration's)")
-    what.add_argument("--size", default="", metavar="HxW", help="input size (default: the configuration's)")
+    what.add_argument("--size", default="", metavar="HxW,..",
+                      help="input sizes (default: the configuration's)")
     what.add_argument("--batch", default="1", metavar="N,N", help="frames at once, each of its own camera (default: 1)")
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
@@ -110,24 +111,31 @@ def _node(args: argparse.Namespace) -> int:
 
 
 def _variants(args: argparse.Namespace) -> list:
-    """One `Settings` for each backbone on each engine. Raises SettingError."""
+    """One `Settings` for each input size, backbone and engine. Raises SettingError."""
     base = configuration.settings_of(args)
-    changes: dict[str, Any] = {}
-    if args.size:
-        height, x, width = args.size.lower().partition("x")
-        if not (height.isdigit() and x and width.isdigit()):
-            raise BenchmarkError(f"--size {args.size} is no HxW such as 480x640")
-        changes.update(input_height=int(height), input_width=int(width))
-    if args.heads:
-        changes["heads"] = args.heads.split(",")
     variants = []
-    for backbone in args.backbone.split(",") if args.backbone else [base.backbone]:
-        for engine in args.engine.split(",") if args.engine else [base.engine]:
-            mine = {**changes, "backbone": backbone, "engine": engine}
-            if args.precision and engine != "torch":
-                mine["precision"] = args.precision
-            variants.append(configuration.settings_of(args, **mine))
+    for size in _sizes(args.size) or [(base.input_height, base.input_width)]:
+        for backbone in args.backbone.split(",") if args.backbone else [base.backbone]:
+            for engine in args.engine.split(",") if args.engine else [base.engine]:
+                mine: dict[str, Any] = {"input_height": size[0], "input_width": size[1], "backbone": backbone,
+                                        "engine": engine}
+                if args.heads:
+                    mine["heads"] = args.heads.split(",")
+                if args.precision and engine != "torch":
+                    mine["precision"] = args.precision
+                variants.append(configuration.settings_of(args, **mine))
     return variants
+
+
+def _sizes(text: str) -> list[tuple[int, int]]:
+    """Heights and widths of "HxW,HxW"; none of an empty text. Raises BenchmarkError."""
+    sizes = []
+    for part in filter(None, text.lower().split(",")):
+        height, x, width = part.partition("x")
+        if not (height.isdigit() and x and width.isdigit()):
+            raise BenchmarkError(f"--size {part} is no HxW such as 480x640")
+        sizes.append((int(height), int(width)))
+    return sizes
 
 
 def _show(console: Console, row: dict[str, Any]) -> None:

@@ -176,7 +176,7 @@ def cameras(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) 
                 late = bench.latencies(camera, span)
                 rows.append({"phase": phase, "camera": camera, "sent_hz": bench.sent(camera, span),
                              "published_hz": len(late) / span.seconds, **_spread(late)})
-        return {"rows": rows, "killed": KILLED, "rates": THREE, "seconds": seconds}
+        return {"input": _input(settings), "rows": rows, "killed": KILLED, "rates": THREE, "seconds": seconds}
 
 
 def overload(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def overload(settings: Settings, pictures: np.ndarray, seconds: float, say: Say)
         span = Span(spans[0].begin_ns, spans[-1].end_ns)
         late = bench.latencies(camera, span)
         status = bench.status(f"dino_perception: camera {camera}")
-        return {"processing_ms": processing_ms, "light": _spread(light), "camera_hz": hz, "sent_hz": bench.sent(camera, span),
+        return {"input": _input(settings), "processing_ms": processing_ms, "light": _spread(light), "camera_hz": hz, "sent_hz": bench.sent(camera, span),
                 "published_hz": len(late) / span.seconds, **_spread(late), "max_ms": float(late.max()),
                 "limit_ms": 1e3 / hz + 1.3 * processing_ms, "max_age_ms": 1e3 * settings.max_age, "rss_mb": memory,
                 "seconds": span.seconds, "replaced": int(status.get("dropped: newer came", 0)),
@@ -225,7 +225,7 @@ def demand(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) -
             rows.append({"watched": who, "stages_ms": stages, "cpu_share": used / span.seconds,
                          "sent_hz": bench.sent(camera, span), "ready_s": bench.ready_s,
                          **_spread(bench.latencies(camera, span))})
-    return {"rows": rows}
+    return {"input": _input(settings), "rows": rows}
 
 
 def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) -> dict[str, Any]:
@@ -290,6 +290,10 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
                 for name, ms in sample.items():
                     times.setdefault(name, []).append(ms)
     return times
+
+
+def _input(settings: Settings) -> str:
+    return f"{settings.backbone}, input {settings.input_height}x{settings.input_width}"
 
 
 def _since(start: float, device: Any) -> float:

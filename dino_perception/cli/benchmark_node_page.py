@@ -17,7 +17,7 @@ def page(part: str, runs: Rows) -> list[str]:
 
 
 def _cameras(run: Mapping[str, Any]) -> list[str]:
-    lines = [f"`{run['killed']}` is killed (its process ends without a word) and started again; {run['seconds']:.0f} s "
+    lines = [f"{run['input']}. `{run['killed']}` is killed (its process ends without a word) and started again; {run['seconds']:.0f} s "
              "each, latency from stamp to the last of a frame's data:", "",
              "| camera | phase | sent Hz | published Hz | p50 ms | p95 ms |", "|---|---|---|---|---|---|"]
     return lines + [
@@ -28,7 +28,7 @@ def _cameras(run: Mapping[str, Any]) -> list[str]:
 
 def _overload(run: Mapping[str, Any]) -> list[str]:
     memory = run["rss_mb"]
-    return ["| | |", "|---|---|",
+    return [f"{run['input']}:", "", "| | |", "|---|---|",
             f"| processing time: one over the rate when far too much is sent | {run['processing_ms']:.1f} ms |",
             f"| latency at two images a second, p50 / p95 | {_ms(run['light']['p50_ms'])} / {_ms(run['light']['p95_ms'])} ms |",
             f"| the camera sends | {run['sent_hz']:.1f} Hz |",
@@ -44,7 +44,7 @@ def _demand(run: Mapping[str, Any]) -> list[str]:
     rows = run["rows"]
     stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"]))
     cell = {True: lambda ms: f"{ms:.1f}", False: lambda ms: "not run"}
-    lines = ["| median ms of | " + " | ".join(f"{row['watched']} watched" for row in rows) + " |",
+    lines = [f"{run['input']}:", "", "| median ms of | " + " | ".join(f"{row['watched']} watched" for row in rows) + " |",
              "|---" * (len(rows) + 1) + "|"]
     lines += [f"| {stage} | " + " | ".join(cell[stage in row["stages_ms"]](row["stages_ms"].get(stage)) for row in rows) + " |"
               for stage in stages]

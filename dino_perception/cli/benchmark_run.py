@@ -54,7 +54,7 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
             rounds: int = 20, cache: Path | None = None, memory: bool = True,
             say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All numbers: {the first run's keys, "runs": [a run's keys], "ratios": {A / B: {...}}, "machine": {...}}."""
-    about = machine()
+    computer = machine()
     subjects = []
     for settings in variants:
         for batch in batches:
@@ -85,7 +85,7 @@ def measure(variants: Sequence[Settings], frames: Sequence[np.ndarray], *, batch
                                 "pipeline": b.median("pipeline") / a.median("pipeline")}
     for subject in subjects:
         subject.perceiver.close()
-    return {**runs[0], "runs": runs, "ratios": ratios, "machine": about}
+    return {**runs[0], "runs": runs, "ratios": ratios, "machine": computer}
 
 
 def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:

@@ -76,7 +76,7 @@ def test_an_unknown_part_is_refused_with_what_there_is():
 
 def test_what_the_pages_say_is_what_was_measured():
     spread = {"p50_ms": 100.4, "p95_ms": 150.0, "p99_ms": 160.0}
-    run = {"processing_ms": 90.0, "light": spread, "camera_hz": 22.2, "sent_hz": 22.1, "published_hz": 11.0, **spread,
+    run = {"input": "rover-tiny, input 480x640", "processing_ms": 90.0, "light": spread, "camera_hz": 22.2, "sent_hz": 22.1, "published_hz": 11.0, **spread,
            "max_ms": 170.0, "limit_ms": 162.0, "max_age_ms": 500.0, "rss_mb": [400.2] * 6, "seconds": 30.0}
     text = "\n".join(page("overload", [run]))
     assert "100 / 150 / 160 / 170 ms" in text and "162 ms" in text and "400, 400" in text
