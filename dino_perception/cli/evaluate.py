@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from dino_perception.cli import configuration
 from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
 
 HELP = "measure segmentation, depth and matches on data with truth"
@@ -31,16 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEEDS",
         help="rendered worlds by seed, such as 9000-9019; the same as --data terrain:SEEDS",
     )
+    configuration.add_arguments(parser)
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--config", type=Path, metavar="YAML", help="the node's parameter file (default: its defaults)")
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="one setting, such as segmentation.weights=head.safetensors; wins over --config; may be given again",
-    )
     what.add_argument("--heads", default="", metavar="A,B", help="only these heads (default: all of the configuration)")
     what.add_argument(
         "--part", default="", metavar="NAME", help="part of a dataset with parts (default: test, else val, else all)"
@@ -125,28 +118,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace):
-    """The configuration with the command line's settings and heads. Raises SettingError."""
-    import yaml
-
-    from dino_perception.perception.settings import Settings
-
-    values = {}
-    for text in args.settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise EvaluateError(f"--set {text} is no NAME=VALUE")
-        values[name] = yaml.safe_load(value) if value else ""
-    if args.heads:
-        values["heads"] = args.heads.split(",")
-    values["correspondences.reference"] = "previous"
-    settings = (
-        Settings.from_yaml(args.config, values)
-        if args.config
-        else Settings.from_flat({k: v for k, v in values.items() if k != "correspondences.reference"})
-    )
-    return (
-        settings.changed({"correspondences.reference": "previous"}) if "correspondences" in settings.heads else settings
-    )
+    """The configuration with the command line's settings and heads; pairs of frames are matched with each other, whatever
+    it says of key frames. Raises SettingError."""
+    settings = configuration.settings_of(args, **({"heads": args.heads.split(",")} if args.heads else {}))
+    if "correspondences" not in settings.heads:
+        return settings
+    return settings.changed({"correspondences.reference": "previous"})
 
 
 def _part(data, name: str):

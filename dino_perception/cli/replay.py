@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dino_perception.cli import configuration
+
 HELP = "run the perception over recorded bags: every frame, the same bytes as live, no ROS needed"
 
 
@@ -26,16 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder of bags; the last is OUT: a .mcap or .db3 file, a rosbag2 folder, or a folder of outputs for several "
         "bags",
     )
+    configuration.add_arguments(parser)
     what = parser.add_argument_group("what is looked at")
-    what.add_argument("--config", type=Path, metavar="YAML", help="the node's parameter file (default: its defaults)")
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="one setting, such as engine=openvino; wins over --config; may be given again",
-    )
     what.add_argument(
         "--camera",
         nargs="+",
@@ -136,7 +130,7 @@ def _replay(args: argparse.Namespace) -> int:
     several = len(bags) > 1 or (len(sources) == 1 and bags != sources)
     suffix = ".mcap"
     outputs = outputs_for(bags, out, suffix) if several else [out]
-    settings = _settings(args)
+    settings = configuration.settings_of(args)
 
     def place(folder: Path | None, output: Path, file: bool = False) -> Path | None:
         if folder is None or not several:
@@ -312,20 +306,6 @@ class _Bar:
         self._past.append((now, done))
         (_, before), span = self._past[0], now - self._past[0][0]
         self._stages(self._name, done, max(done, total), f"{(done - before) / span:.1f} frames/s" if span > 0 else "")
-
-
-def _settings(args: argparse.Namespace) -> Any:
-    import yaml
-
-    from dino_perception.perception.settings import SettingError, Settings
-
-    values = {}
-    for text in args.settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SettingError(f"--set takes NAME=VALUE, not '{text}'")
-        values[name] = yaml.safe_load(value)
-    return Settings.from_yaml(args.config, values) if args.config else Settings.from_flat(values)
 
 
 def _write_json(path: Path | None, figures: dict[str, Any]) -> None:

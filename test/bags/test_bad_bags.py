@@ -257,7 +257,7 @@ def test_a_full_disk_is_gone_on_from_once_there_is_room(tmp_path, replay, monkey
     [
         ("input_height=50", "'input_height' and 'input_width' cannot be used"),
         ("nonsense=1", "there is no setting 'nonsense'"),
-        ("engine", "--set takes NAME=VALUE"),
+        ("engine", "--set engine is no NAME=VALUE"),
         ("weights=/nowhere/at.all", "/nowhere/at.all"),
     ],
 )
