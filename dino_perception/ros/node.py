@@ -19,7 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.percepts import TOPICS, label_info
 from dino_perception.messages.types import RclpyTypes
-from dino_perception.perception.settings import SettingError, Settings
+from dino_perception.perception.settings import Settings
 from dino_perception.ros.account import Account
 from dino_perception.ros.camera import Camera, prefixes
 from dino_perception.ros.diagnostics import Diagnostics, Finding

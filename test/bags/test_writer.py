@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
 
 def test_writing_keeps_no_more_than_a_chunk_in_memory(tmp_path):
     """600 MB through the writer raise the peak of the process by less than 60 MB."""
-    code = textwrap.dedent(f"""
+    code = textwrap.dedent("""
         import resource, sys
         from dino_perception.bags.topic import Record, Topic
         from dino_perception.bags.writer import BagWriter
