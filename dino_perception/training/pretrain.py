@@ -34,6 +34,7 @@ from dino_perception.models.heads import create_head
 GAPS = (1, 2, 3, 5, 8)
 TEMPERATURE = 0.07
 FAR = 80.0  # metres; farther depth is not asked for
+SKY = 4  # the ground's classes come before it
 RARE = 2.0  # weight of big_rock, a few percent of all pixels
 
 
@@ -80,8 +81,9 @@ class Pairs:
         order = [first, first + gap] if self.random.random() < 0.7 else [first + gap, first]
         depth = scene["depth"][order].astype(np.float32)
         x, y = seen(depth, scene["pose"][order], scene["intrinsics"], self.patch)
-        rgb = np.stack([self._photographed(scene["rgb"][i]) for i in order])
         classes = scene["classes"][order]
+        tints = self._tints()
+        rgb = np.stack([self._photographed(recoloured(scene["rgb"][i], scene["classes"][i], tints)) for i in order])
         if self.random.random() < 0.5:
             rgb, depth, classes = (np.ascontiguousarray(a[:, :, ::-1]) for a in (rgb, depth, classes))
             columns = rgb.shape[2] // self.patch
@@ -89,6 +91,15 @@ class Pairs:
             y = y[:, ::-1]
         target = np.stack([x, y], axis=-1).reshape(1, -1, 2).astype(np.float32)
         return dict(rgb=rgb, depth=depth, classes=classes.astype(np.int64), target=target)
+
+    def _tints(self) -> np.ndarray:
+        """(256, 3) float32: what each class's colour is multiplied by. Ground of another colour is still that ground: what
+        is learned shall be its texture and shape, so that a style of terrain never seen is no riddle."""
+        tints = np.ones((256, 3), np.float32)
+        if self.random.random() < 0.7:
+            ground = slice(0, SKY)
+            tints[ground] = np.exp(self.random.normal(0, 0.2, (SKY, 1)) + self.random.normal(0, 0.06, (SKY, 3)))
+        return tints
 
     def _photographed(self, rgb: np.ndarray) -> np.ndarray:
         """Another exposure, white balance, contrast, gamma and noise."""
@@ -102,6 +113,14 @@ class Pairs:
             rgb = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         noise = cv2.randn(np.empty(rgb.shape, np.int16), 0, 255 * r.uniform(0, 0.02))
         return cv2.add(rgb, noise, dtype=cv2.CV_8U)
+
+
+def recoloured(rgb: np.ndarray, classes: np.ndarray, tints: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with each class's pixels multiplied by its tint (256, 3), softly across borders."""
+    if (tints == 1).all():
+        return rgb
+    factor = cv2.blur(tints[classes], (5, 5))
+    return cv2.multiply(rgb, factor, dtype=cv2.CV_8U)
 
 
 def shrunk(scene: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.training.pretrain import FAR, Pairs, average_gradients, depth_loss, match_loss, seen, shrunk
+from dino_perception.training.pretrain import FAR, Pairs, average_gradients, depth_loss, match_loss, recoloured, seen, shrunk
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
 HEIGHT, WIDTH, PATCH = 96, 160, 16
@@ -108,6 +108,18 @@ def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels
     before, after = (np.array([f * d + c for f, d, c in zip((k[0], k[1]), direction, (k[2], k[3]))])
                      for k in (whole["intrinsics"], small["intrinsics"]))
     assert np.allclose((before + 0.5) / 2, after + 0.5)
+
+
+def test_a_class_is_recoloured_and_the_others_are_left():
+    rgb = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    classes = np.zeros((HEIGHT, WIDTH), np.uint8)
+    classes[:, 80:] = 2
+    tints = np.ones((256, 3), np.float32)
+    tints[2] = (1.5, 0.5, 3.0)
+    new = recoloured(rgb, classes, tints)
+    assert (new[:, :76] == 100).all() and (new[:, 84:] == [150, 50, 255]).all()
+    assert ((new[:, 76:84, 0] >= 100) & (new[:, 76:84, 0] <= 150)).all()
+    assert (rgb == 100).all() and recoloured(rgb, classes, np.ones((256, 3), np.float32)) is rgb
 
 
 def test_processes_that_share_a_step_write_one_backbone(tmp_path):
