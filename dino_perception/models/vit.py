@@ -34,7 +34,8 @@ class VisionTransformer(Backbone):
     def default_periods(spec: BackboneSpec) -> Tensor:
         """The periods of files that carry none."""
         quarter = spec.dim // spec.heads // 4
-        return 100.0 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
+        # On the CPU even while everything else is made on "meta": torch's arange there imports its compiler, a second.
+        return 100.0 ** (torch.arange(quarter, dtype=torch.float32, device="cpu") / quarter)
 
     def prefix(self) -> Tensor:
         """The tokens before the patches, (1, 1 + registers, D)."""

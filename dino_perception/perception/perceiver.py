@@ -118,6 +118,12 @@ class Perceiver:
             if camera in (None, name):
                 tracker.reset()
 
+    @property
+    def most_at_once(self) -> int:
+        """How many frames are worth looking at together. Where it is one, frames of several cameras had better come one by
+        one, so that each is done as soon as it can be."""
+        return max(self._backbone, default=1)
+
     def alive(self) -> bool:
         """Whether the device still answers. After some errors (an illegal access, a GPU that fell off the bus) CUDA fails
         every later call of the process, and only a new process helps."""

@@ -17,11 +17,13 @@ class Letter:
 
 
 class Mailbox:
-    """`put` never waits and never grows; `take` hands over everything that waits, at most one letter a camera, so that
-    a silent camera delays nobody and a fast one takes nobody's turn."""
+    """`put` never waits and never grows; `take` hands over what waits, at most one letter a camera, so that a silent camera
+    delays nobody and a fast one takes nobody's turn."""
 
     def __init__(self) -> None:
         self._slots: dict[str, Letter] = {}
+        self._turns: dict[str, int] = {}  # when each camera was last served, counted in letters
+        self._served = 0
         self._changed = threading.Condition()
         self._closed = False
 
@@ -35,12 +37,16 @@ class Mailbox:
             self._changed.notify()
             return replaced
 
-    def take(self, timeout: float | None = None) -> dict[str, Letter]:
-        """Wait for letters, up to `timeout` seconds or for ever, and take them all, the longest waiting first.
-        Empty after the timeout and once closed."""
+    def take(self, timeout: float | None = None, most: int | None = None) -> dict[str, Letter]:
+        """Wait for letters, up to `timeout` seconds or for ever, and take them, at most `most`: first those of cameras
+        that were not served for longest, among such the longest waiting. Empty after the timeout and once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._slots or self._closed, timeout)
-            letters, self._slots = self._slots, {}
+            turn = sorted(self._slots, key=lambda camera: self._turns.get(camera, 0))[:most]
+            letters = {camera: self._slots.pop(camera) for camera in turn}
+            for camera in turn:
+                self._served += 1
+                self._turns[camera] = self._served
             return letters
 
     def clear(self) -> None:

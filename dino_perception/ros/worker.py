@@ -34,7 +34,7 @@ class Camera(Protocol):
 
 
 class Worker:
-    """Takes the newest frame of every camera that has one, leaves out what is too old or unwatched, and publishes.
+    """Takes the newest frame of every camera that has one (one after another where a batch gains nothing), leaves out what is too old or unwatched, and publishes.
 
     `now_ns` is the node's clock (simulated time included), 0 while it does not run yet; stamps are compared with no
     other clock. Errors of a frame are counted and told to `complain`; they never end the thread. `lost` is told of an
@@ -92,7 +92,7 @@ class Worker:
 
     def _run(self) -> None:
         while not self._mailbox.closed:
-            letters = self._mailbox.take()
+            letters = self._mailbox.take(most=self._perceiver.most_at_once)
             try:
                 self._obey()
                 self._look(letters)

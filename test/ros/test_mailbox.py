@@ -27,6 +27,19 @@ def test_all_that_waits_is_taken_at_once_longest_waiting_first():
     assert mailbox.take(timeout=0.01) == {}
 
 
+def test_few_at_a_time_are_those_that_were_not_served_for_longest():
+    mailbox, served = Mailbox(), []
+    mailbox.put("slow", letter(1))
+    for number in range(2, 9):  # two fast cameras, of which one is quicker than the other before every turn
+        mailbox.put("fast", letter(number))
+        mailbox.put("faster", letter(number))
+        if number == 5:
+            mailbox.put("slow", letter(5))
+        served += [(camera, each.stamp_ns) for camera, each in mailbox.take(most=1).items()]
+    assert served == [("slow", 1), ("fast", 3), ("faster", 4), ("slow", 5), ("fast", 6), ("faster", 7), ("fast", 8)]
+    assert list(mailbox.take(most=2)) == ["faster"]  # fast has just been served and has sent nothing since
+
+
 def test_taking_sleeps_without_using_the_processor_until_a_letter_comes():
     mailbox = Mailbox()
     taken, used = [], []

@@ -28,7 +28,7 @@ class ScriptedPerceiver:
 
     def __init__(self, seconds=0.0):
         self.seconds, self.batches, self.resets, self.settings = seconds, [], [], []
-        self.answers = True
+        self.answers, self.most_at_once = True, 8
 
     def alive(self):
         return self.answers
@@ -123,6 +123,21 @@ def test_waiting_frames_of_all_cameras_go_through_in_one_batch(bench):
     b.worker.start()
     b.wait(lambda: all(camera.published for camera in b.cameras.values()))
     assert b.perceiver.batches == [[(name, {"segmentation", "depth"}) for name in ("front", "rear", "left")]]
+
+
+def test_where_a_batch_gains_nothing_each_frame_is_out_before_the_next_is_looked_at(bench):
+    b = bench(("front", "rear", "left"))
+    b.perceiver.most_at_once = 1
+    out = []
+    perceive = b.perceiver.perceive
+    b.perceiver.perceive = lambda frames, wanted: (
+        out.append([name for name, camera in b.cameras.items() if camera.published]), perceive(frames, wanted))[1]
+    for camera in b.cameras:
+        b.send(camera, 1)
+    b.worker.start()
+    b.wait(lambda: all(camera.published for camera in b.cameras.values()))
+    assert [[name for name, _ in batch] for batch in b.perceiver.batches] == [["front"], ["rear"], ["left"]]
+    assert out == [[], ["front"], ["front", "rear"]]
 
 
 def test_outputs_carry_the_stamp_and_frame_of_their_own_image(bench):
