@@ -98,19 +98,19 @@ def reliability(score: SegmentationScore):
 def depth_by_range(score: DepthScore, baseline: DepthScore):
     """AbsRel between the edges of range, with the baseline's."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    worst = 0.1
+    highest = []
     for one, colour, name, offset in ((score, OWN, "this", -0.2), (baseline, GREY, "flat ground", 0.2)):
         count, total = one.by_range.T
         used = np.nonzero(count)[0]
         axes.bar(used + offset, total[used] / count[used], width=0.4, color=colour, label=name)
-        worst = max(worst, *(total[used] / count[used]), 0) if used.size and one is score else worst
+        highest.append(max(total[used] / count[used], default=0.0))
     used = [i for i in range(len(score.by_range)) if score.by_range[i, 0] or baseline.by_range[i, 0]]
     axes.set_xticks(used, [f"{DEPTH_EDGES[i]:g}-{DEPTH_EDGES[i + 1]:g}" for i in used])
     axes.set(
         xlabel="true depth (m)",
         ylabel="AbsRel",
         title=f"AbsRel {score.numbers()['abs_rel']:.3f}, a frame's mean",
-        ylim=(0, 4 * worst),
+        ylim=(0, max(0.1, min(1.1 * max(highest), 4 * highest[0]))),  # a baseline that is far off may leave the picture
     )
     axes.legend(frameon=False)
     return figure
