@@ -34,8 +34,9 @@ class VisionTransformer(Backbone):
     def default_periods(spec: BackboneSpec) -> Tensor:
         """The periods of files that carry none."""
         quarter = spec.dim // spec.heads // 4
-        # On the CPU even while everything else is made on "meta": torch's arange there imports its compiler, a second.
-        return 100.0 ** (torch.arange(quarter, dtype=torch.float32, device="cpu") / quarter)
+        # Computed on the CPU even where everything is made on "meta": torch's arange there imports its compiler, a second.
+        periods = 100.0 ** (torch.arange(quarter, dtype=torch.float32, device="cpu") / quarter)
+        return periods.to(torch.get_default_device())
 
     def prefix(self) -> Tensor:
         """The tokens before the patches, (1, 1 + registers, D)."""

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -337,3 +339,10 @@ def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:
         save_backbone(drawn("dinov3-vits16plus"), path, notes={1, 2})  # a set is not JSON
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["own.safetensors"]
     assert load_file(path)
+
+
+def test_loading_does_not_start_torchs_compiler() -> None:
+    """A node that comes back after a crash waits for its imports; the compiler's alone take longer than all the rest."""
+    code = ("import sys; from dino_perception.models.checkpoints import load_backbone; load_backbone('rover-tiny'); "
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
