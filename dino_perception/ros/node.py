@@ -278,6 +278,10 @@ def main(args: list[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # A signal shut ROS down under a callback that was just about to publish: that is an end like any other.
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C shall not tear the clean-up apart
         if node is not None and not node.leave(GOODBYE_S):
