@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 HELP = "time every stage, the bare backbone and the machine's matrix rate, interleaved; or the running node"
 
-
 IMAGE = (640, 480)
 """Width and height of the images that the node is sent."""
 
@@ -80,7 +79,11 @@ def _node(args: argparse.Namespace) -> int:
     import numpy as np
     from rich.markdown import Markdown
 
-    from dino_perception.cli import benchmark_node, benchmark_run
+    try:
+        from dino_perception.cli import benchmark_node
+    except ModuleNotFoundError as error:
+        raise BenchmarkError(f"--node needs ROS 2, of which {error.name} is not installed here") from None
+    from dino_perception.cli import benchmark_run
     from dino_perception.cli.benchmark_node_page import PAGES, page
     from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
@@ -89,6 +92,8 @@ def _node(args: argparse.Namespace) -> int:
     if unknown := [part for part in parts if part not in PAGES]:
         raise BenchmarkError(f"--node {','.join(unknown)} is not known; accepted are all, {', '.join(PAGES)}")
     variants = _variants(args)
+    if args.cache:
+        variants = [settings.changed({"engine_cache": str(args.cache)}) for settings in variants]
     pictures = np.stack([cv2.resize(picture, IMAGE, interpolation=cv2.INTER_AREA)
                          for picture in benchmark_run.frames(args.bag, 12)])
     console = wide_console()

@@ -41,6 +41,10 @@ MEDIAN = " [ms].p50"
 Say = Callable[[str], None]
 
 
+class NodeBenchmarkError(RuntimeError):
+    """Nothing can be measured; the message says why."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A stretch of time by the system's clock, in nanoseconds."""
@@ -98,7 +102,7 @@ class Bench:
         self._stack.close()
 
     def start(self, camera: str, hz: float) -> None:
-        """Switch a camera on, and wait until the node hears it."""
+        """Switch a camera on, and wait until it is heard. Raises NodeBenchmarkError."""
         name = camera if len(self._settings.cameras) > 1 else ""
         heard = self.watcher.heard[f"{self._source[camera]}camera_info"]
         before = len(heard)
@@ -106,7 +110,9 @@ class Bench:
             [sys.executable, "-m", "dino_perception.ros.sender", name, str(hz), str(self._file)],
             env={**os.environ, **large_message_profile()}, start_new_session=True)
         until = time.monotonic() + 30
-        while len(heard) == before and time.monotonic() < until:
+        while len(heard) == before:
+            if time.monotonic() > until:
+                raise NodeBenchmarkError(f"nothing is heard of camera '{camera}', 30 s after its start")
             time.sleep(0.02)
 
     def kill(self, camera: str) -> None:
@@ -190,7 +196,7 @@ def overload(settings: Settings, pictures: np.ndarray, seconds: float, say: Say)
         bench.start(camera, 60.0)
         bench.watch(SETTLE_S, "settling")
         span = bench.watch(10, "as many as it takes")
-        processing_ms = 1e3 * span.seconds / len(bench.latencies(camera, span))
+        processing_ms = 1e3 * span.seconds / len(_some(bench.latencies(camera, span), settings))
         bench.end(camera)
         hz = 2e3 / processing_ms
         bench.start(camera, hz)
@@ -200,7 +206,7 @@ def overload(settings: Settings, pictures: np.ndarray, seconds: float, say: Say)
             spans.append(bench.watch(seconds / 6, f"overload, part {part + 1} of 6"))
             memory.append(bench.rss_mb())
         span = Span(spans[0].begin_ns, spans[-1].end_ns)
-        late = bench.latencies(camera, span)
+        late = _some(bench.latencies(camera, span), settings)
         status = bench.status(f"dino_perception: camera {camera}")
         return {"input": _input(settings), "processing_ms": processing_ms, "light": _spread(light), "camera_hz": hz, "sent_hz": bench.sent(camera, span),
                 "published_hz": len(late) / span.seconds, **_spread(late), "max_ms": float(late.max()),
@@ -262,7 +268,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
     about = perceiver.describe()
     perceiver.close()
     graphs = {name: statistics.median(ms) for name, ms in times.items()}
-    node = statistics.median(late)
+    node = statistics.median(_some(late, settings))
     return {"backbone": settings.backbone, "engine": about["engine"], "precision": about["precision"],
             "input": about["input"], "image": list(pictures.shape[1:3]), "graphs_ms": graphs, "node_ms": node,
             "frames": len(late), "ratio": node / graphs["backbone"], "above_ms": node - graphs["all"]}
@@ -297,11 +303,18 @@ def _input(settings: Settings) -> str:
 
 
 def _since(start: float, device: Any) -> float:
-    if device.type == "cuda":
-        import torch
+    from dino_perception.cli.benchmark_run import wait
 
-        torch.cuda.synchronize(device)
+    wait(device)
     return (time.perf_counter() - start) * 1e3
+
+
+def _some(latencies: Sequence[float], settings: Settings) -> Sequence[float]:
+    """The latencies, of which there must be some. Raises NodeBenchmarkError."""
+    if not len(latencies):
+        raise NodeBenchmarkError(f"the node published nothing: 'max_age' is {settings.max_age:g} s, and all was older when it "
+                                 "was done; raise it with --set max_age=10, or take a smaller backbone or input")
+    return latencies
 
 
 def _spread(ms: np.ndarray) -> dict[str, float | None]:

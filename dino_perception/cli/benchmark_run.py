@@ -94,10 +94,10 @@ def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     backbone = perceiver.graph("backbone", subject.batch)
     size = backbone.signature[0][0][1:3]
     pixels = torch.from_numpy(np.stack([resized(decode_image(m), size) for m in messages])).to(device)
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     backbone(pixels)
-    _wait(device)
+    wait(device)
     subject.note("bare_backbone", (time.perf_counter() - start) * 1e3)
     heads = list(perceiver.settings.heads)
     for name, ms in _pipeline(perceiver, messages, types, heads, "all").items():
@@ -206,7 +206,7 @@ def resized(picture: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

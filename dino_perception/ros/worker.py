@@ -34,7 +34,8 @@ class Camera(Protocol):
 
 
 class Worker:
-    """Takes the newest frame of every camera that has one (one after another where a batch gains nothing), leaves out what is too old or unwatched, and publishes.
+    """Takes the newest frame of every camera that has one (one after another where a batch gains nothing), leaves out what
+    is too old or unwatched, and publishes.
 
     `now_ns` is the node's clock (simulated time included), 0 while it does not run yet; stamps are compared with no
     other clock. Errors of a frame are counted and told to `complain`; they never end the thread. `lost` is told of an

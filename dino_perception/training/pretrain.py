@@ -4,8 +4,8 @@
     python -m dino_perception.training.pretrain --scenes SCENES --size 240x320 --out small.safetensors
     python -m dino_perception.training.pretrain --scenes SCENES --resume small.safetensors --out rover-tiny.safetensors
 
-Several processes share a step when torchrun starts them: on CPU cores two of one thread each are a third faster than
-one of two threads, and several GPUs need it (`torchrun --nproc-per-node 2 -m dino_perception.training.pretrain ...`).
+Several processes share a step when torchrun starts them, one a GPU or one a CPU core
+(`torchrun --nproc-per-node 2 -m dino_perception.training.pretrain ...`).
 
 The heads used here only shape the backbone and are thrown away; the heads that ship are trained on the frozen
 backbone with `dino-perception train`, like anyone's.
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from dino_perception.models.checkpoints import load_backbone, save_backbone
 from dino_perception.models.heads import create_head
+from dino_perception.training.terrain_styles import BIG_ROCK, CLASSES, SKY
 
 GAPS = (1, 2, 3, 5, 8)
 TEMPERATURE = 0.07
 FAR = 80.0  # metres; farther depth is not asked for
-SKY = 4  # the ground's classes come before it
 RARE = 2.0  # weight of big_rock, a few percent of all pixels
 
 
@@ -97,7 +97,7 @@ class Pairs:
         is learned shall be its texture and shape, so that a style of terrain never seen is no riddle."""
         tints = np.ones((256, 3), np.float32)
         if self.random.random() < 0.7:
-            ground = slice(0, SKY)
+            ground = slice(0, SKY)  # the classes before it
             tints[ground] = np.exp(self.random.normal(0, 0.2, (SKY, 1)) + self.random.normal(0, 0.06, (SKY, 3)))
         return tints
 
@@ -211,7 +211,8 @@ def train(arguments: argparse.Namespace) -> None:
         dict(params=[p for p in parameters if p.dim() < 2], weight_decay=0.0)], lr=arguments.rate, betas=(0.9, 0.98))
     size = tuple(int(side) for side in arguments.size.split("x")) if arguments.size else None
     pairs = Pairs(arguments.scenes, backbone.spec.patch, size, arguments.seed + rank)
-    weights = torch.tensor([1.0, 1.0, 1.0, RARE, 1.0], device=device)
+    weights = torch.ones(len(CLASSES), device=device)
+    weights[BIG_ROCK] = RARE
     average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     graphs: dict[tuple[int, int], torch.nn.Module] = {}
     log = Path(f"{arguments.out}.log.jsonl").open("a")
@@ -240,8 +241,7 @@ def train(arguments: argparse.Namespace) -> None:
         descriptors = F.normalize(features[-1].float().flatten(2).transpose(1, 2), dim=-1)
         match = match_loss(descriptors[0::2], descriptors[1::2], batch["target"], features[-1].shape[3])
         loss = segmentation + depth + 0.3 * match
-        for p in parameters:
-            p.grad = None
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if many:
             average_gradients(parameters, count)

@@ -13,7 +13,8 @@ from dino_perception.cli.benchmark_node_page import page
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
-from dino_perception.cli.benchmark_node import Bench, Span  # noqa: E402
+from dino_perception.cli.benchmark_node import Bench, NodeBenchmarkError, Span, _some  # noqa: E402
+from dino_perception.perception.settings import Settings  # noqa: E402
 from dino_perception.ros.watcher import Heard  # noqa: E402
 
 SMALL = ("engine=torch", "threads=1", "input_height=96", "input_width=128", "output_height=48", "output_width=64",
@@ -72,6 +73,11 @@ def test_an_unknown_part_is_refused_with_what_there_is():
                           capture_output=True)
     assert done.returncode == 1
     assert "--node warp is not known; accepted are all, cameras, overload, demand, overhead" in done.stderr
+
+
+def test_a_node_that_is_too_slow_to_publish_anything_is_a_sentence():
+    with pytest.raises(NodeBenchmarkError, match="published nothing: 'max_age' is 0.5 s"):
+        _some(np.array([]), Settings())
 
 
 def test_what_the_pages_say_is_what_was_measured():

@@ -159,3 +159,20 @@ def test_a_node_whose_device_is_gone_ends_with_a_sentence_so_that_launch_can_sta
     wait_for(lambda: client.send(image(client.now_ns())) or not node.alive(), "the end of the node")
     assert node.stop() == 3
     assert "the device does not answer any more, leaving: RuntimeError: CUDA error: an illegal memory access" in node.log()
+
+
+@pytest.mark.parametrize("first, code", [("rclpy.shutdown()", 0), ("pass", 1)], ids=["shut down", "running"])
+def test_an_error_of_a_callback_ends_it_badly_only_while_ros_is_up(tmp_path, start, first, code):
+    script = tmp_path / "node.py"
+    script.write_text("import sys, rclpy\n"
+                      "from rclpy.executors import SingleThreadedExecutor\n"
+                      "def spin(self):\n"
+                      f"    {first}\n"
+                      "    raise RuntimeError('publisher is invalid')\n"
+                      "SingleThreadedExecutor.spin = spin\n"
+                      "from dino_perception.ros.node import main\n"
+                      "sys.exit(main())\n")
+    node, _ = start({**SMALL, "autostart": False}, name="interrupted", program=[str(script)])
+    wait_for(lambda: not node.alive(), "the end of the process")
+    assert node.stop() == code
+    assert ("publisher is invalid" in node.log()) == bool(code)
