@@ -44,9 +44,12 @@ class Untracked:
 class _Keeper:
     """Takes a tracker's place in a worker."""
 
-    def update(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any,
+    def match(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any,
                picture: Any = None) -> Untracked:
         return Untracked(descriptors.float().cpu().numpy().copy(), box, stride)
+
+    def prepare(self) -> None:
+        """Nothing: no points are followed here."""
 
 
 class Looker:
@@ -108,16 +111,19 @@ class Farm:
         self.device = torch.device(
             "cuda" if "cuda" in str(self._about.get("device", "")) and torch.cuda.is_available() else "cpu"
         )
-        self._trackers: dict[str, Tracker] = {}
+        self.trackers: dict[str, Tracker] = {}
         self.ahead = SEGMENT * (workers.count + 2)
 
     def describe(self) -> dict[str, Any]:
         return {**self._about, "workers": self._workers.count}
 
     def reset_tracks(self, camera: str | None = None) -> None:
-        for name, tracker in self._trackers.items():
+        for name, tracker in self.trackers.items():
             if camera in (None, name):
                 tracker.reset()
+
+    def settle(self) -> None:
+        """Nothing is made ready ahead here."""
 
     def submit(self, frames: Sequence[Frame]) -> Any:
         return self._workers.submit(frames)
@@ -135,7 +141,7 @@ class Farm:
         matches = None
         if "correspondences" in wanted and isinstance(held, Untracked):
             descriptors = torch.from_numpy(np.array(held.descriptors)).to(self.device)
-            tracker = self._trackers.setdefault(frame.camera, Tracker())
+            tracker = self.trackers.setdefault(frame.camera, Tracker())
             matches = tracker.update(frame, held.box, descriptors, held.stride, self.settings.head["correspondences"])
         spent = {**percept.stage_ms, "matching": (time.perf_counter() - begun) * 1e3}
         return dataclasses.replace(percept, frame=frame, correspondences=matches, stage_ms=spent, **heads)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.percepts import LATE, TOPICS
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.isolation import isolated
 from dino_perception.ros.large_messages import large_message_profile
@@ -139,10 +139,11 @@ class Bench:
         heard = self.watcher.heard[f"{self._source[camera]}camera_info"]
         return sum(span.begin_ns <= h.sent_ns < span.end_ns for h in heard) / span.seconds
 
-    def latencies(self, camera: str, span: Span) -> np.ndarray:
-        """Milliseconds from stamp to the last of the frame's data, of frames that were published within the span."""
+    def latencies(self, camera: str, span: Span, without: Collection[str] = ()) -> np.ndarray:
+        """Milliseconds from stamp to the last of the frame's data, `without` some topics, of frames that were published
+        within the span."""
         done: dict[int, int] = {}
-        for name in self._listen:
+        for name in (name for name in self._listen if name not in without):
             for heard in self.watcher.heard[f"{NODE}/{self._prefix[camera]}{name}"]:
                 done[heard.stamp_ns] = max(done.get(heard.stamp_ns, 0), heard.sent_ns)
         return np.array([(sent - stamp) / 1e6 for stamp, sent in sorted(done.items())
@@ -251,6 +252,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
     pixels = [torch.from_numpy(resized(picture, size)[None].copy()).to(perceiver.device) for picture in pictures]
     times: dict[str, list[float]] = {}
     late: list[float] = []
+    dense: list[float] = []
     with Bench(settings, pictures, DATA, say) as bench:
         for turn in range(-1, rounds):
             say(f"round {max(0, turn + 1)} of {rounds}")
@@ -263,15 +265,17 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
             if turn < 0:
                 continue
             late += list(bench.latencies(camera, span))
+            dense += list(bench.latencies(camera, span, without=LATE))
             for name, ms in times_now.items():
                 times.setdefault(name, []).extend(ms)
     about = perceiver.describe()
     perceiver.close()
     graphs = {name: statistics.median(ms) for name, ms in times.items()}
-    node = statistics.median(_some(late, settings))
+    node, first = (statistics.median(_some(ms, settings)) for ms in (late, dense))
     return {"backbone": settings.backbone, "engine": about["engine"], "precision": about["precision"],
             "input": about["input"], "image": list(pictures.shape[1:3]), "graphs_ms": graphs, "node_ms": node,
-            "frames": len(late), "ratio": node / graphs["backbone"], "above_ms": node - graphs["all"]}
+            "dense_ms": first, "frames": len(late), "ratio": node / graphs["backbone"], "above_ms": node - graphs["all"],
+            "dense_ratio": first / graphs["backbone"], "dense_above_ms": first - graphs["all"]}
 
 
 def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list[float]]:

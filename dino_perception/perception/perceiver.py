@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Perceiver:
     A batch between two sizes runs padded in the larger one on a GPU, where an empty place costs little. A CPU gains
     nothing by batching (three frames of the bundled model: 250 ms one by one, 270 ms in one batch), so there the frames
     run one by one. No engine is built after the start. Matching runs on the CPU in a thread of its own, beside the other
-    heads; `stage_ms["matching"]` is what it takes there. One caller at a time.
+    heads, or after them where the engine has all cores; `stage_ms["matching"]` is what it takes there. One caller at a time.
     """
 
     def __init__(
@@ -88,9 +88,13 @@ class Perceiver:
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="matching")
         self.start_s = time.perf_counter() - start
 
-    def perceive(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None) -> list[Percept]:
+    def perceive(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None,
+                 early: Callable[[list[Percept]], None] | None = None) -> list[Percept]:
         """One percept a frame, in the same order. `wanted[i]` names the heads that run for `frames[i]`; by default every
         enabled one.
+
+        `early` is called, while points are still being matched, with the percepts as far as they are: all but the
+        correspondences. It is not called where these are wanted for no frame.
 
         A frame whose heads are all unwanted costs nothing. Raises FrameError, before anything has run, for an image that
         is not (H, W, 3) uint8 or too thin to fit.
@@ -105,11 +109,21 @@ class Perceiver:
         for chunk, size in self._chunks(watched):
             self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
                        [results[i] for i in chunk], clock)  # fmt: skip
-        for result in results:
-            if "correspondences" in result:
-                result["correspondences"], took = result["correspondences"].result()
+        matches = [result.pop("correspondences", None) for result in results]
+        percepts = [self._percept(frame, box, result, clock.ms) for frame, box, result in zip(frames, boxes, results)]
+        if not any(matches):
+            return percepts
+        try:
+            if early:
+                early(percepts)
+        finally:
+            wait([match for match in matches if match])
+        for i, match in enumerate(matches):
+            if match:
+                found, took = match.result()
+                percepts[i] = dataclasses.replace(percepts[i], correspondences=found)
                 clock.ms["matching"] = clock.ms.get("matching", 0.0) + took
-        return [self._percept(frame, box, result, clock.ms) for frame, box, result in zip(frames, boxes, results)]
+        return percepts
 
     def update(self, settings: Settings) -> None:
         """Take changed settings. Raises SettingError for one that needs a new perceiver."""
@@ -119,9 +133,14 @@ class Perceiver:
 
     def reset_tracks(self, camera: str | None = None) -> None:
         """Forget the reference frame and the tracks of one camera or of all; ids are never given out again."""
+        self.settle()
         for name, tracker in self.trackers.items():
             if camera in (None, name):
                 tracker.reset()
+
+    def settle(self) -> None:
+        """Wait until what is made ready for the next frames is done: before anyone else touches the trackers."""
+        self._beside.submit(lambda: None).result()
 
     @property
     def most_at_once(self) -> int:
@@ -234,8 +253,10 @@ class Perceiver:
                         for slot, names in enumerate(wanted) if "correspondences" in names and self._stride}  # fmt: skip
             maps = self._backbone[size](pixels)
             clock.stage("backbone")
-            # Correspondences first: while they are matched in their thread, the other heads run.
-            for kind in sorted(self._heads, key=lambda kind: kind != "correspondences"):
+            # On a GPU correspondences come first: while they are matched on the CPU, the other heads run. Where the engine
+            # has all cores they come last: the two would hold one another up for longer than either takes.
+            first = self.device.type != "cpu"
+            for kind in sorted(self._heads, key=lambda kind: (kind == "correspondences") != first):
                 chosen = [slot for slot, names in enumerate(wanted) if kind in names]
                 if not chosen:
                     continue
@@ -246,6 +267,7 @@ class Perceiver:
                         results[slot][kind] = self._beside.submit(
                             _follow, tracker, frames[slot], boxes[slot], descriptors.clone(), self._stride,
                             self.settings.head[kind], pictures[slot])  # fmt: skip
+                        self._beside.submit(tracker.prepare)  # should it fail, the next match tries again, and says so
                     clock.stage(kind)
                 else:
                     clock.stage(kind)
@@ -323,7 +345,7 @@ def _follow(tracker: Tracker, frame: Frame, box: Letterbox, descriptors: torch.T
             picture: Future) -> tuple[Correspondences, float]:  # fmt: skip
     """The matches of a frame and how many milliseconds they took with the picture that was taken ahead."""
     taken, before = picture.result()
-    found, took = _timed(tracker.update, frame, box, descriptors, stride, settings, taken)
+    found, took = _timed(tracker.match, frame, box, descriptors, stride, settings, taken)
     return found, before + took
 
 

@@ -15,21 +15,24 @@ from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.tracks import Tracker
 
 _KINDS = {"View": View, "Field": Field}
-_SCRATCH = ("_refiner",)
+_SCRATCH = ("_refiner", "_ahead")
 
 
 def remember(perceiver: Perceiver) -> dict[str, dict[str, np.ndarray]]:
     """Camera -> name -> a copy of what its tracker holds, on the host."""
+    perceiver.settle()
     return {camera: memory(tracker) for camera, tracker in perceiver.trackers.items()}
 
 
 def recall(perceiver: Perceiver, memories: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Give a perceiver the trackers that `remember` copied, instead of its own."""
+    perceiver.settle()
     perceiver.trackers = {camera: tracker(memory, perceiver.device) for camera, memory in memories.items()}
 
 
 def memory(tracker: Tracker) -> dict[str, np.ndarray]:
     """A tracker as named arrays."""
+    tracker.prepare()
     arrays: dict[str, np.ndarray] = {}
     plain = {name: _packed(value, name, arrays) for name, value in vars(tracker).items() if name not in _SCRATCH}
     # Two names for one view stay one view: whether the reference is the frame before makes a difference.

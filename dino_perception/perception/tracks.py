@@ -28,7 +28,8 @@ SPARE_FAR = 1.75
 
 
 class Tracker:
-    """The points of one camera. `update` takes its frames in order.
+    """The points of one camera. `update` takes its frames in order; so do `match`, which gives the matches sooner, and
+    `prepare` after it, which makes ready for the next frame what need not wait for it.
 
     Points are chosen in the reference frame and matched from there directly, so that positions do not drift along a
     chain of frames; features matched from the frame before say where to look. The reference is that frame itself, or a
@@ -42,6 +43,7 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the frames. Ids go on counting, so that an old id never means a new point."""
+        self._ahead: tuple | None = None  # what `prepare` has to do
         self._reference: View | None = None
         self._previous: View | None = None
         self._flow: Field | None = None  # from the reference to the frame before
@@ -49,8 +51,20 @@ class Tracker:
         self._xy = np.zeros((0, 2))  # in the reference
         self._last = np.zeros((0, 2))  # in the frame before, predicted where not found
 
+    def update(self, *arguments, **options) -> Correspondences:
+        """`match`, then `prepare`."""
+        found = self.match(*arguments, **options)
+        self.prepare()
+        return found
+
+    def prepare(self) -> None:
+        """Choose the points to look for in the next frame. `match` does it first where it is still to be done."""
+        if self._ahead is not None:
+            self._start(*self._ahead)
+            self._ahead = None
+
     @torch.inference_mode()
-    def update(
+    def match(
         self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings,
         picture: Picture | None = None,
     ) -> Correspondences:
@@ -60,11 +74,12 @@ class Tracker:
         `descriptors` (N, D) are unit vectors, one for each `stride` x `stride` patch of the network's input. `picture`
         is given where it was taken ahead.
         """
+        self.prepare()
         view = View.of(frame, box, descriptors, stride, picture)
         reference, previous = self._reference, self._previous
         if previous is None or not _follows(previous, view):
             self.reset()
-            self._start(view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)), SPARE_FAR)
+            self._ahead = view, settings, np.zeros(0, np.uint64), np.zeros((0, 2)), SPARE_FAR
             nothing = np.zeros(0, np.float32)
             return Correspondences(view.stamp_ns, view.frame_id, view.width, view.height, np.zeros(0, np.uint64),
                                    nothing, nothing, nothing, nothing, nothing)  # fmt: skip
@@ -85,7 +100,7 @@ class Tracker:
             spare = SPARE if settings.reference == "previous" else SPARE_FAR
             others = np.setdiff1d(found, chosen)[: max(0, round(spare * settings.max_matches) - len(chosen))]
             kept = np.union1d(chosen, others)
-            self._start(view, settings, self._ids[kept], position[kept], spare)
+            self._ahead = view, settings, self._ids[kept], position[kept], spare
         return result
 
     def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

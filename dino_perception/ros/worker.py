@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.percepts import outputs
+from dino_perception.messages.percepts import LATE, outputs
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
@@ -31,6 +32,23 @@ class Camera(Protocol):
 
     def publish(self, messages: Mapping[str, Any]) -> None:
         """Send messages by relative topic name."""
+
+
+@dataclass
+class _Parts:
+    """What of one frame is still to be sent."""
+
+    letter: Letter
+    due: set[str]
+    sent: bool = False
+    """Whether some of it has been."""
+    over: bool = False
+    """Nothing more comes of it: it is too old, or failed."""
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, milliseconds: Mapping[str, float]) -> None:
+        for stage, value in milliseconds.items():
+            self.spent[stage] = self.spent.get(stage, 0.0) + value
 
 
 class Worker:
@@ -131,13 +149,17 @@ class Worker:
             frames.append(frame)
             wanted.append(heads)
             topics[camera] = chosen
-        percepts = self._perceive(frames, wanted)
+        parts = {camera: _Parts(letters[camera], {topic for topic in chosen if not _is_picture(topic)})
+                 for camera, chosen in topics.items()}
+
+        def early(percepts: list[Percept]) -> None:
+            """Mask, depth and points do not wait for the matches."""
+            for percept in percepts:
+                self._try(percept, parts[percept.frame.camera], without=LATE)
+
+        percepts = self._perceive(frames, wanted, early)
         for percept in percepts:
-            camera = percept.frame.camera
-            try:
-                self._publish(percept, topics[camera], letters[camera])
-            except Exception as error:
-                self._fail([camera], error)
+            self._try(percept, parts[percept.frame.camera])
         # The pictures for people are drawn when the data of every camera is on its way: nobody drives by them.
         for percept in percepts:
             try:
@@ -148,11 +170,11 @@ class Worker:
     def _heads(self) -> dict[str, Any]:
         return {name: self._settings.head[name] for name in self._settings.heads}
 
-    def _perceive(self, frames: list[Frame], wanted: list[set[str]]) -> list[Percept]:
+    def _perceive(self, frames: list[Frame], wanted: list[set[str]], early: Callable) -> list[Percept]:
         if not frames:
             return []
         try:
-            percepts = self._perceiver.perceive(frames, wanted)
+            percepts = self._perceiver.perceive(frames, wanted, early)
         except Exception as error:
             if len(frames) == 1 and isinstance(error, FrameError):
                 self._bad(frames[0].camera, error)
@@ -165,28 +187,46 @@ class Worker:
                 self._fail([frames[0].camera], error)
                 return []
             # One frame may be what the engine cannot take; the other cameras shall not go blind for it.
-            return [p for frame, heads in zip(frames, wanted) for p in self._perceive([frame], [heads])]
+            return [p for frame, heads in zip(frames, wanted) for p in self._perceive([frame], [heads], early)]
         self._account.spent(percepts[0].stage_ms)
         return percepts
 
-    def _publish(self, percept: Percept, topics: set[str], letter: Letter) -> None:
-        frame = percept.frame
-        if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True):
+    def _try(self, percept: Percept, parts: _Parts, without: frozenset[str] = frozenset()) -> None:
+        """Publish what is due of a frame; an error ends this frame, and nothing else."""
+        if parts.over:
             return
+        try:
+            self._publish(percept, parts, without)
+        except Exception as error:
+            parts.over = True
+            self._fail([percept.frame.camera], error)
+
+    def _publish(self, percept: Percept, parts: _Parts, without: frozenset[str]) -> None:
+        """Send what is due but `without` some topics, which come later; with none left out the frame is done."""
+        frame, due = percept.frame, parts.due - without
         account = self._account.cameras[frame.camera]
-        account.no_points = account.no_points or percept.camera_problem
-        begun = time.monotonic()
-        messages = self._messages(percept, {topic for topic in topics if not _is_picture(topic)})
-        built = time.monotonic()
-        self._cameras[frame.camera].publish(messages)
-        done = time.monotonic()
-        account.published.tick(done)
-        spent = {"messages": (built - begun) * 1e3, "publish": (done - built) * 1e3,
-                 "receipt to publish": (done - letter.received_s) * 1e3}
-        age = self._age_s(frame.stamp_ns)
-        if age is not None:
-            spent["stamp to publish"] = age * 1e3
-        self._account.spent(spent)
+        if due or not without:
+            if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
+                parts.over = not parts.sent
+                due = set()
+        if due:
+            begun = time.monotonic()
+            messages = self._messages(percept, due)
+            built = time.monotonic()
+            self._cameras[frame.camera].publish(messages)
+            done = time.monotonic()
+            parts.due -= due
+            parts.sent = True
+            parts.spend({"messages": (built - begun) * 1e3, "publish": (done - built) * 1e3})
+            parts.spent["receipt to publish"] = (done - parts.letter.received_s) * 1e3
+            age = self._age_s(frame.stamp_ns)
+            if age is not None:
+                parts.spent.setdefault("stamp to publish (dense)", age * 1e3)
+                parts.spent["stamp to publish"] = age * 1e3
+        if not without and not parts.over:
+            account.no_points = account.no_points or percept.camera_problem
+            account.published.tick(time.monotonic())
+            self._account.spent(parts.spent)
 
     def _draw(self, percept: Percept, topics: set[str]) -> None:
         pictures = {topic for topic in topics if _is_picture(topic)}
@@ -204,13 +244,16 @@ class Worker:
         now = self._now_ns()
         return (now - stamp_ns) / 1e9 if now > 0 else None
 
-    def _too_old(self, camera: str, stamp_ns: int, *, late: bool) -> bool:
+    def _too_old(self, camera: str, stamp_ns: int, *, late: bool, counted: bool = False) -> bool:
+        """Whether a frame is older than `max_age`; unless it is `counted` already, that is what became of it."""
         age = self._age_s(stamp_ns)
         account = self._account.cameras[camera]
         if not late:
             account.age_s = age
         if age is None or age <= self._settings.max_age:
             return False
+        if counted:
+            return True
         account.age_s, account.late = age, late
         account.too_old.tick(time.monotonic())
         return True

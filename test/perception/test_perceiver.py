@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
+from dino_perception.perception.tracks import Tracker
 
 SMALL = {"input_height": 192, "input_width": 256, "output_height": 96, "output_width": 128}
 ALL = {"segmentation", "depth", "correspondences"}
@@ -135,6 +137,34 @@ def test_only_wanted_heads_run_and_nothing_runs_for_nobody(perceiver):
     everything = perceiver.perceive([frame(photo())])[0]
     assert set(everything.stage_ms) >= {"preprocess", "backbone", *ALL, "copy", "matching"}
     assert all(ms >= 0 for ms in everything.stage_ms.values())
+
+
+def test_what_needs_no_matches_is_told_while_points_are_matched(tmp_path, monkeypatch):
+    perceiver, told, go = build(tmp_path), [], threading.Event()
+    match = Tracker.match
+
+    def waiting(self, *arguments, **options):
+        assert go.wait(30), "the dense outputs waited for the matches"
+        return match(self, *arguments, **options)
+
+    monkeypatch.setattr(Tracker, "match", waiting)
+    percept, = perceiver.perceive([frame(photo())], None, lambda percepts: (told.extend(percepts), go.set()))
+    first, = told
+    assert first.correspondences is None and percept.correspondences is not None
+    assert first.depth is percept.depth and first.segmentation is percept.segmentation
+    perceiver.perceive([frame(photo(), stamp=1)], [{"depth"}], lambda percepts: pytest.fail("nothing is matched"))
+
+
+def test_an_error_of_who_is_told_early_leaves_the_tracks_as_they_are(tmp_path):
+    perceiver = build(tmp_path)
+
+    def broken(percepts):
+        raise OSError("the listener is gone")
+
+    with pytest.raises(OSError, match="the listener is gone"):
+        perceiver.perceive([frame(photo())], None, broken)
+    found = perceiver.perceive([frame(photo(), stamp=1)])[0].correspondences
+    assert len(found.x) > 300 and found.reference_stamp_ns == 0
 
 
 def test_a_disabled_head_does_not_run_by_default(tmp_path):

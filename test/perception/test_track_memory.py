@@ -48,6 +48,23 @@ def test_a_recalled_tracker_goes_on_as_if_nothing_had_happened(reference, stop):
             np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
+@pytest.mark.parametrize("reference", ["previous", "keyframe"])
+def test_what_is_made_ready_later_gives_the_same_bits(reference):
+    settings = dataclasses.replace(CorrespondenceSettings(), reference=reference, max_matches=60)
+    made, expected = Tracker(), followed(Tracker(), frames(), settings)
+    found = []
+    for number, (frame, descriptors) in enumerate(frames()):
+        found.append(made.match(frame, BOX, descriptors, STRIDE, settings))
+        if number % 3 == 0:
+            made.prepare()
+        elif number % 3 == 1:
+            made = tracker(memory(made), torch.device("cpu"))  # remembers what was not yet made ready
+    assert sum(len(c.x) for c in found) > 100
+    for a, b in zip(expected, found):
+        for field in dataclasses.fields(a):
+            np.testing.assert_array_equal(getattr(b, field.name), getattr(a, field.name))
+
+
 def test_what_is_remembered_is_a_copy():
     """The tracker goes on while its memory is written to the disk."""
     made, settings = Tracker(), CorrespondenceSettings()

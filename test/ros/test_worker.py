@@ -5,19 +5,21 @@ The engine is a stand-in whose speed and failures the test decides; messages are
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dino_perception.messages.images import decode_image
 from dino_perception.messages.types import RclpyTypes
-from dino_perception.perception.frame import Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.account import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 from dino_perception.ros.worker import Worker
 
 TYPES = RclpyTypes()
+MATCHES = Correspondences(0, "front_optical", 2, 2, np.zeros(1, np.uint64), *(np.zeros(1, np.float32) for _ in range(5)))
 TOPICS = {"segmentation/mask", "depth/image", "depth/camera_info"}
 
 
@@ -29,16 +31,23 @@ class ScriptedPerceiver:
     def __init__(self, seconds=0.0):
         self.seconds, self.batches, self.resets, self.settings = seconds, [], [], []
         self.answers, self.most_at_once = True, 8
+        self.matching = lambda: None
 
     def alive(self):
         return self.answers
 
-    def perceive(self, frames, wanted):
+    def perceive(self, frames, wanted, early=None):
         if any(frame.image[0, 0, 0] == 13 for frame in frames):
             raise RuntimeError("the device fell over")
         self.batches.append([(frame.camera, set(heads)) for frame, heads in zip(frames, wanted)])
         time.sleep(self.seconds)
-        return [self._percept(frame, heads) for frame, heads in zip(frames, wanted)]
+        percepts = [self._percept(frame, heads) for frame, heads in zip(frames, wanted)]
+        if not any("correspondences" in heads for heads in wanted):
+            return percepts
+        early(percepts)
+        self.matching()
+        return [replace(percept, correspondences=MATCHES) if "correspondences" in heads else percept
+                for percept, heads in zip(percepts, wanted)]
 
     def _percept(self, frame, heads):
         mask = np.zeros((4, 6), np.uint8)
@@ -130,8 +139,8 @@ def test_where_a_batch_gains_nothing_each_frame_is_out_before_the_next_is_looked
     b.perceiver.most_at_once = 1
     out = []
     perceive = b.perceiver.perceive
-    b.perceiver.perceive = lambda frames, wanted: (
-        out.append([name for name, camera in b.cameras.items() if camera.published]), perceive(frames, wanted))[1]
+    b.perceiver.perceive = lambda frames, wanted, early: (
+        out.append([name for name, camera in b.cameras.items() if camera.published]), perceive(frames, wanted, early))[1]
     for camera in b.cameras:
         b.send(camera, 1)
     b.worker.start()
@@ -192,15 +201,70 @@ def test_nothing_older_than_max_age_is_published_however_long_it_took(bench):
     b.now_s = 100.0
     perceive = b.perceiver.perceive
 
-    def slow(frames, wanted):
+    def slow(frames, wanted, early):
         b.now_s += 2.0
-        return perceive(frames, wanted)
+        return perceive(frames, wanted, early)
 
     b.perceiver.perceive = slow
     b.worker.start()
     b.send("front", 100)
     b.wait(lambda: b.account.cameras["front"].too_old.total == 1)
     assert b.account.cameras["front"].late and not b.cameras["front"].published
+
+
+def watched_for_matches(bench, **settings):
+    b = bench(**settings)
+    b.cameras["front"].topics = TOPICS | {"correspondences"}
+    b.now_s = 100.0
+    return b
+
+
+def test_mask_and_depth_do_not_wait_for_the_matches(bench):
+    b = watched_for_matches(bench)
+    out = []
+
+    def matching():
+        out.append([set(messages) for messages in b.cameras["front"].published])
+        assert b.account.cameras["front"].published.total == 0, "a frame counts when all of it is out"
+        b.now_s += 0.25
+
+    b.perceiver.matching = matching
+    b.worker.start()
+    b.send("front", 100)
+    b.wait(lambda: b.account.cameras["front"].published.total)
+    assert out == [[TOPICS]]
+    assert [set(messages) for messages in b.cameras["front"].published] == [TOPICS, {"correspondences"}]
+    late, dense = (b.account.latencies()[f"stamp to publish{part}"][0] for part in ("", " (dense)"))
+    assert dense == pytest.approx(0) and late == pytest.approx(250)
+
+
+def test_matches_that_come_too_late_are_left_out_and_the_frame_counts_as_published(bench):
+    b = watched_for_matches(bench, max_age=0.5)
+    b.perceiver.matching = lambda: setattr(b, "now_s", 102.0)
+    b.worker.start()
+    b.send("front", 100)
+    b.wait(lambda: b.account.cameras["front"].published.total)
+    assert [set(messages) for messages in b.cameras["front"].published] == [TOPICS]
+    assert b.account.cameras["front"].too_old.total == 0
+
+
+def test_what_was_sent_before_the_matching_failed_is_not_sent_again(bench):
+    b = bench(("front", "rear"))
+    for camera in b.cameras.values():
+        camera.topics = TOPICS | {"correspondences"}
+    failures = iter([RuntimeError("no match"), None, None])
+
+    def matching():
+        if error := next(failures):
+            raise error
+
+    b.perceiver.matching = matching
+    for name in b.cameras:
+        b.send(name, 1)
+    b.worker.start()
+    b.wait(lambda: all(camera.published.total for camera in b.account.cameras.values()))
+    for camera in b.cameras.values():
+        assert [set(messages) for messages in camera.published] == [TOPICS, {"correspondences"}]
 
 
 def test_before_the_clock_runs_no_age_is_known_and_nothing_is_too_old(bench):
