@@ -48,9 +48,6 @@ class _Keeper:
                picture: Any = None) -> Untracked:
         return Untracked(descriptors.float().cpu().numpy().copy(), box, stride)
 
-    def prepare(self) -> None:
-        """Nothing: no points are followed here."""
-
 
 class Looker:
     """A worker's perceiver."""
@@ -121,9 +118,6 @@ class Farm:
         for name, tracker in self.trackers.items():
             if camera in (None, name):
                 tracker.reset()
-
-    def settle(self) -> None:
-        """Nothing is made ready ahead here."""
 
     def submit(self, frames: Sequence[Frame]) -> Any:
         return self._workers.submit(frames)

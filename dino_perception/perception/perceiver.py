@@ -47,8 +47,9 @@ class Perceiver:
 
     A batch between two sizes runs padded in the larger one on a GPU, where an empty place costs little. A CPU gains
     nothing by batching (three frames of the bundled model: 250 ms one by one, 270 ms in one batch), so there the frames
-    run one by one. No engine is built after the start. Matching runs on the CPU in a thread of its own, beside the other
-    heads, or after them where the engine has all cores; `stage_ms["matching"]` is what it takes there. One caller at a time.
+    run one by one. No engine is built after the start. Matching runs on the CPU in a thread of its own: beside the other
+    heads where these run on a GPU, and else after them, beside what `early` does; for the same cores they would hold one
+    another up. `stage_ms["matching"]` is what it takes there. One caller at a time.
     """
 
     def __init__(
@@ -77,15 +78,19 @@ class Perceiver:
         self._head_taps = {kind: [self._taps.index(tap) for tap in head.spec.taps] for kind, head in heads.items()}
         self._stride = backbone.spec.tap_stride(heads["correspondences"].spec.taps[0]) if "correspondences" in heads else 0
         self._build(backbone, heads, batch_sizes, frames)
+        one = next(iter(self._backbone.values())).info
         if self.device.type == "cpu":
-            # OpenCV's threads would fight with the engine's for the cores; its small jobs here are quicker without
-            # (matching beside the heads: 14 ms instead of 19 on two cores).
+            # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
+            # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
             cv2.setNumThreads(1)
+            if one.engine != "torch":
+                torch.set_num_threads(1)
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
         self.trackers: dict[str, Tracker] = {}
         """Camera -> what follows its points; made when the camera is first seen."""
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="matching")
+        self._off_cpu = self.device.type != "cpu"
         self.start_s = time.perf_counter() - start
 
     def perceive(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None,
@@ -93,8 +98,8 @@ class Perceiver:
         """One percept a frame, in the same order. `wanted[i]` names the heads that run for `frames[i]`; by default every
         enabled one.
 
-        `early` is called, while points are still being matched, with the percepts as far as they are: all but the
-        correspondences. It is not called where these are wanted for no frame.
+        `early` is called, while points are matched, with the percepts of frames for which that is wanted, as far as they
+        are: all but the correspondences. Several calls may bring the frames one after another.
 
         A frame whose heads are all unwanted costs nothing. Raises FrameError, before anything has run, for an image that
         is not (H, W, 3) uint8 or too thin to fit.
@@ -104,26 +109,20 @@ class Perceiver:
             wanted = [enabled] * len(frames)
         boxes = [self._box(frame) for frame in frames]
         clock = _Clock(self.device)
-        results: list[dict[str, Any]] = [{} for _ in frames]
+        percepts = [self._percept(frame, box, {}, clock.ms) for frame, box in zip(frames, boxes)]
         watched = [i for i, names in enumerate(wanted) if not self._heads.keys().isdisjoint(names)]
         for chunk, size in self._chunks(watched):
-            self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
-                       [results[i] for i in chunk], clock)  # fmt: skip
-        matches = [result.pop("correspondences", None) for result in results]
-        percepts = [self._percept(frame, box, result, clock.ms) for frame, box, result in zip(frames, boxes, results)]
-        if not any(matches):
-            return percepts
-        try:
-            if early:
-                early(percepts)
-        finally:
-            wait([match for match in matches if match])
-        for i, match in enumerate(matches):
-            if match:
-                found, took = match.result()
-                percepts[i] = dataclasses.replace(percepts[i], correspondences=found)
-                clock.ms["matching"] = clock.ms.get("matching", 0.0) + took
+            looked = self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
+                                clock, early)
+            for i, percept in zip(chunk, looked):
+                percepts[i] = percept
         return percepts
+
+    def prepare(self) -> None:
+        """Make ready for the next frames what need not wait for them: for when the outputs are on their way. What is left
+        undone, the next `perceive` does."""
+        for tracker in self.trackers.values():
+            tracker.prepare()
 
     def update(self, settings: Settings) -> None:
         """Take changed settings. Raises SettingError for one that needs a new perceiver."""
@@ -133,14 +132,9 @@ class Perceiver:
 
     def reset_tracks(self, camera: str | None = None) -> None:
         """Forget the reference frame and the tracks of one camera or of all; ids are never given out again."""
-        self.settle()
         for name, tracker in self.trackers.items():
             if camera in (None, name):
                 tracker.reset()
-
-    def settle(self) -> None:
-        """Wait until what is made ready for the next frames is done: before anyone else touches the trackers."""
-        self._beside.submit(lambda: None).result()
 
     @property
     def most_at_once(self) -> int:
@@ -245,35 +239,51 @@ class Perceiver:
             start += size
         return chunks
 
-    def _look(self, frames, boxes, wanted, size, results, clock: _Clock) -> None:
+    def _look(self, frames, boxes, wanted, size, clock: _Clock, early) -> list[Percept]:
+        """The percepts of the frames of one pass."""
+        results: list[dict[str, Any]] = [{} for _ in frames]
+        chosen = {kind: slots for kind in self._heads if (slots := [i for i, names in enumerate(wanted) if kind in names])}
+        matched = chosen.get("correspondences", [])
+        pictures: dict[int, Future] = {}
+        matches: dict[int, Future] = {}
         with torch.inference_mode():
             pixels = self._preprocess([frame.image for frame in frames], boxes, size)
             clock.stage("preprocess")
-            pictures = {slot: self._beside.submit(_timed, Picture.of, frames[slot], boxes[slot], self._stride)
-                        for slot, names in enumerate(wanted) if "correspondences" in names and self._stride}  # fmt: skip
+            if self._off_cpu:
+                pictures = {slot: self._beside.submit(_timed, Picture.of, frames[slot], boxes[slot], self._stride)
+                            for slot in matched}  # fmt: skip
             maps = self._backbone[size](pixels)
             clock.stage("backbone")
-            # On a GPU correspondences come first: while they are matched on the CPU, the other heads run. Where the engine
-            # has all cores they come last: the two would hold one another up for longer than either takes.
-            first = self.device.type != "cpu"
-            for kind in sorted(self._heads, key=lambda kind: (kind == "correspondences") != first):
-                chosen = [slot for slot, names in enumerate(wanted) if kind in names]
-                if not chosen:
-                    continue
-                arrays = self._run_head(kind, maps, chosen, size)
-                if kind == "correspondences":
-                    for slot, (descriptors,) in zip(chosen, arrays):
-                        tracker = self.trackers.setdefault(frames[slot].camera, Tracker())
-                        results[slot][kind] = self._beside.submit(
-                            _follow, tracker, frames[slot], boxes[slot], descriptors.clone(), self._stride,
-                            self.settings.head[kind], pictures[slot])  # fmt: skip
-                        self._beside.submit(tracker.prepare)  # should it fail, the next match tries again, and says so
-                    clock.stage(kind)
-                else:
-                    clock.stage(kind)
-                    for slot, own in zip(chosen, arrays):
+            # Where the heads run on a GPU points are matched beside them, so correspondences come first. For the cores of a
+            # CPU the two would hold one another up, for longer than either takes.
+            for kind in sorted(chosen, key=lambda kind: (kind == "correspondences") != self._off_cpu):
+                arrays = self._run_head(kind, maps, chosen[kind], size)
+                clock.stage(kind)
+                for slot, own in zip(chosen[kind], arrays):
+                    if kind == "correspondences":
+                        matches[slot] = self._beside.submit(
+                            self._match, frames[slot], boxes[slot], own[0].clone(), pictures.get(slot))
+                    else:
                         self._keep(kind, boxes[slot], own, results[slot])
-                    clock.stage("copy")
+                clock.stage("copy")
+        percepts = [self._percept(*each, clock.ms) for each in zip(frames, boxes, results)]
+        try:
+            if early and matched:
+                early([percepts[slot] for slot in matched])
+        finally:
+            wait(matches.values())
+        for slot, match in matches.items():
+            correspondences, took = match.result()
+            percepts[slot] = dataclasses.replace(percepts[slot], correspondences=correspondences)
+            clock.add("matching", took)
+        return percepts
+
+    def _match(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, picture: Future | None):
+        """The matches of a frame and how many milliseconds they took, with the `picture` that was taken ahead."""
+        taken, before = picture.result() if picture else (None, 0.0)
+        tracker = self.trackers.setdefault(frame.camera, Tracker())
+        found, took = _timed(tracker.match, frame, box, descriptors, self._stride, self.settings.head["correspondences"], taken)
+        return found, before + took
 
     def _run_head(self, kind: str, maps, chosen: list[int], size: int) -> list[list[torch.Tensor]]:
         """For each chosen slot of the batch its arrays, valid until the head runs again.
@@ -326,11 +336,15 @@ class _Clock:
         self._last = time.perf_counter()
         self.ms: dict[str, float] = {}
 
+    def add(self, name: str, ms: float) -> None:
+        """Count what was measured elsewhere."""
+        self.ms[name] = self.ms.get(name, 0.0) + ms
+
     def stage(self, name: str) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
-        self.ms[name] = self.ms.get(name, 0.0) + (now - self._last) * 1e3
+        self.add(name, (now - self._last) * 1e3)
         self._last = now
 
 
@@ -339,14 +353,6 @@ def _timed(function: Callable, *arguments) -> tuple[Any, float]:
     start = time.perf_counter()
     result = function(*arguments)
     return result, (time.perf_counter() - start) * 1e3
-
-
-def _follow(tracker: Tracker, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings,
-            picture: Future) -> tuple[Correspondences, float]:  # fmt: skip
-    """The matches of a frame and how many milliseconds they took with the picture that was taken ahead."""
-    taken, before = picture.result()
-    found, took = _timed(tracker.match, frame, box, descriptors, stride, settings, taken)
-    return found, before + took
 
 
 def _own(box: Letterbox, grid: torch.Tensor) -> np.ndarray:

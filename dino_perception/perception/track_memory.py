@@ -20,13 +20,11 @@ _SCRATCH = ("_refiner", "_ahead")
 
 def remember(perceiver: Perceiver) -> dict[str, dict[str, np.ndarray]]:
     """Camera -> name -> a copy of what its tracker holds, on the host."""
-    perceiver.settle()
     return {camera: memory(tracker) for camera, tracker in perceiver.trackers.items()}
 
 
 def recall(perceiver: Perceiver, memories: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Give a perceiver the trackers that `remember` copied, instead of its own."""
-    perceiver.settle()
     perceiver.trackers = {camera: tracker(memory, perceiver.device) for camera, memory in memories.items()}
 
 

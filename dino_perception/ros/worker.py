@@ -153,13 +153,14 @@ class Worker:
                  for camera, chosen in topics.items()}
 
         def early(percepts: list[Percept]) -> None:
-            """Mask, depth and points do not wait for the matches."""
+            """Mask, depth and points do not wait for matches."""
             for percept in percepts:
                 self._try(percept, parts[percept.frame.camera], without=LATE)
 
         percepts = self._perceive(frames, wanted, early)
         for percept in percepts:
             self._try(percept, parts[percept.frame.camera])
+        self._perceiver.prepare()
         # The pictures for people are drawn when the data of every camera is on its way: nobody drives by them.
         for percept in percepts:
             try:

@@ -55,6 +55,9 @@ class ScriptedPerceiver:
         depth = Depth(np.ones((4, 6), np.float32)) if "depth" in heads else None
         return Percept(frame, 4, 6, segmentation=segmentation, depth=depth, stage_ms={"backbone": 1.0})
 
+    def prepare(self):
+        self.prepared = getattr(self, "prepared", 0) + 1
+
     def update(self, settings):
         self.settings.append(settings)
 
