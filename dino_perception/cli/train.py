@@ -90,6 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--class-weights", choices=("none", "sqrt"), default=None, help="sqrt: rare classes count more (default: none)"
     )
+    training.add_argument(
+        "--overlap",
+        type=float,
+        default=None,
+        metavar="WEIGHT",
+        help="weight of a second loss, one minus the mean soft IoU: finds more of classes of few pixels (default: 0; try 0.5)",
+    )
     training.add_argument("--seed", type=int, default=0, help="of the split, the order and the dropout (default: 0)")
     training.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     curve = parser.add_argument_group("label efficiency")
@@ -307,6 +314,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         patience=args.patience,
         label_smoothing=args.label_smoothing,
         class_weights=args.class_weights,
+        overlap=args.overlap,
         seed=args.seed,
     )
     return Recipe(**{name: value for name, value in given.items() if value is not None})

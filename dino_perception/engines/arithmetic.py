@@ -24,6 +24,7 @@ def bfloat16_pays() -> bool:
         for dtype, (a, b) in pairs.items():
             start = time.perf_counter()
             a @ b
+            took = time.perf_counter() - start
             if turn:
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
+                best[dtype] = min(best[dtype], took)
     return best[torch.float32] > GAIN * best[torch.bfloat16]

@@ -14,7 +14,7 @@ from torch import Tensor
 from dino_perception.models.heads import Head
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.features import Item
-from dino_perception.training.losses import class_weights, depth_loss, segmentation_loss
+from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
 from dino_perception.training.metrics import DepthScore, SegmentationScore
 
 
@@ -30,6 +30,7 @@ class Recipe:
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    overlap: float = 0.0
     patience: int = 12
     seed: int = 0
 
@@ -170,7 +171,8 @@ def _measured(head: Head, items: Sequence[Item], device) -> SegmentationScore | 
 def _loss(head: Head, raw: Tensor, truth: Tensor, weights: Tensor | None, recipe: Recipe) -> Tensor:
     if head.spec.kind == "depth":
         return depth_loss(raw, truth, head.spec.depth_range)
-    return segmentation_loss(raw, truth, weights=weights, smoothing=recipe.label_smoothing)
+    loss = segmentation_loss(raw, truth, weights=weights, smoothing=recipe.label_smoothing)
+    return loss + recipe.overlap * overlap_loss(raw, truth) if recipe.overlap else loss
 
 
 def _weighted(head: Head, recipe: Recipe) -> bool:

@@ -25,6 +25,23 @@ def segmentation_loss(
     return F.cross_entropy(logits, truth, weights, ignore_index=IGNORE, label_smoothing=smoothing)
 
 
+def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """One minus the mean soft IoU of the classes that occur (Rahman and Wang 2016), over all labelled pixels of the batch
+    together: what mIoU measures, and what cross entropy says too little about for a class of few pixels.
+
+    `logits` (B, K, h, w), `truth` (B, H, W) integers with IGNORE. Zero, with a gradient, when nothing is labelled.
+    """
+    logits, truth = resize(logits, truth.shape[1:]), truth.long()
+    known = truth != IGNORE
+    if not known.any():
+        return logits.sum() * 0
+    given = logits.softmax(dim=1).permute(0, 2, 3, 1)[known]
+    true = F.one_hot(truth[known], logits.shape[1]).to(given.dtype)
+    both, of_truth = (given * true).sum(dim=0), true.sum(dim=0)
+    iou = both / (given.sum(dim=0) + of_truth - both).clamp_min(1e-6)
+    return 1 - iou[of_truth > 0].mean()
+
+
 def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
     """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
     that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely

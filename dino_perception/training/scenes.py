@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from dino_perception.training.memory import keep_freed_memory
+
 HEIGHT = (1.04, 1.16)
 """Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
 so a model of metric depth learns one mast, within a few percent."""
@@ -34,6 +36,7 @@ class Job:
     width: int
     frames: int
     suns: int
+    rate_hz: float
     device: str
 
 
@@ -50,7 +53,7 @@ def render(job: Job) -> Path:
         if sun:
             world.relight(job.seed * 17 + sun)
         camera = Camera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
-        drive = world.drive(job.frames, 5.0, seed=sun, camera_height=rng.uniform(*HEIGHT),
+        drive = world.drive(job.frames, job.rate_hz, seed=sun, camera_height=rng.uniform(*HEIGHT),
                             camera_pitch=rng.uniform(*PITCH))
         seen = world.render(drive, camera, first_frame=100 * sun)
         k = camera.k
@@ -71,7 +74,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1, help="seed of the first world")
     parser.add_argument("--styles", default=",".join(TRAIN_STYLES), help=f"any of {','.join(STYLES)}; worlds take turns")
     parser.add_argument("--size", default="240x320", help="height x width in pixels")
-    parser.add_argument("--frames", type=int, default=6, help="frames a drive, five a second of driving")
+    parser.add_argument("--frames", type=int, default=6, help="frames a drive")
+    parser.add_argument("--rate", type=float, default=1.0, help="frames a second of driving, at 0.3 to 0.6 m/s")
     parser.add_argument("--suns", type=int, default=2, help="drives a world, each under another light")
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--device", default="cpu", help="torch device; with cuda use one worker")
@@ -80,16 +84,18 @@ def main() -> None:
     styles = arguments.styles.split(",")
     arguments.out.mkdir(parents=True, exist_ok=True)
     jobs = [Job(arguments.out, arguments.first_seed + i, styles[i % len(styles)], height, width, arguments.frames,
-                arguments.suns, arguments.device) for i in range(arguments.worlds)]
-    with multiprocessing.get_context("spawn").Pool(arguments.workers, initializer=_one_thread) as pool:
+                arguments.suns, arguments.rate, arguments.device) for i in range(arguments.worlds)]
+    with multiprocessing.get_context("spawn").Pool(arguments.workers, initializer=_begin) as pool:
         for _ in track(pool.imap_unordered(render, jobs), "worlds", total=len(jobs)):
             pass
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """Of every worker: they share the cores, one each."""
     import torch
 
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from dino_perception import engines
+from dino_perception.engines import arithmetic
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.engines.parity import Gate, kinds
 
@@ -28,6 +31,22 @@ def graph(request):
 def plain(vit):
     """A ViT in float32."""
     return engines.build(vit, (vit.example(),), engine="openvino", precision="float32")
+
+
+@pytest.mark.parametrize("capabilities, pays, order", [
+    (("FP32", "BF16"), True, ("bfloat16", "float32")), (("FP32", "BF16"), False, ("float32", "bfloat16")),
+    (("FP32",), True, ("float32",))])
+def test_auto_tries_first_the_precision_that_is_faster_here(monkeypatch, capabilities, pays, order):
+    monkeypatch.setattr(OpenVino, "_capabilities", staticmethod(lambda: capabilities))
+    monkeypatch.setattr("dino_perception.engines.openvino.bfloat16_pays", lambda: pays)
+    assert OpenVino().ladder() == order
+
+
+@pytest.mark.parametrize("float32, bfloat16, pays", [(1.0, 0.5, True), (1.0, 0.95, False), (0.6, 1.0, False)])
+def test_bfloat16_pays_where_its_products_take_clearly_less_time(monkeypatch, float32, bfloat16, pays):
+    now = itertools.accumulate(itertools.cycle([0.0, float32, 0.0, bfloat16]))
+    monkeypatch.setattr("dino_perception.engines.arithmetic.time", types.SimpleNamespace(perf_counter=lambda: next(now)))
+    assert arithmetic.bfloat16_pays.__wrapped__() is pays
 
 
 @needs_bf16

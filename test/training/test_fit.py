@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -17,7 +18,7 @@ from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets import open_dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.fit import Recipe, fit, measure, score
-from dino_perception.training.losses import class_weights, depth_loss, segmentation_loss
+from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
 from dino_perception.training.splitting import limited, split, with_truth
 from dino_perception.training.views import View
 
@@ -100,10 +101,34 @@ def test_the_seed_decides(material, backbone):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+def test_the_overlap_loss_counts_with_its_weight(material, backbone):
+    items, data = material
+    head = heads_of(backbone, data)[0]
+    told = []
+    for overlap in (0.0, 1.0, 2.0):
+        recipe = Recipe(epochs=1, least_steps=1, batch=8, overlap=overlap)
+        told.append(fit(copy.deepcopy(head), items["segmentation"][:8], [], recipe).history[0][1])
+    assert 0 < told[1] - told[0] <= 1
+    assert told[2] - told[0] == pytest.approx(2 * (told[1] - told[0]), rel=1e-4)
+
+
 def test_without_frames_to_judge_by_all_steps_are_made(material, backbone):
     items, data = material
     outcome = fit(heads_of(backbone, data)[0], items["segmentation"], [], Recipe(epochs=1, least_steps=7, batch=4))
     assert outcome.steps == outcome.best_step == 7 and math.isnan(outcome.history[-1][2])
+
+
+def test_overlap_loss_is_one_minus_the_mean_iou_of_the_classes_that_occur():
+    truth = torch.tensor([[[0, 0, 0, 1, IGNORE]]], dtype=torch.uint8)
+    sure = torch.full((1, 3, 1, 5), -50.0)
+    for column, told in enumerate((0, 0, 1, 1, 2)):  # one pixel of class 0 is taken for class 1; what is ignored is ignored
+        sure[0, told, 0, column] = 50.0
+    assert overlap_loss(sure, truth).item() == pytest.approx(1 - (2 / 3 + 1 / 2) / 2, abs=1e-6)
+    even = torch.zeros(1, 3, 1, 5)  # a third each: class 0 has 1 of 3 + 4/3 - 1, class 1 has 1/3 of 1 + 4/3 - 1/3
+    assert overlap_loss(even, truth).item() == pytest.approx(1 - (1 / (3 + 4 / 3 - 1) + (1 / 3) / 2) / 2, abs=1e-6)
+    nothing = torch.zeros(1, 3, 1, 5, requires_grad=True)
+    overlap_loss(nothing, torch.full_like(truth, IGNORE)).backward()
+    assert nothing.grad.abs().sum() == 0
 
 
 def test_segmentation_loss_is_the_cross_entropy_of_labelled_pixels():

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.training.pretrain import FAR, Pairs, average_gradients, depth_loss, match_loss, recoloured, seen, shrunk
+from dino_perception.training.pairs import Pairs, recoloured, seen, shrunk
+from dino_perception.training.pretrain import FAR, average_gradients, depth_loss, in_the_frame, match_loss
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
 HEIGHT, WIDTH, PATCH = 96, 160, 16
@@ -84,6 +85,52 @@ def test_a_mirrored_pair_keeps_its_matches_and_its_labels(tmp_path):
         assert grey.shape == batch["classes"][0].shape == batch["depth"][0].shape
 
 
+def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
+    scene(tmp_path, "one", 1)
+    whole, part = (Pairs(tmp_path, PATCH, None, seed=0, crop=crop) for crop in (None, (48, 64)))
+    for pairs in (whole, part):  # as it was rendered, so that the pictures can be compared
+        pairs._tints = lambda: np.ones((256, 3), np.float32)
+        pairs._photographed = lambda rgb: rgb
+    frames = {bool(mirrored): frame for frame, mirrored in ((part._scene()["rgb"][0], 0), (part._scene()["rgb"][0][:, ::-1], 1))}
+    shift = 200.0 * 0.05 / 5.0 / PATCH  # patches a frame; pairs are one or two frames apart
+    places = set()
+    for _ in range(12):
+        batch = part.batch(1)
+        row, column = batch["corner"][0].tolist()
+        places.add((row, column))
+        assert batch["rgb"].shape == (2, 48, 64, 3) and batch["corner"].tolist()[0] == batch["corner"].tolist()[1]
+        y, x = PATCH * row, PATCH * column
+        assert any(np.array_equal(batch["rgb"][0], frame[y:y + 48, x:x + 64]) for frame in frames.values())
+        target = batch["target"][0].view(3, 4, 2)
+        moved = (target[..., 0] - torch.arange(4)).abs()
+        assert moved[moved.isfinite()].div(shift).round().unique().tolist() in ([1.0], [2.0])
+        assert ((target[..., 0] >= 0) & (target[..., 0] <= 3))[target[..., 0].isfinite()].all()
+        assert target[..., 0].isnan().any()  # what left the crop
+    assert len(places) > 5
+
+
+def test_a_crop_that_is_off_the_patch_grid_is_refused(tmp_path):
+    scene(tmp_path, "one", 1)
+    with pytest.raises(ValueError, match="the crop is 50x64 pixels; accepted are multiples of the patch, 16"):
+        Pairs(tmp_path, PATCH, None, seed=0, crop=(50, 64))
+
+
+def test_the_patches_of_a_crop_have_the_positions_that_they_have_in_the_frame():
+    backbone = load_backbone("rover-tiny", "")
+    frame, prefix = backbone.at(HEIGHT, WIDTH, (0,)), 1 + backbone.spec.registers
+    table = in_the_frame(frame.cos, torch.tensor([[1, 2], [0, 0]]), (48, 64), (HEIGHT, WIDTH), backbone.spec)
+    grid = frame.cos[prefix:].view(HEIGHT // PATCH, WIDTH // PATCH, -1)
+    assert table.shape == (2, 1, prefix + 12, frame.cos.shape[1])
+    assert torch.equal(table[0, 0, prefix:], grid[1:4, 2:6].flatten(0, 1)) and torch.equal(table[1, 0, prefix:], grid[:3, :4].flatten(0, 1))
+    assert torch.equal(table[:, 0, :prefix], frame.cos[:prefix].expand(2, -1, -1))
+    # A crop of everything is the frame.
+    picture = torch.randint(0, 255, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    wanted = frame(picture)[0]
+    frame.cos, frame.sin = (in_the_frame(t, torch.zeros(1, 2, dtype=torch.int64), (HEIGHT, WIDTH), (HEIGHT, WIDTH), backbone.spec)
+                            for t in (frame.cos, frame.sin))
+    assert torch.allclose(frame(picture)[0], wanted, atol=1e-5)
+
+
 def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path):
     for seed in range(2):
         scene(tmp_path, f"s{seed}", seed)
@@ -128,7 +175,7 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
     out = tmp_path / "tiny.safetensors"
     run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                           "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out, "--steps", "20",
-                          "--size", "48x80", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+                          "--size", "48x80", "--crop", "32x48", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert load_backbone("rover-tiny", out).trained
     assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1
