@@ -129,6 +129,8 @@ class FeatureCache:
     def _write_truth(self, sample: Sample, view: View, kind: str, path: Path, stride: int) -> None:
         image = sample.read_image()
         truth = sample.truth(kind, image)
+        if kind == "depth" and sample.far_class is not None:  # a head that was never told makes an obstacle of the sky
+            truth = np.where(sample.read_classes() == sample.far_class, np.float32(np.inf), truth)
         box = self.box(image, stride)
         x, y = box.output_scale
         scale = (x * image.shape[1] / truth.shape[1], y * image.shape[0] / truth.shape[0])

@@ -45,11 +45,12 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
     """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
     that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely
-    2018, sec. 4.2), which keeps edges where they are.
+    2018, sec. 4.2), which keeps edges where they are. What is infinitely far shall be as far as can be told.
 
     `metres` (B, 1, h, w), `truth` (B, H, W) float32 with NaN. Zero, with a gradient, when nothing is known.
     """
     metres = resize(metres, truth.shape[1:])[:, 0]
+    truth = torch.where(torch.isposinf(truth), reach[1], truth)
     known = (truth >= reach[0]) & (truth <= reach[1])
     if not known.any():
         return metres.sum() * 0

@@ -99,7 +99,8 @@ def train(arguments: argparse.Namespace) -> None:
     average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     graphs: dict[tuple[int, int], torch.nn.Module] = {}
     if arguments.crop:
-        frame = backbone.at(*pairs.whole(), backbone.spec.taps)
+        frame_size = pairs.whole()
+        frame = backbone.at(*frame_size, backbone.spec.taps)
         if not hasattr(frame, "cos"):
             raise SystemExit(f"--crop needs rotary positions, which {arguments.backbone} has not")
         whole = frame.cos.to(device), frame.sin.to(device)
@@ -121,7 +122,7 @@ def train(arguments: argparse.Namespace) -> None:
         taps = backbone.spec.taps
         graph = graphs.setdefault(size, backbone.at(*size, taps).to(device).train())
         if arguments.crop:
-            graph.cos, graph.sin = (in_the_frame(t, batch["corner"], size, pairs.whole(), backbone.spec) for t in whole)
+            graph.cos, graph.sin = (in_the_frame(t, batch["corner"], size, frame_size, backbone.spec) for t in whole)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             features = graph(batch["rgb"])
             logits = heads["segmentation"](*features)
@@ -151,7 +152,8 @@ def train(arguments: argparse.Namespace) -> None:
             average[key].lerp_(value, 1 - decay)
         if step % 20 == 0 and rank == 0:
             line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
-                        overlap=round(overlap.item(), 4), depth=round(depth.item(), 4), match=round(match.item(), 4), loss=round(loss.item(), 4))
+                        overlap=round(overlap.item(), 4), depth=round(depth.item(), 4), match=round(match.item(), 4),
+                        loss=round(loss.item(), 4))
             print(json.dumps(line), file=log, flush=True)
         if step % 20 == 0:
             pairs.refresh()

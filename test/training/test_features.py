@@ -52,6 +52,19 @@ def test_features_are_those_of_the_backbone_and_the_mirrored_look_those_of_the_m
         np.testing.assert_array_equal(found, nearest(truth, 24, 32))
 
 
+def test_the_sky_of_a_rendered_drive_is_far_for_who_learns_depth_and_unknown_for_who_is_measured(tmp_path, cache):
+    classes = np.zeros((1, *SIZE), np.uint8)
+    classes[:, :16] = 4
+    depth = np.where(classes == 4, np.nan, 5.0).astype(np.float16)
+    np.savez(tmp_path / "drive.npz", rgb=np.zeros((1, *SIZE, 3), np.uint8), classes=classes, depth=depth,
+             pose=np.eye(4)[None], intrinsics=np.array([50.0, 50, 31.5, 23.5]))
+    data = opened(tmp_path, tmp_path / "open")
+    item, = cache.items(data, "depth", [View()])
+    truth = item.load()[1]
+    assert np.isposinf(truth[:8]).all() and (truth[8:] == 5).all()
+    assert np.isnan(data.samples[0].read_depth()[:16]).all()
+
+
 def test_nothing_is_computed_twice_and_what_is_missing_is(labelled, tmp_path, cache):
     data = opened(labelled, tmp_path)
     items = cache.items(data, "segmentation", views(2))

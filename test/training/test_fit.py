@@ -154,6 +154,12 @@ def test_depth_loss_by_hand():
     assert torch.isfinite(metres.grad).all() and metres.grad[0, 0, 1, 1] == 0
 
 
+def test_what_is_infinitely_far_shall_be_as_far_as_can_be_told():
+    truth = torch.tensor([[[1.0, math.inf]]])
+    assert float(depth_loss(torch.tensor([[[[1.0, 40.0]]]]), truth, (0.1, 80), gradient=0)) == pytest.approx(math.log(2) / 2)
+    assert float(depth_loss(torch.tensor([[[[1.0, 80.0]]]]), truth, (0.1, 80))) == 0
+
+
 def test_rare_classes_weigh_more_and_the_mean_pixel_weighs_one():
     counts = torch.tensor([900.0, 100.0, 0.0])
     weights = class_weights(counts, "sqrt")

@@ -29,7 +29,8 @@ class Sample:
     changes whenever its picture does, `truth_key` when its truth does. `read_image` gives (H, W, 3) uint8 RGB;
     `read_classes` (h, w) uint8 ids of the dataset's labels, IGNORE where unlabelled; `read_depth` (h, w) float32
     metres, NaN where unknown. Truth may have another size than the image, but shows the same. `pose` (4, 4) brings
-    points of the camera's optical frame into the world of the scene.
+    points of the camera's optical frame into the world of the scene. `far_class` is the id of a class that lies beyond every
+    depth, as the sky does, for classes of the depth's size.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Sample:
     stamp_ns: int = 0
     number: int = 0
     truth_key: str = ""
+    far_class: int | None = None
 
     def frame(self) -> Frame:
         """The frame as the node would see it."""

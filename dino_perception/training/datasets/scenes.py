@@ -12,6 +12,7 @@ import numpy as np
 from dino_perception.models.heads import LABELS
 from dino_perception.perception.frame import CameraModel
 from dino_perception.training.datasets.base import DataError, Dataset, Sample, file_key, metres
+from dino_perception.training.terrain_styles import SKY
 
 ARRAYS = ("rgb", "depth", "classes", "pose", "intrinsics")
 
@@ -49,6 +50,8 @@ def of_files(paths: list[Path], source: str) -> Dataset:
                     np.asarray(pose[i], np.float64),
                     int(number) * 100_000_000,
                     int(number),
+                    "sky is far",
+                    SKY,
                 )
             )
     return Dataset(source, tuple(samples), LABELS, continuous=True)

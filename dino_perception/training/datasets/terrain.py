@@ -12,6 +12,7 @@ import numpy as np
 
 from dino_perception.training.datasets.base import DataError, Dataset, text_key
 from dino_perception.training.datasets.scenes import of_files
+from dino_perception.training.memory import keep_freed_memory
 
 FRAMES = (0, 1, 3, 10, 20, 21, 23, 30, 50)
 """The frames of a ten-per-second drive that are rendered: pairs 1, 3, 10 and 30 frames apart, two or more of each."""
@@ -79,6 +80,7 @@ def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Se
     from dino_perception.training.scenes import FIELD_OF_VIEW, HEIGHT, PITCH
     from dino_perception.training.terrain import Camera, World
 
+    keep_freed_memory()
     rng = np.random.default_rng([seed, 1])
     world = World(seed, style, device="cuda" if torch.cuda.is_available() else "cpu")
     camera = Camera.of(size[1], size[0], rng.uniform(*FIELD_OF_VIEW))
