@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dino_perception.models.heads.decoders import resize
 from dino_perception.perception.frame import IGNORE
+
+
+BEYOND = 30.0
+"""Metres that what is infinitely far shall be away at least: what is nearer counts in navigation."""
 
 
 def segmentation_loss(
@@ -45,19 +51,22 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
     """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
     that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely
-    2018, sec. 4.2), which keeps edges where they are. What is infinitely far shall be as far as can be told.
+    2018, sec. 4.2), which keeps edges where they are. What is infinitely far, as the sky is, shall be at least BEYOND metres
+    away, and no more is asked: a dark shadow taken for sky is bad enough.
 
     `metres` (B, 1, h, w), `truth` (B, H, W) float32 with NaN. Zero, with a gradient, when nothing is known.
     """
     metres = resize(metres, truth.shape[1:])[:, 0]
-    truth = torch.where(torch.isposinf(truth), reach[1], truth)
+    beyond = torch.isposinf(truth)
     known = (truth >= reach[0]) & (truth <= reach[1])
-    if not known.any():
+    if not (known | beyond).any():
         return metres.sum() * 0
     error = torch.where(
         known, metres.clamp_min(1e-3).log() - torch.where(known, truth, torch.ones_like(truth)).log(), 0.0
     )
-    loss = error.abs().sum() / known.sum()
+    least = math.log(min(BEYOND, reach[1]))
+    short = torch.where(beyond, (least - metres.clamp_min(1e-3).log()).clamp_min(0), 0.0)
+    loss = (error.abs().sum() + short.sum()) / (known | beyond).sum()
     for dim in (1, 2):
         both = known.narrow(dim, 1, known.shape[dim] - 1) & known.narrow(dim, 0, known.shape[dim] - 1)
         step = error.diff(dim=dim).abs()

@@ -154,10 +154,10 @@ def test_depth_loss_by_hand():
     assert torch.isfinite(metres.grad).all() and metres.grad[0, 0, 1, 1] == 0
 
 
-def test_what_is_infinitely_far_shall_be_as_far_as_can_be_told():
+def test_what_is_infinitely_far_shall_not_be_near_and_no_more_is_asked():
     truth = torch.tensor([[[1.0, math.inf]]])
-    assert float(depth_loss(torch.tensor([[[[1.0, 40.0]]]]), truth, (0.1, 80), gradient=0)) == pytest.approx(math.log(2) / 2)
-    assert float(depth_loss(torch.tensor([[[[1.0, 80.0]]]]), truth, (0.1, 80))) == 0
+    for given, reach, loss in ((15.0, 80, math.log(2) / 2), (30.0, 80, 0), (80.0, 80, 0), (10.0, 20, math.log(2) / 2)):
+        assert float(depth_loss(torch.tensor([[[[1.0, given]]]]), truth, (0.1, reach))) == pytest.approx(loss)
 
 
 def test_rare_classes_weigh_more_and_the_mean_pixel_weighs_one():
