@@ -39,11 +39,12 @@ class Tracker:
     def __init__(self) -> None:
         self._next_id = 1
         self._refiner = Refiner()
+        self._ahead: tuple | None = None  # what `prepare` has to do
         self.reset()
 
     def reset(self) -> None:
         """Forget the frames. Ids go on counting, so that an old id never means a new point."""
-        self._ahead: tuple | None = None  # what `prepare` has to do
+        self.prepare()  # so that ids are given out alike, whether it was done before or not
         self._reference: View | None = None
         self._previous: View | None = None
         self._flow: Field | None = None  # from the reference to the frame before

@@ -65,6 +65,20 @@ def test_what_is_made_ready_later_gives_the_same_bits(reference):
             np.testing.assert_array_equal(getattr(b, field.name), getattr(a, field.name))
 
 
+def test_after_a_reset_ids_are_the_same_whether_points_had_been_made_ready_or_not():
+    settings, ids = CorrespondenceSettings(), []
+    for ready in (False, True):
+        made = Tracker()
+        for number, (frame, descriptors) in enumerate(frames(4)):
+            if number == 2:
+                made.reset()
+            found = made.match(frame, BOX, descriptors, STRIDE, settings)
+            if ready:
+                made.prepare()
+        ids.append(found.track_id)
+    assert len(ids[0]) > 30 and ids[0].tolist() == ids[1].tolist()
+
+
 def test_what_is_remembered_is_a_copy():
     """The tracker goes on while its memory is written to the disk."""
     made, settings = Tracker(), CorrespondenceSettings()

@@ -148,7 +148,7 @@ def test_a_node_whose_device_is_gone_ends_with_a_sentence_so_that_launch_can_sta
     script = tmp_path / "node.py"
     script.write_text("import sys\n"
                       "from dino_perception.perception.perceiver import Perceiver\n"
-                      "def perceive(self, frames, wanted):\n"
+                      "def perceive(self, *arguments):\n"
                       "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
                       "Perceiver.perceive, Perceiver.alive = perceive, lambda self: False\n"
                       "from dino_perception.ros.node import main\n"
