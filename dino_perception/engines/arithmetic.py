@@ -13,7 +13,7 @@ GAIN = 1.1
 
 @functools.cache
 def bfloat16_pays() -> bool:
-    """Whether this CPU multiplies matrices faster in bfloat16 than in float32. Takes some 50 ms, once a process.
+    """Whether this CPU multiplies matrices faster in bfloat16 than in float32. Takes 0.2 s at most, once a process.
 
     With a matrix unit (Intel's AMX) or full-rate products (AMD's Zen 4) it is about twice as fast or more. Without the
     unit, which virtual machines often hide, an Intel Xeon that lists the instructions is slower by a third or more.
