@@ -23,8 +23,10 @@ LOST = 0.3
 SPARE = 1.15
 """Points looked for per match that a message may carry: some leave the image, some fail. In a frame that is to be matched
 with the next one."""
-SPARE_FAR = 1.75
-"""The same in a frame that is to be matched with later ones, or with nobody knows which."""
+SPARE_FAR = 4.6
+"""The same in a frame that is to be matched with later ones, or with nobody knows which: after a metre of driving half of the
+points have left the image, and half of the others look too different. They are looked for in turns of SPARE, as many turns
+as it takes."""
 
 
 class Tracker:
@@ -84,7 +86,7 @@ class Tracker:
             nothing = np.zeros(0, np.float32)
             return Correspondences(view.stamp_ns, view.frame_id, view.width, view.height, np.zeros(0, np.uint64),
                                    nothing, nothing, nothing, nothing, nothing)  # fmt: skip
-        position, alike, doubt = self._match(reference, previous, view)
+        position, alike, doubt, asked = self._match(reference, previous, view, settings.max_matches)
         score = np.zeros(len(alike), np.float32)
         found = np.flatnonzero(alike > ALIKE)
         score[found] = matching.similarity(reference, self._xy[found], view, position[found])
@@ -94,7 +96,7 @@ class Tracker:
         x, y, reference_x, reference_y = (a[chosen].astype(np.float32) for a in (*position.T, *self._xy.T))
         result = Correspondences(reference.stamp_ns, reference.frame_id, view.width, view.height, self._ids[chosen],
                                  x, y, reference_x, reference_y, score[chosen])  # fmt: skip
-        enough = len(found) >= settings.keyframe_overlap * max(1, len(self._ids))
+        enough = len(found) >= settings.keyframe_overlap * max(1, asked)
         if settings.reference == "keyframe" and enough:
             self._previous, self._last = view, position
         else:
@@ -104,8 +106,11 @@ class Tracker:
             self._ahead = view, settings, self._ids[kept], position[kept], spare
         return result
 
-    def _match(self, reference: View, previous: View, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where every point is in `view`: positions (N, 2), the correlation (N,) there and the doubt (N,) in pixels.
+    def _match(
+        self, reference: View, previous: View, view: View, most: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Where the points are in `view`: positions (N, 2), the correlation (N,) there and the doubt (N,) in pixels, for as
+        many turns of points as it takes to find `most`; and how many points had their turn.
 
         Sets the flow from the reference; a point that is not found is predicted by it.
         """
@@ -114,33 +119,48 @@ class Tracker:
         if self._flow is not None:
             shape = shape @ self._flow.at(self._xy)[1]
         position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
-        within = np.flatnonzero(_inside(seed, view))
+        # Every so many-th point has its turn: each turn covers the whole image.
+        turns = max(1, round(len(seed) / max(1.0, SPARE * most)))
+        turn = np.arange(len(seed)) % turns
+        asked = turn == 0
+        within = np.flatnonzero(asked & _inside(seed, view))
         self._try(reference, view, within, seed, shape, 1.0, position, alike, doubt)
         share = (alike[within] > ALIKE).sum() / max(1, len(within))
         if share < LOST:  # search wide from where the image as a whole went
             seed = self._last + matching.shift(previous, view)
-            self._try(reference, view, np.flatnonzero(_inside(seed, view)), seed, shape, 3.0, position, alike, doubt)
+            self._try(reference, view, np.flatnonzero(asked & _inside(seed, view)), seed, shape, 3.0, position, alike, doubt)
         self._flow = None
         if share < 0.85 or reference is not previous:
-            self._agree(reference, view, share < 0.85, position, alike, doubt)
+            self._agree(reference, view, share < 0.85, asked, position, alike, doubt)
             if self._flow is None and share < LOST:
                 alike[:] = -1  # chance finds, no motion
-        return position, alike, doubt
+                return position, alike, doubt, asked.sum()
+        if self._flow is not None:
+            seed, shape = self._flow.at(self._xy)
+        for number in range(1, turns):
+            if ((alike > ALIKE) & (doubt < DOUBT)).sum() >= most:
+                break
+            now = turn == number
+            asked |= now
+            self._try(reference, view, np.flatnonzero(now & _inside(seed, view)), seed, shape, 1.0, position, alike, doubt)
+            _drop_strays(reference, now, seed, position, alike)
+        return position, alike, doubt, asked.sum()
 
-    def _agree(self, reference: View, view: View, again: bool, position, alike, doubt) -> None:
-        """Fits the flow to what was found, drops what contradicts it, and with `again` looks for the rest where it says."""
+    def _agree(self, reference: View, view: View, again: bool, asked, position, alike, doubt) -> None:
+        """Fits the flow to what was found, drops what contradicts it, and with `again` looks where it says for the rest of
+        those `asked` for."""
         good = np.flatnonzero(alike > ALIKE)
         voters = good[:: max(1, len(good) // 256)]
         self._flow = matching.field(reference, self._xy[voters], position[voters])
         if self._flow is None:
             return
         seed, shape = self._flow.at(self._xy)
-        stray = np.linalg.norm((position - seed)[good] / reference.patch, axis=1) > 0.5
-        alike[good[stray]] = -1
+        _drop_strays(reference, asked, seed, position, alike)
         failed = alike <= ALIKE
         position[failed] = seed[failed]
         if again:
-            self._try(reference, view, np.flatnonzero(failed & _inside(seed, view)), seed, shape, 1.0, position, alike, doubt)
+            which = np.flatnonzero(failed & asked & _inside(seed, view))
+            self._try(reference, view, which, seed, shape, 1.0, position, alike, doubt)
 
     def _try(self, reference, view, which, seed, shape, reach, position, alike, doubt) -> None:
         """Refines the points `which`, whose seeds may be `reach` patches off, and keeps what is better than what
@@ -173,6 +193,14 @@ class Tracker:
         self._flow = None
         self._ids = np.concatenate([ids, new])
         self._xy = self._last = np.concatenate([xy, corner])
+
+
+def _drop_strays(reference: View, which: np.ndarray, seed: np.ndarray, position: np.ndarray, alike: np.ndarray) -> None:
+    """Takes back those of the points `which` (N,) bool that were found half a patch or more from where the flow puts them."""
+    found = np.flatnonzero(which & (alike > ALIKE))
+    stray = found[np.linalg.norm((position - seed)[found] / reference.patch, axis=1) > 0.5]
+    alike[stray] = -1
+    position[stray] = seed[stray]
 
 
 def _follows(a: View, b: View) -> bool:

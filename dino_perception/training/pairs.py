@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dino_perception.training.terrain_styles import SKY
+from dino_perception.training.terrain_styles import BIG_ROCK, SKY
 
 GAPS = (1, 2, 3, 5, 8)
 
@@ -44,6 +44,31 @@ class Pairs:
         (2P, 2) int64 row and column of the first patch in the grid of the whole frame. Frames 2p and 2p + 1 are pair p."""
         drawn = [self._pair() for _ in range(pairs)]
         return {key: torch.from_numpy(np.concatenate([d[key] for d in drawn])) for key in drawn[0]}
+
+    def parts(self, count: int, size: tuple[int, int]) -> dict[str, Tensor]:
+        """As `batch`, without target: `count` parts of `size` (height, width) pixels, each of a frame of its own. Small parts
+        of many worlds say more about what kinds of ground look like than a few large pictures; one in four is about a
+        place on a big rock, which are few."""
+        drawn = [self._part(size) for _ in range(count)]
+        return {key: torch.from_numpy(np.stack([d[key] for d in drawn])) for key in drawn[0]}
+
+    def _part(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        scene = self._scene()
+        frame = self.random.integers(len(scene["rgb"]))
+        classes = scene["classes"][frame]
+        room = np.array(classes.shape) // self.patch - np.array(size) // self.patch
+        corner = self.random.integers(room + 1)
+        if self.random.random() < 0.25 and len(rocks := np.argwhere(classes[::4, ::4] == BIG_ROCK)):
+            place = 4 * rocks[self.random.integers(len(rocks))] - self.random.integers(size)
+            corner = np.clip(place // self.patch, 0, room)
+        top, left = corner * self.patch
+        pixels = slice(top, top + size[0]), slice(left, left + size[1])
+        rgb, classes, depth = (scene[key][frame][pixels] for key in ("rgb", "classes", "depth"))
+        rgb = self._photographed(recoloured(rgb, classes, self._tints()))
+        if self.random.random() < 0.5:
+            rgb, classes, depth = (np.ascontiguousarray(a[:, ::-1]) for a in (rgb, classes, depth))
+            corner[1] = room[1] - corner[1]
+        return dict(rgb=rgb, classes=classes.astype(np.int64), depth=depth.astype(np.float32), corner=corner.astype(np.int64))
 
     def whole(self) -> tuple[int, int]:
         """Height and width of the frames before they are cropped."""

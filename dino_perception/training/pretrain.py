@@ -5,7 +5,8 @@
     python -m dino_perception.training.pretrain --scenes SCENES --resume part.safetensors --out rover-tiny.safetensors
 
 A crop costs far less than a frame and still knows where in the frame it lies: its rotary table is the frame's. A tall one
-holds the horizon and the ground before the wheels, which is what depth is read from.
+holds the horizon and the ground before the wheels, which is what depth is read from. With `--parts`, two of three steps see
+many small crops instead, each of another frame: more kinds of ground a step, and hardly any attention to pay for.
 
 Several processes share a step when torchrun starts them, one a GPU or one a CPU core
 (`torchrun --nproc-per-node 2 -m dino_perception.training.pretrain ...`).
@@ -33,9 +34,10 @@ from dino_perception.engines.arithmetic import bfloat16_pays
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.checkpoints import load_backbone, save_backbone
-from dino_perception.models.heads import create_head
+from dino_perception.models.heads import create_head, load_head
 from dino_perception.training.losses import overlap_loss
 from dino_perception.training.memory import keep_freed_memory
+from dino_perception.training.muon import Muon
 from dino_perception.training.pairs import Pairs
 from dino_perception.training.terrain_styles import BIG_ROCK, CLASSES
 
@@ -86,7 +88,11 @@ def train(arguments: argparse.Namespace) -> None:
                     p.fill_(0.2)
     bfloat16 = device.type != "cpu" or bfloat16_pays()
     heads = {kind: create_head(kind, backbone, arch="fine").to(device).train() for kind in ("segmentation", "depth")}
-    state = Path(f"{arguments.resume}.heads")
+    state, shipped = Path(f"{arguments.resume}.heads"), Path(arguments.resume).stem
+    if arguments.resume and not state.exists():
+        for kind in heads:
+            if (file := state.with_name(f"{shipped}-{kind}.safetensors")).exists():
+                heads[kind] = load_head(kind, backbone, file).to(device).requires_grad_(True).train()
     if arguments.resume and state.exists():
         saved = load_file(state)
         for kind, head in heads.items():
@@ -98,8 +104,8 @@ def train(arguments: argparse.Namespace) -> None:
     weights[BIG_ROCK] = RARE
     average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     graphs: dict[tuple[int, int], torch.nn.Module] = {}
-    if arguments.crop:
-        frame_size = pairs.whole()
+    frame_size = pairs.whole()
+    if arguments.crop or arguments.parts:
         frame = backbone.at(*frame_size, backbone.spec.taps)
         if not hasattr(frame, "cos"):
             raise SystemExit(f"--crop needs rotary positions, which {arguments.backbone} has not")
@@ -117,11 +123,13 @@ def train(arguments: argparse.Namespace) -> None:
         warm = min(1.0, (step + 1) / 100)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6
-        batch = {key: value.to(device) for key, value in pairs.batch(arguments.pairs).items()}
+        few = not arguments.parts or step % 3 == 2
+        drawn = pairs.batch(arguments.pairs) if few else pairs.parts(arguments.parts, sides(arguments.part))
+        batch = {key: value.to(device) for key, value in drawn.items()}
         size = tuple(batch["rgb"].shape[1:3])
         taps = backbone.spec.taps
         graph = graphs.setdefault(size, backbone.at(*size, taps).to(device).train())
-        if arguments.crop:
+        if size != frame_size:
             graph.cos, graph.sin = (in_the_frame(t, batch["corner"], size, frame_size, backbone.spec) for t in whole)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             features = graph(batch["rgb"])
@@ -134,9 +142,11 @@ def train(arguments: argparse.Namespace) -> None:
         segmentation = F.cross_entropy(logits, classes, weights, ignore_index=255, label_smoothing=0.02)
         overlap = overlap_loss(logits, classes)
         depth = depth_loss(metres, distance)
-        descriptors = F.normalize(features[-1].float().flatten(2).transpose(1, 2), dim=-1)
-        match = match_loss(descriptors[0::2], descriptors[1::2], batch["target"], features[-1].shape[3])
-        loss = segmentation + 0.5 * overlap + depth + 0.15 * match
+        loss = segmentation + 0.5 * overlap + depth
+        if few:
+            descriptors = F.normalize(features[-1].float().flatten(2).transpose(1, 2), dim=-1)
+            match = match_loss(descriptors[0::2], descriptors[1::2], batch["target"], features[-1].shape[3])
+            loss = loss + 0.15 * match
         backbone.zero_grad(set_to_none=True)
         for head in heads.values():
             head.zero_grad(set_to_none=True)
@@ -152,7 +162,8 @@ def train(arguments: argparse.Namespace) -> None:
             average[key].lerp_(value, 1 - decay)
         if step % 20 == 0 and rank == 0:
             line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
-                        overlap=round(overlap.item(), 4), depth=round(depth.item(), 4), match=round(match.item(), 4),
+                        overlap=round(overlap.item(), 4), depth=round(depth.item(), 4),
+                        match=round(match.item(), 4) if few else None,
                         loss=round(loss.item(), 4))
             print(json.dumps(line), file=log, flush=True)
         if step % 20 == 0:
@@ -166,13 +177,13 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def optimisers_of(backbone: Backbone, parameters: list[Tensor], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024) for the matrices of the blocks, with steps of AdamW's size (Liu et al. 2025); AdamW for the rest."""
+    """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for p in backbone.blocks.parameters() if p.dim() == 2]
     rest = [p for p in parameters if not any(p is m for m in matrices)]
     adam = torch.optim.AdamW([
         dict(params=[p for p in rest if p.dim() >= 2], weight_decay=0.03),
         dict(params=[p for p in rest if p.dim() < 2], weight_decay=0.0)], lr=rate, betas=(0.9, 0.98))
-    return [torch.optim.Muon(matrices, lr=rate, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"), adam]
+    return [Muon(matrices, rate, weight_decay=0.03), adam]
 
 
 def in_the_frame(table: Tensor, corner: Tensor, size: tuple[int, int], whole: tuple[int, int], spec: BackboneSpec) -> Tensor:
@@ -226,6 +237,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="stop after this time")
     parser.add_argument("--steps", type=int, default=20000, help="stop after so many steps")
     parser.add_argument("--pairs", type=int, default=6, help="frame pairs a step and process")
+    parser.add_argument("--parts", type=int, default=0, help="in two of three steps, so many small crops a process instead")
+    parser.add_argument("--part", default="160x160", help="height x width of these")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)

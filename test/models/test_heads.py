@@ -18,8 +18,8 @@ from dino_perception.models.checkpoints import load_backbone, untrained
 from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 
-ARCHES = [("segmentation", "light"), ("segmentation", "fine"), ("segmentation", "linear"), ("depth", "light"),
-          ("depth", "fine"), ("depth", "linear"), ("correspondences", "cosine")]
+ARCHES = [*((kind, arch) for kind in ("segmentation", "depth") for arch in ("light", "fine", "linear")),
+          ("correspondences", "cosine")]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,14 @@ def test_descriptors_are_unit_vectors_row_by_row(backbone) -> None:
     wanted = features[0].permute(0, 2, 3, 1).reshape(2, 60, 256).numpy()
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
     assert np.allclose(descriptors.numpy(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone_id, tap", [("rover-tiny", 7), ("dinov3-convnext-tiny", 2), ("dinov2-vits14", 11)])
+def test_descriptors_come_from_the_deepest_layer_with_one_for_every_sixteen_pixels(backbone_id: str, tap: int) -> None:
+    backbone = untrained(catalog.get(backbone_id))
+    head = create_head("correspondences", backbone)
+    assert head.spec.taps == (tap,) and backbone.spec.tap_stride(tap) <= 16
+    assert tap == backbone.spec.depth - 1 or backbone.spec.tap_stride(tap + 1) > 16
 
 
 def test_three_heads_cost_less_than_a_tenth_of_the_backbone(backbone) -> None:

@@ -100,6 +100,23 @@ def test_matches_cover_the_image_evenly():
     assert np.bincount(part, minlength=12).min() >= 2
 
 
+def test_points_are_looked_for_in_turns_until_there_are_enough(monkeypatch):
+    """A quarter of the first picture is left: four turns of points find as many matches as one does in the next frame."""
+    counts = []
+    for step in ((12, 5), (300, 220)):
+        tracker = Tracker()
+        update(tracker, window(100, 100))
+        refine, asked = tracker._refiner.refine, []
+        monkeypatch.setattr(tracker._refiner, "refine", lambda *a, **k: asked.append(len(a[2])) or refine(*a, **k))
+        found = update(tracker, window(100 + step[0], 100 + step[1], index=1))
+        reference, now = pair(found)
+        assert exact(reference - now, step)
+        counts.append((len(found.x), sum(asked)))
+    (near, little), (far, much) = counts
+    assert near > 350 and little < 1.2 * SETTINGS.max_matches
+    assert far > 300 and much > little
+
+
 def test_a_key_frame_stays_until_too_few_of_its_points_are_left():
     settings = CorrespondenceSettings(reference="keyframe", keyframe_overlap=0.5)
     tracker = Tracker()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from dino_perception.models.checkpoints import load_backbone
+from dino_perception.models.checkpoints import BUNDLED, load_backbone
 from dino_perception.training.pairs import Pairs, recoloured, seen, shrunk
 from dino_perception.training.pretrain import FAR, average_gradients, depth_loss, in_the_frame, match_loss
+from dino_perception.training.terrain_styles import BIG_ROCK
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
 HEIGHT, WIDTH, PATCH = 96, 160, 16
@@ -109,6 +112,25 @@ def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
     assert len(places) > 5
 
 
+def test_parts_know_their_place_and_one_in_four_is_about_a_big_rock(tmp_path):
+    scene(tmp_path, "one", 1)
+    with np.load(tmp_path / "one.npz") as file:
+        whole = {key: file[key] for key in file.files}
+    whole["classes"][:] = 0
+    whole["classes"][:, 80:88, 144:160] = BIG_ROCK  # the lower right corner
+    np.savez(tmp_path / "one.npz", **whole)
+    pairs = Pairs(tmp_path, PATCH, None, seed=0)
+    pairs._tints = lambda: np.ones((256, 3), np.float32)
+    pairs._photographed = lambda rgb: rgb
+    batch = pairs.parts(80, (32, 48))
+    assert batch["rgb"].shape == (80, 32, 48, 3) and batch["classes"].shape == batch["depth"].shape == (80, 32, 48)
+    frames = whole["rgb"][0], whole["rgb"][0][:, ::-1]
+    for rgb, (row, column) in zip(batch["rgb"].numpy(), PATCH * batch["corner"].numpy()):
+        assert any(np.array_equal(rgb, frame[row:row + 32, column:column + 48]) for frame in frames)
+    with_rock = (batch["classes"] == BIG_ROCK).flatten(1).any(dim=1).float().mean()
+    assert 0.15 < with_rock < 0.5  # 1 of 40 places otherwise
+
+
 def test_a_crop_that_is_off_the_patch_grid_is_refused(tmp_path):
     scene(tmp_path, "one", 1)
     with pytest.raises(ValueError, match="the crop is 50x64 pixels; accepted are multiples of the patch, 16"):
@@ -140,6 +162,20 @@ def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_it
     assert run.returncode == 0, run.stderr
     backbone = load_backbone("rover-tiny", out)
     assert backbone.trained and backbone.weights_hash != load_backbone("rover-tiny", "").weights_hash
+
+
+def test_a_run_goes_on_from_the_heads_that_lie_beside_a_backbone(tmp_path):
+    for seed in range(2):
+        scene(tmp_path, f"s{seed}", seed)
+    for part in ("", "-segmentation", "-depth"):
+        shutil.copy(BUNDLED / f"rover-tiny{part}.safetensors", tmp_path / f"rover-tiny{part}.safetensors")
+    out = tmp_path / "on.safetensors"
+    run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
+                          "--resume", tmp_path / "rover-tiny.safetensors", "--steps", "1", "--pairs", "1", "--rate", "1e-6",
+                          "--device", "cpu"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    trained, shipped = load_file(f"{out}.heads"), load_file(BUNDLED / "rover-tiny-depth.safetensors")
+    assert torch.allclose(trained["depth.net.out.weight"], shipped["net.out.weight"].float(), atol=1e-4)
 
 
 def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels(tmp_path):
@@ -175,7 +211,7 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
     out = tmp_path / "tiny.safetensors"
     run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                           "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out, "--steps", "20",
-                          "--size", "48x80", "--crop", "32x48", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+                          "--size", "48x80", "--crop", "32x48", "--parts", "3", "--part", "32x32", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert load_backbone("rover-tiny", out).trained
     assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1

@@ -10,9 +10,14 @@ from ..backbone import Backbone
 from .base import Head, HeadSpec
 
 
+CELL = 16
+"""Pixels between descriptors, at most: a 640x480 image has 1200 of them. A ConvNeXt's last stage would give 300."""
+
+
 class Correspondences(Head):
-    """Raw map: the last layer's features as they are. Final array: descriptors (B, N, D) float32 of unit length, one
-    a patch, row by row; the output size does not matter."""
+    """Raw map: the features of one layer as they are, of the deepest whose cells are at most CELL pixels apart: a ViT's
+    last, a ConvNeXt's third stage. Final array: descriptors (B, N, D) float32 of unit length, one a patch, row by row; the
+    output size does not matter."""
 
     KIND = "correspondences"
     ARCHES = {"cosine": nn.Identity}
@@ -34,7 +39,8 @@ class Correspondences(Head):
 
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
-        return replace(spec, taps=spec.taps or (backbone.spec.depth - 1,), labels=(), depth_range=None)
+        fine = [tap for tap in range(backbone.spec.depth) if backbone.spec.tap_stride(tap) <= CELL]
+        return replace(spec, taps=spec.taps or (fine[-1],), labels=(), depth_range=None)
 
 
 HEAD = Correspondences
