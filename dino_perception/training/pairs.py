@@ -59,8 +59,8 @@ class Pairs:
         room = np.array(classes.shape) // self.patch - np.array(size) // self.patch
         corner = self.random.integers(room + 1)
         if self.random.random() < 0.25 and len(rocks := np.argwhere(classes[::4, ::4] == BIG_ROCK)):
-            place = 4 * rocks[self.random.integers(len(rocks))] - self.random.integers(size)
-            corner = np.clip(place // self.patch, 0, room)
+            place = 4 * rocks[self.random.integers(len(rocks))] // self.patch
+            corner = np.clip(place - self.random.integers(np.array(size) // self.patch), 0, room)
         top, left = corner * self.patch
         pixels = slice(top, top + size[0]), slice(left, left + size[1])
         rgb, classes, depth = (scene[key][frame][pixels] for key in ("rgb", "classes", "depth"))

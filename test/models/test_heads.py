@@ -55,8 +55,8 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
         near, far = head.spec.depth_range
         assert near <= out[0].min() and out[0].max() <= far
     else:
-        cells = 3 * 5 if backbone.spec.convolutional else 6 * 10
-        assert [(t.shape, t.dtype) for t in out] == [((2, cells, backbone.spec.dim), torch.float32)]
+        channels = backbone.spec.channels(head.spec.taps[0])
+        assert [(t.shape, t.dtype) for t in out] == [((2, 6 * 10, channels), torch.float32)]
 
 
 def test_the_kinds_are_the_files_of_the_folder() -> None:
