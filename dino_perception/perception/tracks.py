@@ -131,12 +131,11 @@ class Tracker:
             self._try(reference, view, np.flatnonzero(asked & _inside(seed, view)), seed, shape, 3.0, position, alike, doubt)
         self._flow = None
         if share < 0.85 or reference is not previous:
-            self._agree(reference, view, share < 0.85, asked, position, alike, doubt)
-            if self._flow is None and share < LOST:
+            agreed = self._agree(reference, view, share < 0.85, asked, position, alike, doubt)
+            if agreed is None and share < LOST:
                 alike[:] = -1  # chance finds, no motion
                 return position, alike, doubt, asked.sum()
-        if self._flow is not None:
-            seed, shape = self._flow.at(self._xy)
+            seed, shape = agreed or (seed, shape)
         for number in range(1, turns):
             if ((alike > ALIKE) & (doubt < DOUBT)).sum() >= most:
                 break
@@ -146,14 +145,16 @@ class Tracker:
             _drop_strays(reference, now, seed, position, alike)
         return position, alike, doubt, asked.sum()
 
-    def _agree(self, reference: View, view: View, again: bool, asked, position, alike, doubt) -> None:
+    def _agree(
+        self, reference: View, view: View, again: bool, asked, position, alike, doubt
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         """Fits the flow to what was found, drops what contradicts it, and with `again` looks where it says for the rest of
-        those `asked` for."""
+        those `asked` for. Returns where the flow puts every point and the local shape there, None when there is no flow."""
         good = np.flatnonzero(alike > ALIKE)
         voters = good[:: max(1, len(good) // 256)]
         self._flow = matching.field(reference, self._xy[voters], position[voters])
         if self._flow is None:
-            return
+            return None
         seed, shape = self._flow.at(self._xy)
         _drop_strays(reference, asked, seed, position, alike)
         failed = alike <= ALIKE
@@ -161,6 +162,7 @@ class Tracker:
         if again:
             which = np.flatnonzero(failed & asked & _inside(seed, view))
             self._try(reference, view, which, seed, shape, 1.0, position, alike, doubt)
+        return seed, shape
 
     def _try(self, reference, view, which, seed, shape, reach, position, alike, doubt) -> None:
         """Refines the points `which`, whose seeds may be `reach` patches off, and keeps what is better than what
@@ -196,7 +198,7 @@ class Tracker:
 
 
 def _drop_strays(reference: View, which: np.ndarray, seed: np.ndarray, position: np.ndarray, alike: np.ndarray) -> None:
-    """Takes back those of the points `which` (N,) bool that were found half a patch or more from where the flow puts them."""
+    """Takes back those of the points `which` (N,) bool that were found more than half a patch from where they were expected."""
     found = np.flatnonzero(which & (alike > ALIKE))
     stray = found[np.linalg.norm((position - seed)[found] / reference.patch, axis=1) > 0.5]
     alike[stray] = -1

@@ -88,12 +88,12 @@ def train(arguments: argparse.Namespace) -> None:
                     p.fill_(0.2)
     bfloat16 = device.type != "cpu" or bfloat16_pays()
     heads = {kind: create_head(kind, backbone, arch="fine").to(device).train() for kind in ("segmentation", "depth")}
-    state, shipped = Path(f"{arguments.resume}.heads"), Path(arguments.resume).stem
-    if arguments.resume and not state.exists():
+    resumed, state = Path(arguments.resume), Path(f"{arguments.resume}.heads")
+    if arguments.resume and not state.exists():  # the heads that ship with it, where they lie beside it
         for kind in heads:
-            if (file := state.with_name(f"{shipped}-{kind}.safetensors")).exists():
+            if (file := resumed.with_name(f"{resumed.stem}-{kind}.safetensors")).exists():
                 heads[kind] = load_head(kind, backbone, file).to(device).requires_grad_(True).train()
-    if arguments.resume and state.exists():
+    elif arguments.resume:
         saved = load_file(state)
         for kind, head in heads.items():
             head.load_state_dict({k[len(kind) + 1:]: v for k, v in saved.items() if k.startswith(kind + ".")}, strict=False)
@@ -108,7 +108,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.crop or arguments.parts:
         frame = backbone.at(*frame_size, backbone.spec.taps)
         if not hasattr(frame, "cos"):
-            raise SystemExit(f"--crop needs rotary positions, which {arguments.backbone} has not")
+            raise SystemExit(f"--crop and --parts need rotary positions, which {arguments.backbone} has not")
         whole = frame.cos.to(device), frame.sin.to(device)
     log = Path(f"{arguments.out}.log.jsonl").open("a")
     start, step = time.monotonic(), 0
@@ -163,8 +163,7 @@ def train(arguments: argparse.Namespace) -> None:
         if step % 20 == 0 and rank == 0:
             line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
                         overlap=round(overlap.item(), 4), depth=round(depth.item(), 4),
-                        match=round(match.item(), 4) if few else None,
-                        loss=round(loss.item(), 4))
+                        match=round(match.item(), 4) if few else None, loss=round(loss.item(), 4))
             print(json.dumps(line), file=log, flush=True)
         if step % 20 == 0:
             pairs.refresh()

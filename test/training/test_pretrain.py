@@ -211,7 +211,8 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
     out = tmp_path / "tiny.safetensors"
     run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                           "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out, "--steps", "20",
-                          "--size", "48x80", "--crop", "32x48", "--parts", "3", "--part", "32x32", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+                          "--size", "48x80", "--crop", "32x48", "--parts", "3", "--part", "32x32", "--pairs", "1", "--device", "cpu"],
+                         capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert load_backbone("rover-tiny", out).trained
     assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1
