@@ -1,4 +1,4 @@
-"""Muon (Jordan 2024): momentum whose steps are made orthogonal, in float32, and shared between processes."""
+"""Muon (Jordan 2024): momentum whose steps are made orthogonal, shared between processes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic iteration: they lift small singular values fast and leave all between about 0.7 and 1.2."""
 
 
-def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The matrix with all its singular values near one, by Newton and Schulz's iteration. (R, C) float32."""
+def orthogonal(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix with all its singular values near one, by Newton and Schulz's iteration. (R, C) float32; products are
+    computed in `dtype`."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(dtype)
     for _ in range(iterations):
         square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
     """For matrices. Steps have the root mean square that AdamW's have, 0.2 (Liu et al. 2025), so that both take one rate.
 
-    torch's own computes in bfloat16, which a processor without it does slowly. Processes of one group each do their share
-    of the matrices and add up: gradients must be the same in all of them.
+    Torch's own always computes in bfloat16, which a processor without it does slowly; here that is `dtype`. Processes of one
+    group each do their share of the matrices and add up: gradients must be the same in all of them.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], rate: float, *, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, matrices: Iterable[Tensor], rate: float, *, momentum: float = 0.95, weight_decay: float = 0.0,
+                 dtype: torch.dtype = torch.float32):
+        self.dtype = dtype
         super().__init__(list(matrices), dict(lr=rate, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -49,7 +52,7 @@ class Muon(torch.optim.Optimizer):
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 if turn % count == rank:
                     ahead = p.grad.lerp(mean, group["momentum"])
-                    steps[i] = orthogonal(ahead) * (0.2 * max(p.shape) ** 0.5)
+                    steps[i] = orthogonal(ahead, dtype=self.dtype) * (0.2 * max(p.shape) ** 0.5)
             if count > 1:
                 flat = torch.cat([s.flatten() for s in steps])
                 processes.all_reduce(flat)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dino_perception.training.terrain_styles import BIG_ROCK, SKY
 
 GAPS = (1, 2, 3, 5, 8)
+ABOUT_ROCKS = 1 / 3
 
 
 class Pairs:
@@ -47,7 +48,7 @@ class Pairs:
 
     def parts(self, count: int, size: tuple[int, int]) -> dict[str, Tensor]:
         """As `batch`, without target: `count` parts of `size` (height, width) pixels, each of a frame of its own. Small parts
-        of many worlds say more about what kinds of ground look like than a few large pictures; one in four is about a
+        of many worlds say more about what kinds of ground look like than a few large pictures; one in three is about a
         place on a big rock, which are few."""
         drawn = [self._part(size) for _ in range(count)]
         return {key: torch.from_numpy(np.stack([d[key] for d in drawn])) for key in drawn[0]}
@@ -58,7 +59,7 @@ class Pairs:
         classes = scene["classes"][frame]
         room = np.array(classes.shape) // self.patch - np.array(size) // self.patch
         corner = self.random.integers(room + 1)
-        if self.random.random() < 0.25 and len(rocks := np.argwhere(classes[::4, ::4] == BIG_ROCK)):
+        if self.random.random() < ABOUT_ROCKS and len(rocks := np.argwhere(classes[::4, ::4] == BIG_ROCK)):
             place = 4 * rocks[self.random.integers(len(rocks))] // self.patch
             corner = np.clip(place - self.random.integers(np.array(size) // self.patch), 0, room)
         top, left = corner * self.patch

@@ -18,17 +18,20 @@ backbone with `dino-perception train`, like anyone's.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import time
 from pathlib import Path
+from typing import ContextManager
 
 import torch
 import torch.distributed as processes
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dino_perception.engines.arithmetic import bfloat16_pays
 from dino_perception.models.backbone import Backbone
@@ -43,7 +46,8 @@ from dino_perception.training.terrain_styles import BIG_ROCK, CLASSES
 
 TEMPERATURE = 0.07
 FAR = 80.0  # metres; farther depth is not asked for
-RARE = 2.0  # weight of big_rock, a few percent of all pixels
+RARE = 3.0  # weight of big_rock, a few percent of all pixels
+SHORT = 600  # tokens; for fewer, on a CPU, plain matrices are faster than torch's fused attention and its backward pass
 
 
 def match_loss(first: Tensor, second: Tensor, target: Tensor, columns: int) -> Tensor:
@@ -98,7 +102,7 @@ def train(arguments: argparse.Namespace) -> None:
         for kind, head in heads.items():
             head.load_state_dict({k[len(kind) + 1:]: v for k, v in saved.items() if k.startswith(kind + ".")}, strict=False)
     parameters = [*backbone.parameters(), *(p for head in heads.values() for p in head.parameters())]
-    optimisers = optimisers_of(backbone, parameters, arguments.rate)
+    optimisers = optimisers_of(backbone, parameters, arguments.rate, torch.bfloat16 if bfloat16 else torch.float32)
     pairs = Pairs(arguments.scenes, backbone.spec.patch, sides(arguments.size), arguments.seed + rank, sides(arguments.crop))
     weights = torch.ones(len(CLASSES), device=device)
     weights[BIG_ROCK] = RARE
@@ -128,10 +132,14 @@ def train(arguments: argparse.Namespace) -> None:
         batch = {key: value.to(device) for key, value in drawn.items()}
         size = tuple(batch["rgb"].shape[1:3])
         taps = backbone.spec.taps
-        graph = graphs.setdefault(size, backbone.at(*size, taps).to(device).train())
+        if size not in graphs:
+            graphs[size] = backbone.at(*size, taps).to(device).train()
+            if arguments.compile:
+                graphs[size].compile()
+        graph = graphs[size]
         if size != frame_size:
             graph.cos, graph.sin = (in_the_frame(t, batch["corner"], size, frame_size, backbone.spec) for t in whole)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        with attention_for(size, backbone.spec, device), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             features = graph(batch["rgb"])
             logits = heads["segmentation"](*features)
             metres = heads["depth"](*features)
@@ -175,14 +183,15 @@ def train(arguments: argparse.Namespace) -> None:
         processes.destroy_process_group()
 
 
-def optimisers_of(backbone: Backbone, parameters: list[Tensor], rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
+def optimisers_of(backbone: Backbone, parameters: list[Tensor], rate: float,
+                  dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """Muon, which multiplies in `dtype`, for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for p in backbone.blocks.parameters() if p.dim() == 2]
     rest = [p for p in parameters if not any(p is m for m in matrices)]
     adam = torch.optim.AdamW([
         dict(params=[p for p in rest if p.dim() >= 2], weight_decay=0.03),
         dict(params=[p for p in rest if p.dim() < 2], weight_decay=0.0)], lr=rate, betas=(0.9, 0.98))
-    return [Muon(matrices, rate, weight_decay=0.03), adam]
+    return [Muon(matrices, rate, weight_decay=0.03, dtype=dtype), adam]
 
 
 def in_the_frame(table: Tensor, corner: Tensor, size: tuple[int, int], whole: tuple[int, int], spec: BackboneSpec) -> Tensor:
@@ -193,6 +202,12 @@ def in_the_frame(table: Tensor, corner: Tensor, size: tuple[int, int], whole: tu
     index = (corner[:, :1, None] + rows[:, None]) * (whole[1] // spec.patch) + corner[:, 1:, None] + columns
     first = torch.arange(prefix, device=table.device).expand(len(corner), -1)
     return table[torch.cat([first, prefix + index.flatten(1)], dim=1)][:, None]
+
+
+def attention_for(size: tuple[int, int], spec: BackboneSpec, device: torch.device) -> ContextManager:
+    """Which of torch's attentions the graph of `size` pixels trains with: its own choice but for few tokens on a CPU."""
+    few = device.type == "cpu" and size[0] // spec.patch * (size[1] // spec.patch) < SHORT
+    return sdpa_kernel(SDPBackend.MATH) if few else contextlib.nullcontext()
 
 
 def average_gradients(parameters: list[Tensor], count: int) -> None:
@@ -239,6 +254,8 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=0, help="in two of three steps, so many small crops a process instead")
     parser.add_argument("--part", default="160x160", help="height x width of these")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--compile", action="store_true", help="compile the backbone first: some minutes for the first step of "
+                        "each size, and a half more steps an hour on a CPU (needs a C++ compiler)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

@@ -34,6 +34,18 @@ def test_a_step_is_that_of_torch_s_own():
     assert (p - q).norm() < 0.05 * moved  # theirs computes in bfloat16
 
 
+def test_in_bfloat16_a_step_is_that_of_torch_s_own_but_for_rounding():
+    p, q, exact = (torch.nn.Parameter(matrix(48, 96, seed=1)) for _ in range(3))
+    for parameter in (p, q, exact):
+        parameter.grad = matrix(48, 96, seed=10)
+    Muon([p], 0.02, dtype=torch.bfloat16).step()
+    Muon([exact], 0.02).step()
+    torch.optim.Muon([q], lr=0.02, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    moved = (p - matrix(48, 96, seed=1)).norm()
+    assert p.dtype == torch.float32 and (p - q).norm() < 0.025 * moved
+    assert 1e-3 * moved < (p - exact).norm() < 0.03 * moved
+
+
 def test_processes_make_the_steps_that_one_makes(monkeypatch):
     alone = [torch.nn.Parameter(matrix(8, n, seed=n)) for n in (8, 16, 32)]
     for p in alone:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dino_perception.models.checkpoints import BUNDLED, load_backbone
 from dino_perception.training.pairs import Pairs, recoloured, seen, shrunk
-from dino_perception.training.pretrain import FAR, average_gradients, depth_loss, in_the_frame, match_loss
+from dino_perception.training.pretrain import FAR, attention_for, average_gradients, depth_loss, in_the_frame, match_loss
 from dino_perception.training.terrain_styles import BIG_ROCK
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
@@ -112,7 +112,7 @@ def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
     assert len(places) > 5
 
 
-def test_parts_know_their_place_and_one_in_four_is_about_a_big_rock(tmp_path):
+def test_parts_know_their_place_and_one_in_three_is_about_a_big_rock(tmp_path):
     scene(tmp_path, "one", 1)
     with np.load(tmp_path / "one.npz") as file:
         whole = {key: file[key] for key in file.files}
@@ -128,7 +128,7 @@ def test_parts_know_their_place_and_one_in_four_is_about_a_big_rock(tmp_path):
     for rgb, (row, column) in zip(batch["rgb"].numpy(), PATCH * batch["corner"].numpy()):
         assert any(np.array_equal(rgb, frame[row:row + 32, column:column + 48]) for frame in frames)
     with_rock = (batch["classes"] == BIG_ROCK).flatten(1).any(dim=1).float().mean()
-    assert 0.15 < with_rock < 0.5  # 1 of 40 places otherwise
+    assert 0.2 < with_rock < 0.5  # 1 of 40 places otherwise
 
 
 def test_a_crop_that_is_off_the_patch_grid_is_refused(tmp_path):
@@ -151,6 +151,41 @@ def test_the_patches_of_a_crop_have_the_positions_that_they_have_in_the_frame():
     frame.cos, frame.sin = (in_the_frame(t, torch.zeros(1, 2, dtype=torch.int64), (HEIGHT, WIDTH), (HEIGHT, WIDTH), backbone.spec)
                             for t in (frame.cos, frame.sin))
     assert torch.allclose(frame(picture)[0], wanted, atol=1e-5)
+
+
+def test_the_attention_of_few_tokens_is_another_way_to_the_same():
+    backbone = load_backbone("rover-tiny", "")
+    graph = backbone.at(HEIGHT, WIDTH, (7,))
+    picture = torch.randint(0, 255, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    with torch.profiler.profile() as usual:
+        wanted = graph(picture)[0]
+    with torch.profiler.profile() as plain, attention_for((HEIGHT, WIDTH), backbone.spec, torch.device("cpu")):
+        given = graph(picture)[0]
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert fused in {e.key for e in usual.key_averages()} and fused not in {e.key for e in plain.key_averages()}
+    assert torch.allclose(given, wanted, atol=1e-4)
+    with torch.profiler.profile() as large, attention_for((480, 640), backbone.spec, torch.device("cpu")):
+        graph(picture)
+    assert fused in {e.key for e in large.key_averages()}
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch compiles with a C++ compiler: g++ or clang++")
+def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
+    for seed in range(2):
+        scene(tmp_path, f"s{seed}", seed)
+    weights = []
+    for more in ([], ["--compile"]):
+        out = tmp_path / f"tiny{len(more)}.safetensors"
+        run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
+                              "--steps", "2", "--size", "48x80", "--crop", "32x48", "--parts", "2", "--part", "32x48", "--pairs", "1",
+                              "--rate", "1e-2", "--device", "cpu", *more], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        weights.append(load_file(out))
+    plain, compiled = weights
+    start = load_backbone("rover-tiny", "").state_dict()
+    moved = [(plain[k] - start[k]).norm() for k in ("patch.weight", "blocks.3.mlp.up.weight")]
+    apart = [(plain[k] - compiled[k]).norm() for k in ("patch.weight", "blocks.3.mlp.up.weight")]
+    assert all(a < 0.7 * m for a, m in zip(apart, moved))  # steps that had nothing in common: 1.4
 
 
 def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path):
