@@ -37,7 +37,7 @@ from dino_perception.engines.arithmetic import bfloat16_pays
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.checkpoints import load_backbone, save_backbone
-from dino_perception.models.heads import create_head, load_head
+from dino_perception.models.heads import Head, create_head, load_head
 from dino_perception.training.losses import overlap_loss
 from dino_perception.training.memory import keep_freed_memory
 from dino_perception.training.muon import Muon
@@ -76,111 +76,160 @@ def depth_loss(metres: Tensor, truth: Tensor) -> Tensor:
     return (metres.clamp_min(1e-3).log() - torch.nan_to_num(truth, nan=1.0).log()).abs()[valid].mean()
 
 
-def train(arguments: argparse.Namespace) -> None:
-    many = "WORLD_SIZE" in os.environ  # torchrun says so
-    if many:
-        processes.init_process_group("nccl" if arguments.device == "cuda" else "gloo")
-    rank, count = (processes.get_rank(), processes.get_world_size()) if many else (0, 1)
-    torch.manual_seed(arguments.seed)
-    keep_freed_memory()
-    device = torch.device(arguments.device, rank) if arguments.device == "cuda" else torch.device(arguments.device)
-    backbone = load_backbone(arguments.backbone, arguments.resume).to(device).requires_grad_(True)
-    if not arguments.resume:
-        with torch.no_grad():  # blocks that start near the identity train faster than the random ones of the tests
-            for name, p in backbone.named_parameters():
-                if name.endswith(("scale1", "scale2")):
-                    p.fill_(0.2)
-    bfloat16 = device.type != "cpu" or bfloat16_pays()
-    heads = {kind: create_head(kind, backbone, arch="fine").to(device).train() for kind in ("segmentation", "depth")}
-    resumed, state = Path(arguments.resume), Path(f"{arguments.resume}.heads")
-    if arguments.resume and not state.exists():  # the heads that ship with it, where they lie beside it
-        for kind in heads:
-            if (file := resumed.with_name(f"{resumed.stem}-{kind}.safetensors")).exists():
-                heads[kind] = load_head(kind, backbone, file).to(device).requires_grad_(True).train()
-    elif arguments.resume:
-        saved = load_file(state)
-        for kind, head in heads.items():
-            head.load_state_dict({k[len(kind) + 1:]: v for k, v in saved.items() if k.startswith(kind + ".")}, strict=False)
-    parameters = [*backbone.parameters(), *(p for head in heads.values() for p in head.parameters())]
-    optimisers = optimisers_of(backbone, parameters, arguments.rate, torch.bfloat16 if bfloat16 else torch.float32)
-    pairs = Pairs(arguments.scenes, backbone.spec.patch, sides(arguments.size), arguments.seed + rank, sides(arguments.crop))
-    weights = torch.ones(len(CLASSES), device=device)
-    weights[BIG_ROCK] = RARE
-    average = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
-    graphs: dict[tuple[int, int], torch.nn.Module] = {}
-    frame_size = pairs.whole()
-    if arguments.crop or arguments.parts:
-        frame = backbone.at(*frame_size, backbone.spec.taps)
-        if not hasattr(frame, "cos"):
-            raise SystemExit(f"--crop and --parts need rotary positions, which {arguments.backbone} has not")
-        whole = frame.cos.to(device), frame.sin.to(device)
-    log = Path(f"{arguments.out}.log.jsonl").open("a")
-    start, step = time.monotonic(), 0
-    while True:
-        progress = max((time.monotonic() - start) / (60 * arguments.minutes), step / arguments.steps)
-        if many:  # one clock for all
-            shared = torch.tensor([progress], device=device)
-            processes.broadcast(shared, 0)
-            progress = shared.item()
-        if progress >= 1:
-            break
-        warm = min(1.0, (step + 1) / 100)
-        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6
-        few = not arguments.parts or step % 3 == 2
-        drawn = pairs.batch(arguments.pairs) if few else pairs.parts(arguments.parts, sides(arguments.part))
-        batch = {key: value.to(device) for key, value in drawn.items()}
+class Pretraining:
+    """One process's share of a run: the backbone, the heads that shape it, and all that a step needs."""
+
+    def __init__(self, arguments: argparse.Namespace, rank: int, count: int):
+        self.arguments, self.rank, self.count = arguments, rank, count
+        self.device = torch.device(arguments.device, rank) if arguments.device == "cuda" else torch.device(arguments.device)
+        self.bfloat16 = self.device.type != "cpu" or bfloat16_pays()
+        self.backbone = load_backbone(arguments.backbone, arguments.resume).to(self.device).requires_grad_(True)
+        if not arguments.resume:
+            begin_near_the_identity(self.backbone)
+        self.heads = {kind: head.to(self.device).requires_grad_(True).train()
+                      for kind, head in heads_of(self.backbone, arguments.resume).items()}
+        self.parameters = [*self.backbone.parameters(), *(p for head in self.heads.values() for p in head.parameters())]
+        self.optimisers = optimisers_of(self.backbone, self.parameters, arguments.rate,
+                                        torch.bfloat16 if self.bfloat16 else torch.float32)
+        self.average = {k: v.detach().clone() for k, v in self.backbone.state_dict().items()}
+        self.weights = torch.ones(len(CLASSES), device=self.device)
+        self.weights[BIG_ROCK] = RARE
+        self.pairs = Pairs(arguments.scenes, self.backbone.spec.patch, sides(arguments.size), arguments.seed + rank,
+                           sides(arguments.crop))
+        self.graphs: dict[tuple[int, int], torch.nn.Module] = {}
+        self.frame_size = self.pairs.whole()
+        if arguments.crop or arguments.parts:
+            frame = self.backbone.at(*self.frame_size, self.backbone.spec.taps)
+            if not hasattr(frame, "cos"):
+                raise SystemExit(f"--crop and --parts need rotary positions, which {arguments.backbone} has not")
+            self.rotary = frame.cos.to(self.device), frame.sin.to(self.device)
+        self.steps = 0
+
+    def step(self, progress: float) -> dict[str, float | None]:
+        """One step of a run that is done to `progress`, 0 to 1. Its losses by name; None for what it did not ask."""
+        warm = min(1.0, (self.steps + 1) / 100)
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
+            group["lr"] = self.arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6
+        losses = self.losses(self.draw())
+        for p in self.parameters:
+            p.grad = None
+        losses["loss"].backward()
+        if self.count > 1:
+            average_gradients(self.parameters, self.count)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.steps += 1
+        decay = min(0.998, self.steps / (self.steps + 20))
+        for key, value in self.backbone.state_dict().items():
+            self.average[key].lerp_(value, 1 - decay)
+        return {name: None if value is None else value.item() for name, value in losses.items()}
+
+    def draw(self) -> dict[str, Tensor]:
+        """A batch of `Pairs`: small parts in two of three steps where they are asked for, else pairs."""
+        parts = self.arguments.parts and self.steps % 3 != 2
+        batch = (self.pairs.parts(self.arguments.parts, sides(self.arguments.part)) if parts
+                 else self.pairs.batch(self.arguments.pairs))
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        """What is wrong with each task, and "loss", which a step makes smaller."""
         size = tuple(batch["rgb"].shape[1:3])
-        taps = backbone.spec.taps
-        if size not in graphs:
-            graphs[size] = backbone.at(*size, taps).to(device).train()
-            if arguments.compile:
-                graphs[size].compile()
-        graph = graphs[size]
-        if size != frame_size:
-            graph.cos, graph.sin = (in_the_frame(t, batch["corner"], size, frame_size, backbone.spec) for t in whole)
-        with attention_for(size, backbone.spec, device), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        graph = self.graph(size, batch["corner"])
+        attention = attention_for(size, self.backbone.spec, self.device)
+        with attention, torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             features = graph(batch["rgb"])
-            logits = heads["segmentation"](*features)
-            metres = heads["depth"](*features)
+            logits, metres = (self.heads[kind](*features) for kind in ("segmentation", "depth"))
         # Every fourth pixel of the truth, each time others: the losses on all of them would be a fifth of the step.
         row, column = torch.randint(2, (2,)).tolist()
         classes, distance = (batch[key][:, row::2, column::2] for key in ("classes", "depth"))
         logits, metres = resized(logits, classes.shape[1:]), resized(metres, classes.shape[1:])[:, 0]
-        segmentation = F.cross_entropy(logits, classes, weights, ignore_index=255, label_smoothing=0.02)
-        overlap = overlap_loss(logits, classes)
-        depth = depth_loss(metres, distance)
+        segmentation = F.cross_entropy(logits, classes, self.weights, ignore_index=255, label_smoothing=0.02)
+        overlap, depth, match = overlap_loss(logits, classes), depth_loss(metres, distance), None
         loss = segmentation + 0.5 * overlap + depth
-        if few:
+        if "target" in batch:
             descriptors = F.normalize(features[-1].float().flatten(2).transpose(1, 2), dim=-1)
             match = match_loss(descriptors[0::2], descriptors[1::2], batch["target"], features[-1].shape[3])
             loss = loss + 0.15 * match
-        backbone.zero_grad(set_to_none=True)
-        for head in heads.values():
-            head.zero_grad(set_to_none=True)
-        loss.backward()
-        if many:
-            average_gradients(parameters, count)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        step += 1
-        decay = min(0.998, step / (step + 20))
-        for key, value in backbone.state_dict().items():
-            average[key].lerp_(value, 1 - decay)
-        if step % 20 == 0 and rank == 0:
-            line = dict(step=step, minutes=round((time.monotonic() - start) / 60, 2), segmentation=round(segmentation.item(), 4),
-                        overlap=round(overlap.item(), 4), depth=round(depth.item(), 4),
-                        match=round(match.item(), 4) if few else None, loss=round(loss.item(), 4))
-            print(json.dumps(line), file=log, flush=True)
-        if step % 20 == 0:
-            pairs.refresh()
-        if step % 500 == 0 and rank == 0:
-            save(backbone, average, heads, arguments, step)
-    if rank == 0:
-        save(backbone, average, heads, arguments, step)
+        return dict(segmentation=segmentation, overlap=overlap, depth=depth, match=match, loss=loss)
+
+    def graph(self, size: tuple[int, int], corner: Tensor) -> torch.nn.Module:
+        """The graph for pictures of `size` pixels whose first patches are at `corner` (B, 2) in the frame's patch grid."""
+        if size not in self.graphs:
+            self.graphs[size] = self.backbone.at(*size, self.backbone.spec.taps).to(self.device).train()
+            if self.arguments.compile:
+                self.graphs[size].compile()
+        graph = self.graphs[size]
+        if size != self.frame_size:
+            graph.cos, graph.sin = (in_the_frame(t, corner, size, self.frame_size, self.backbone.spec) for t in self.rotary)
+        return graph
+
+    def save(self) -> None:
+        """The mean of the last weights as the backbone, and the heads beside it for the next run."""
+        present = {k: v.detach().clone() for k, v in self.backbone.state_dict().items()}
+        self.backbone.load_state_dict(self.average)
+        save_backbone(self.backbone, self.arguments.out, dtype=torch.float16 if self.arguments.half else torch.float32,
+                      trained_on="rendered terrain", steps=self.steps, resumed_from=Path(self.arguments.resume).name)
+        self.backbone.load_state_dict(present)
+        save_file({f"{kind}.{k}": v.detach().cpu().contiguous() for kind, head in self.heads.items()
+                   for k, v in head.state_dict().items()}, f"{self.arguments.out}.heads")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """A whole run, or this process's share of it where torchrun started several."""
+    many = "WORLD_SIZE" in os.environ
+    if many:
+        processes.init_process_group("nccl" if arguments.device == "cuda" else "gloo")
+    torch.manual_seed(arguments.seed)
+    keep_freed_memory()
+    run = Pretraining(arguments, *((processes.get_rank(), processes.get_world_size()) if many else (0, 1)))
+    log = Path(f"{arguments.out}.log.jsonl").open("a")
+    start = time.monotonic()
+    while True:
+        progress = max((time.monotonic() - start) / (60 * arguments.minutes), run.steps / arguments.steps)
+        if many:  # one clock for all
+            shared = torch.tensor([progress], device=run.device)
+            processes.broadcast(shared, 0)
+            progress = shared.item()
+        if progress >= 1:
+            break
+        losses = run.step(progress)
+        if run.steps % 20 == 0:
+            run.pairs.refresh()
+            if run.rank == 0:
+                rounded = {name: value if value is None else round(value, 4) for name, value in losses.items()}
+                minutes = round((time.monotonic() - start) / 60, 2)
+                print(json.dumps(dict(step=run.steps, minutes=minutes, **rounded)), file=log, flush=True)
+        if run.steps % 500 == 0 and run.rank == 0:
+            run.save()
+    if run.rank == 0:
+        run.save()
     if many:
         processes.destroy_process_group()
+
+
+def begin_near_the_identity(backbone: Backbone) -> None:
+    """Blocks that do so train faster than the random ones of the tests."""
+    with torch.no_grad():
+        for name, p in backbone.named_parameters():
+            if name.endswith(("scale1", "scale2")):
+                p.fill_(0.2)
+
+
+def heads_of(backbone: Backbone, resume: str) -> dict[str, Head]:
+    """New heads, or those of the run that wrote `resume`, or those that ship with it where they lie beside it."""
+    heads = {kind: create_head(kind, backbone, arch="fine") for kind in ("segmentation", "depth")}
+    if not resume:
+        return heads
+    state = Path(f"{resume}.heads")
+    saved = load_file(state) if state.exists() else {}
+    for kind, head in heads.items():
+        beside = Path(resume).with_name(f"{Path(resume).stem}-{kind}.safetensors")
+        if saved:
+            head.load_state_dict({k[len(kind) + 1:]: v for k, v in saved.items() if k.startswith(kind + ".")}, strict=False)
+        elif beside.exists():
+            heads[kind] = load_head(kind, backbone, beside)
+    return heads
 
 
 def optimisers_of(backbone: Backbone, parameters: list[Tensor], rate: float,
@@ -226,16 +275,6 @@ def sides(text: str) -> tuple[int, int] | None:
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x.float(), size=size, mode="bilinear", align_corners=False)
-
-
-def save(backbone, average: dict[str, Tensor], heads, arguments: argparse.Namespace, step: int) -> None:
-    present = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
-    backbone.load_state_dict(average)
-    save_backbone(backbone, arguments.out, dtype=torch.float16 if arguments.half else torch.float32,
-                  trained_on="rendered terrain", steps=step, resumed_from=Path(arguments.resume).name)
-    backbone.load_state_dict(present)
-    save_file({f"{kind}.{k}": v.detach().cpu().contiguous() for kind, head in heads.items()
-               for k, v in head.state_dict().items()}, f"{arguments.out}.heads")
 
 
 def main() -> None:

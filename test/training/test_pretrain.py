@@ -211,6 +211,13 @@ def test_a_run_goes_on_from_the_heads_that_lie_beside_a_backbone(tmp_path):
     assert run.returncode == 0, run.stderr
     trained, shipped = load_file(f"{out}.heads"), load_file(BUNDLED / "rover-tiny-depth.safetensors")
     assert torch.allclose(trained["depth.net.out.weight"], shipped["net.out.weight"].float(), atol=1e-4)
+    for head in ("segmentation", "depth"):  # the heads of an interrupted run go before those
+        (tmp_path / f"on-{head}.safetensors").write_text("none")
+    again = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", f"{out}2",
+                            "--resume", out, "--steps", "1", "--pairs", "1", "--rate", "1e-6", "--device", "cpu"],
+                           capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert torch.allclose(load_file(f"{out}2.heads")["depth.net.out.weight"], trained["depth.net.out.weight"], atol=1e-4)
 
 
 def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels(tmp_path):
