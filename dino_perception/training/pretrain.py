@@ -28,6 +28,7 @@ from typing import ContextManager
 
 import torch
 import torch.distributed as processes
+import torch.distributed.nn  # before there is a group, which its default arguments would keep: see `train`
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -205,6 +206,7 @@ def train(arguments: argparse.Namespace) -> None:
     if run.rank == 0:
         run.save()
     if many:
+        # Joins the group's threads. One that outlives it may want the interpreter when that is gone, and aborts the process.
         processes.destroy_process_group()
 
 

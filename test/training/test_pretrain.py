@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +261,22 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
     assert run.returncode == 0, run.stderr
     assert load_backbone("rover-tiny", out).trained
     assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc, which Linux has")
+def test_no_thread_of_the_process_group_outlives_the_run(tmp_path):
+    """One that does can want the interpreter while it ends: one run in thirty ended with an abort."""
+    scene(tmp_path, "one", 1)
+    code = ("import os; from dino_perception.training.pretrain import main; main(); "
+            "print(sorted(open(f'/proc/self/task/{t}/comm').read().strip() for t in os.listdir('/proc/self/task')))")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = subprocess.run([sys.executable, "-c", code, "--scenes", tmp_path, "--out", tmp_path / "tiny.safetensors", "--steps", "1",
+                          "--pairs", "1", "--device", "cpu"], capture_output=True, text=True,
+                         env=dict(os.environ, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)))
+    assert run.returncode == 0, run.stderr
+    assert "python" in run.stdout and "gloo" not in run.stdout, run.stdout
 
 
 def test_gradients_of_processes_become_their_mean(monkeypatch):
