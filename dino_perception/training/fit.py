@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dino_perception.models.heads import Head
+from dino_perception.models.heads.decoders import Residual
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.features import Item
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
@@ -73,6 +74,10 @@ def fit(
     """
     torch.manual_seed(recipe.seed)
     order = torch.Generator().manual_seed(recipe.seed)
+    if not head.trained:
+        _begin_small(head)
+        if head.spec.kind == "depth":
+            head.answer_with(_depths(train, head.spec.depth_range))
     head.to(device).requires_grad_(True)
     decayed = [p for p in head.parameters() if p.dim() >= 2]
     others = [p for p in head.parameters() if p.dim() < 2]
@@ -185,6 +190,23 @@ def _weights(head: Head, items: Sequence[Item], recipe: Recipe) -> Tensor:
         counts += np.bincount(np.load(item.truth).ravel(), minlength=256)
     counts[IGNORE] = 0
     return class_weights(torch.from_numpy(counts[: len(head.spec.labels)]).double(), recipe.class_weights)
+
+
+@torch.no_grad()
+def _begin_small(head: Head) -> None:
+    """Residual branches begin at zero (Zhang et al. 2019) and logits near their bias. Drawn at full size they are tens from one
+    another, and the first steps drive the softmax into a corner where nothing more is learnt."""
+    for module in head.modules():
+        if isinstance(module, Residual):
+            module.second.weight.zero_()
+    head.net.out.weight.mul_(0.3)
+
+
+def _depths(items: Sequence[Item], reach: tuple[float, float], frames: int = 64) -> Tensor:
+    """True depths (N,) within `reach` metres: evenly spaced pixels of evenly spaced frames."""
+    chosen = items[:: max(1, len(items) // frames)]
+    metres = np.concatenate([np.load(item.truth, mmap_mode="r")[::8, ::8].ravel() for item in chosen])
+    return torch.from_numpy(metres[(metres >= reach[0]) & (metres <= reach[1])].astype(np.float32))
 
 
 def _endless(count: int, batch: int, generator: torch.Generator):

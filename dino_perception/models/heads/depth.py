@@ -40,6 +40,16 @@ class Depth(Head):
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         return (resize(raw, (height, width))[:, 0],)
 
+    @torch.no_grad()
+    def answer_with(self, metres: Tensor) -> None:
+        """Set the last bias such that the head, wherever it looks, answers with the distribution of `metres` (N,): what a
+        training begins with (Lin et al. 2017, sec. 4.1, who do so for classes)."""
+        edges = (self.bins[1:] + self.bins[:-1]) / 2
+        share = torch.bucketize(metres, edges).bincount(minlength=len(self.bins)).to(self.bins)
+        share = 0.99 * share / share.sum().clamp_min(1) + 0.01 / len(self.bins)
+        logits = {"softmax": share.log(), "relu": 4 * len(self.bins) * share, "sigmoid": share.logit()}[self.weighting]
+        self.net.out.bias.copy_(logits)
+
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
         linear = spec.arch == "linear"
