@@ -39,13 +39,13 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """
     logits, truth = resize(logits, truth.shape[1:]), truth.long()
     known = truth != IGNORE
-    if not known.any():
-        return logits.sum() * 0
-    given = logits.softmax(dim=1).permute(0, 2, 3, 1)[known]
-    true = F.one_hot(truth[known], logits.shape[1]).to(given.dtype)
-    both, of_truth = (given * true).sum(dim=0), true.sum(dim=0)
-    iou = both / (given.sum(dim=0) + of_truth - both).clamp_min(1e-6)
-    return 1 - iou[of_truth > 0].mean()
+    given = logits.softmax(dim=1) * known[:, None]
+    everywhere, count = (0, 2, 3), logits.shape[1]
+    of_truth = torch.stack([(truth == c).sum() for c in range(count)]).to(given.dtype)
+    both = (given * (truth[:, None] == torch.arange(count, device=truth.device).view(-1, 1, 1))).sum(everywhere)
+    iou = both / (given.sum(everywhere) + of_truth - both).clamp_min(1e-6)
+    occurs = of_truth > 0
+    return ((1 - iou) * occurs).sum() / occurs.sum().clamp_min(1)
 
 
 def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:

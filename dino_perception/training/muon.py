@@ -12,17 +12,17 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic iteration: they lift small singular values fast and leave all between about 0.7 and 1.2."""
 
 
-def orthogonal(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix with all its singular values near one, by Newton and Schulz's iteration. (R, C) float32; products are
-    computed in `dtype`."""
+def orthogonal(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrices with all their singular values near one, by Newton and Schulz's iteration. (N, R, C) float32; products
+    are computed in `dtype`."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = (x / (x.norm() + 1e-7)).to(dtype)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).to(dtype)
     for _ in range(iterations):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -46,13 +46,17 @@ class Muon(torch.optim.Optimizer):
             steps = [torch.zeros_like(p) for p in given]
             # The largest first, each to the next process: equal shares of work.
             order = sorted(range(len(given)), key=lambda i: -given[i].numel() * min(given[i].shape))
+            shapes: dict[torch.Size, dict[int, Tensor]] = {}  # all of one shape at once: few calls for a GPU
             for turn, i in enumerate(order):
                 p = given[i]
                 mean = self.state[p].setdefault("mean", torch.zeros_like(p))
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 if turn % count == rank:
-                    ahead = p.grad.lerp(mean, group["momentum"])
-                    steps[i] = orthogonal(ahead, dtype=self.dtype) * (0.2 * max(p.shape) ** 0.5)
+                    shapes.setdefault(p.shape, {})[i] = p.grad.lerp(mean, group["momentum"])
+            for shape, ahead in shapes.items():
+                turned = orthogonal(torch.stack(list(ahead.values())), dtype=self.dtype) * (0.2 * max(shape) ** 0.5)
+                for i, step in zip(ahead, turned):
+                    steps[i] = step
             if count > 1:
                 flat = torch.cat([s.flatten() for s in steps])
                 processes.all_reduce(flat)

@@ -68,13 +68,18 @@ def match_loss(first: Tensor, second: Tensor, target: Tensor, columns: int) -> T
             weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
             cell = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
             loss = loss - weight * log_p.gather(2, cell.long()[..., None])[..., 0]
-    return loss[valid].mean() if valid.any() else log_p.sum() * 0
+    return mean_where(valid, loss)
 
 
 def depth_loss(metres: Tensor, truth: Tensor) -> Tensor:
     """Mean absolute difference of log depth over pixels whose truth is finite and nearer than FAR. (B, H, W) both."""
     valid = torch.isfinite(truth) & (truth < FAR)
-    return (metres.clamp_min(1e-3).log() - torch.nan_to_num(truth, nan=1.0).log()).abs()[valid].mean()
+    return mean_where(valid, (metres.clamp_min(1e-3).log() - torch.where(valid, truth, 1.0).log()).abs())
+
+
+def mean_where(valid: Tensor, values: Tensor) -> Tensor:
+    """The mean of the valid ones, 0 of none: without their number, which a GPU would have to be waited for."""
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp_min(1)
 
 
 class Pretraining:
@@ -96,7 +101,7 @@ class Pretraining:
         self.weights = torch.ones(len(CLASSES), device=self.device)
         self.weights[BIG_ROCK] = RARE
         self.pairs = Pairs(arguments.scenes, self.backbone.spec.patch, sides(arguments.size), arguments.seed + rank,
-                           sides(arguments.crop))
+                           sides(arguments.crop), self.device)
         self.graphs: dict[tuple[int, int], torch.nn.Module] = {}
         self.frame_size = self.pairs.whole()
         if arguments.crop or arguments.parts:
@@ -106,8 +111,9 @@ class Pretraining:
             self.rotary = frame.cos.to(self.device), frame.sin.to(self.device)
         self.steps = 0
 
-    def step(self, progress: float) -> dict[str, float | None]:
-        """One step of a run that is done to `progress`, 0 to 1. Its losses by name; None for what it did not ask."""
+    def step(self, progress: float) -> dict[str, Tensor | None]:
+        """One step of a run that is done to `progress`, 0 to 1. Its losses by name; None for what it did not ask. Nothing in
+        here waits for the device."""
         warm = min(1.0, (self.steps + 1) / 100)
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6
@@ -124,14 +130,13 @@ class Pretraining:
         decay = min(0.998, self.steps / (self.steps + 20))
         for key, value in self.backbone.state_dict().items():
             self.average[key].lerp_(value, 1 - decay)
-        return {name: None if value is None else value.item() for name, value in losses.items()}
+        return {name: None if value is None else value.detach() for name, value in losses.items()}
 
     def draw(self) -> dict[str, Tensor]:
         """A batch of `Pairs`: small parts in two of three steps where they are asked for, else pairs."""
         parts = self.arguments.parts and self.steps % 3 != 2
-        batch = (self.pairs.parts(self.arguments.parts, sides(self.arguments.part)) if parts
-                 else self.pairs.batch(self.arguments.pairs))
-        return {key: value.to(self.device) for key, value in batch.items()}
+        return (self.pairs.parts(self.arguments.parts, sides(self.arguments.part)) if parts
+                else self.pairs.batch(self.arguments.pairs))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """What is wrong with each task, and "loss", which a step makes smaller."""
@@ -182,6 +187,8 @@ def train(arguments: argparse.Namespace) -> None:
     if many:
         processes.init_process_group("nccl" if arguments.device == "cuda" else "gloo")
     torch.manual_seed(arguments.seed)
+    if arguments.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # of what is not bfloat16 anyway: the matches
     keep_freed_memory()
     run = Pretraining(arguments, *((processes.get_rank(), processes.get_world_size()) if many else (0, 1)))
     log = Path(f"{arguments.out}.log.jsonl").open("a")
@@ -198,7 +205,7 @@ def train(arguments: argparse.Namespace) -> None:
         if run.steps % 20 == 0:
             run.pairs.refresh()
             if run.rank == 0:
-                rounded = {name: value if value is None else round(value, 4) for name, value in losses.items()}
+                rounded = {name: value if value is None else round(value.item(), 4) for name, value in losses.items()}
                 minutes = round((time.monotonic() - start) / 60, 2)
                 print(json.dumps(dict(step=run.steps, minutes=minutes, **rounded)), file=log, flush=True)
         if run.steps % 500 == 0 and run.rank == 0:
@@ -241,7 +248,7 @@ def optimisers_of(backbone: Backbone, parameters: list[Tensor], rate: float,
     rest = [p for p in parameters if not any(p is m for m in matrices)]
     adam = torch.optim.AdamW([
         dict(params=[p for p in rest if p.dim() >= 2], weight_decay=0.03),
-        dict(params=[p for p in rest if p.dim() < 2], weight_decay=0.0)], lr=rate, betas=(0.9, 0.98))
+        dict(params=[p for p in rest if p.dim() < 2], weight_decay=0.0)], lr=rate, betas=(0.9, 0.98), fused=rest[0].is_cuda)
     return [Muon(matrices, rate, weight_decay=0.03, dtype=dtype), adam]
 
 

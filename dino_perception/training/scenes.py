@@ -1,4 +1,4 @@
-"""Renders drives through many worlds to a folder, one file a world: what the bundled model is trained on.
+"""Renders drives through many worlds to a folder, one file a drive: what the bundled model is trained on.
 
     python -m dino_perception.training.scenes --out SCENES --worlds 400 --size 240x320
 
@@ -35,33 +35,36 @@ class Job:
     height: int
     width: int
     frames: int
+    drives: int
     suns: int
     rate_hz: float
     device: str
 
 
 def render(job: Job) -> Path:
-    """One world under `suns` lights, `frames` frames under each: one file a light."""
+    """One world under `suns` lights, `drives` drives of `frames` frames under each: one file a drive."""
     from dino_perception.training.terrain import Camera, World
 
-    paths = [job.out / f"{job.style}-{job.seed}-{sun}.npz" for sun in range(job.suns)]
+    paths = [job.out / f"{job.style}-{job.seed}-{drive}.npz" for drive in range(job.suns * job.drives)]
     if all(path.exists() for path in paths):
         return paths[-1]
     rng = np.random.default_rng(job.seed)
     world = World(job.seed, job.style, device=job.device)
-    for sun, path in enumerate(paths):
+    for sun in range(job.suns):
         if sun:
             world.relight(job.seed * 17 + sun)
         camera = Camera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
-        drive = world.drive(job.frames, job.rate_hz, seed=sun, camera_height=rng.uniform(*HEIGHT),
-                            camera_pitch=rng.uniform(*PITCH))
-        seen = world.render(drive, camera, first_frame=100 * sun)
+        numbers = range(sun * job.drives, (sun + 1) * job.drives)
+        drives = [world.drive(job.frames, job.rate_hz, seed=number, camera_height=rng.uniform(*HEIGHT),
+                              camera_pitch=rng.uniform(*PITCH)) for number in numbers]
+        seen = world.render(np.concatenate(drives), camera, first_frame=100 * sun)
         k = camera.k
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, rgb=seen.rgb, depth=seen.depth.astype(np.float16), classes=seen.classes, pose=drive,
-                     intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]))
-        os.replace(part, path)
+        for i, (number, drive) in enumerate(zip(numbers, drives)):
+            part, frames = paths[number].with_suffix(".part"), slice(i * job.frames, (i + 1) * job.frames)
+            with part.open("wb") as file:
+                np.savez(file, rgb=seen.rgb[frames], depth=seen.depth[frames].astype(np.float16), classes=seen.classes[frames],
+                         pose=drive, intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]))
+            os.replace(part, paths[number])
     return paths[-1]
 
 
@@ -76,7 +79,8 @@ def main() -> None:
     parser.add_argument("--size", default="240x320", help="height x width in pixels")
     parser.add_argument("--frames", type=int, default=6, help="frames a drive")
     parser.add_argument("--rate", type=float, default=1.0, help="frames a second of driving, at 0.3 to 0.6 m/s")
-    parser.add_argument("--suns", type=int, default=2, help="drives a world, each under another light")
+    parser.add_argument("--drives", type=int, default=1, help="drives under each light, each in another place")
+    parser.add_argument("--suns", type=int, default=2, help="lights a world")
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--device", default="cpu", help="torch device; with cuda use one worker")
     arguments = parser.parse_args()
@@ -84,7 +88,7 @@ def main() -> None:
     styles = arguments.styles.split(",")
     arguments.out.mkdir(parents=True, exist_ok=True)
     jobs = [Job(arguments.out, arguments.first_seed + i, styles[i % len(styles)], height, width, arguments.frames,
-                arguments.suns, arguments.rate, arguments.device) for i in range(arguments.worlds)]
+                arguments.drives, arguments.suns, arguments.rate, arguments.device) for i in range(arguments.worlds)]
     with multiprocessing.get_context("spawn").Pool(arguments.workers, initializer=_begin) as pool:
         for _ in track(pool.imap_unordered(render, jobs), "worlds", total=len(jobs)):
             pass

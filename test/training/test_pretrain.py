@@ -27,10 +27,16 @@ def wall(distance: float) -> np.ndarray:
     return np.full((HEIGHT, WIDTH), distance, np.float32)
 
 
+def places(depth: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of `seen` for one pair."""
+    given = (torch.from_numpy(a)[None] for a in (depth, pose, INTRINSICS))
+    return tuple(c.numpy() for c in seen(*given, PATCH)[0].unbind(-1))
+
+
 def test_a_sideways_step_moves_every_patch_by_focal_length_times_step_over_distance():
     moved = np.eye(4)
     moved[0, 3] = 0.4
-    x, y = seen(np.stack([wall(5.0)] * 2), np.stack([np.eye(4), moved]), INTRINSICS, PATCH)
+    x, y = places(np.stack([wall(5.0)] * 2), np.stack([np.eye(4), moved]))
     shift = 200.0 * 0.4 / 5.0 / PATCH
     columns = np.arange(WIDTH // PATCH)
     stays = columns * PATCH + PATCH // 2 - shift * PATCH >= 0
@@ -43,7 +49,7 @@ def test_what_something_nearer_hides_and_what_has_no_depth_is_not_seen():
     depth = np.stack([wall(5.0), wall(5.0)])
     depth[1, :, :80] = 2.0  # a rock drove into the left half of the second image
     depth[0, :48] = np.nan  # sky in the upper half of the first
-    x, _ = seen(depth, np.stack([np.eye(4)] * 2), INTRINSICS, PATCH)
+    x, _ = places(depth, np.stack([np.eye(4)] * 2))
     assert np.isnan(x[:, :5]).all() and np.isnan(x[:3]).all() and np.isfinite(x[3:, 5:]).all()
 
 
@@ -93,11 +99,9 @@ def test_a_mirrored_pair_keeps_its_matches_and_its_labels(tmp_path):
 
 def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
     scene(tmp_path, "one", 1)
-    whole, part = (Pairs(tmp_path, PATCH, None, seed=0, crop=crop) for crop in (None, (48, 64)))
-    for pairs in (whole, part):  # as it was rendered, so that the pictures can be compared
-        pairs._tints = lambda: np.ones((256, 3), np.float32)
-        pairs._photographed = lambda rgb: rgb
-    frames = {bool(mirrored): frame for frame, mirrored in ((part._scene()["rgb"][0], 0), (part._scene()["rgb"][0][:, ::-1], 1))}
+    part = Pairs(tmp_path, PATCH, None, seed=0, crop=(48, 64))
+    part._lit = lambda rgb, *_: rgb  # as it was rendered, so that the pictures can be compared
+    frames = part._scene().rgb[0], part._scene().rgb[0].flip(1)
     shift = 200.0 * 0.05 / 5.0 / PATCH  # patches a frame; pairs are one or two frames apart
     places = set()
     for _ in range(12):
@@ -106,7 +110,7 @@ def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
         places.add((row, column))
         assert batch["rgb"].shape == (2, 48, 64, 3) and batch["corner"].tolist()[0] == batch["corner"].tolist()[1]
         y, x = PATCH * row, PATCH * column
-        assert any(np.array_equal(batch["rgb"][0], frame[y:y + 48, x:x + 64]) for frame in frames.values())
+        assert any(torch.equal(batch["rgb"][0], frame[y:y + 48, x:x + 64]) for frame in frames)
         target = batch["target"][0].view(3, 4, 2)
         moved = (target[..., 0] - torch.arange(4)).abs()
         assert moved[moved.isfinite()].div(shift).round().unique().tolist() in ([1.0], [2.0])
@@ -123,8 +127,7 @@ def test_parts_know_their_place_and_one_in_three_is_about_a_big_rock(tmp_path):
     whole["classes"][:, 80:88, 144:160] = BIG_ROCK  # the lower right corner
     np.savez(tmp_path / "one.npz", **whole)
     pairs = Pairs(tmp_path, PATCH, None, seed=0)
-    pairs._tints = lambda: np.ones((256, 3), np.float32)
-    pairs._photographed = lambda rgb: rgb
+    pairs._lit = lambda rgb, *_: rgb
     batch = pairs.parts(80, (32, 48))
     assert batch["rgb"].shape == (80, 32, 48, 3) and batch["classes"].shape == batch["depth"].shape == (80, 32, 48)
     frames = whole["rgb"][0], whole["rgb"][0][:, ::-1]
@@ -239,15 +242,33 @@ def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels
 
 
 def test_a_class_is_recoloured_and_the_others_are_left():
-    rgb = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
-    classes = np.zeros((HEIGHT, WIDTH), np.uint8)
-    classes[:, 80:] = 2
-    tints = np.ones((256, 3), np.float32)
-    tints[2] = (1.5, 0.5, 3.0)
-    new = recoloured(rgb, classes, tints)
-    assert (new[:, :76] == 100).all() and (new[:, 84:] == [150, 50, 255]).all()
-    assert ((new[:, 76:84, 0] >= 100) & (new[:, 76:84, 0] <= 150)).all()
-    assert (rgb == 100).all() and recoloured(rgb, classes, np.ones((256, 3), np.float32)) is rgb
+    rgb = torch.full((2, HEIGHT, WIDTH, 3), 100, dtype=torch.uint8)
+    classes = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.uint8)
+    classes[:, :, 80:] = 2
+    tints = torch.ones(2, 256, 3)
+    tints[1, 2] = torch.tensor([1.5, 0.5, 3.0])
+    plain, new = recoloured(rgb, classes, tints)
+    assert torch.allclose(plain, torch.tensor(100.0))
+    assert torch.allclose(new[:, :76], torch.tensor(100.0)) and torch.allclose(new[:, 84:], torch.tensor([150.0, 50.0, 300.0]))
+    assert ((new[:, 76:84, 0] >= 99.9) & (new[:, 76:84, 0] <= 150.1)).all()
+
+
+def test_pictures_of_a_pair_share_their_tints_and_every_picture_has_its_own_exposure(tmp_path):
+    scene(tmp_path, "one", 1)
+    pairs = Pairs(tmp_path, PATCH, None, seed=0)
+    tints = []
+    pairs._photographed = lambda rgb: tints.append(rgb) or rgb.to(torch.uint8)
+    pairs._lit(torch.full((40, HEIGHT, WIDTH, 3), 100, dtype=torch.uint8), torch.zeros(40, HEIGHT, WIDTH, dtype=torch.uint8), 2)
+    factor = (tints[0][:, 0, 0] / 100).log()
+    assert torch.equal(factor[0::2], factor[1::2])
+    drawn = (factor[0::2].abs() > 1e-3).all(dim=1)
+    assert 0.4 < drawn.float().mean() < 1 and 0.1 < factor[0::2][drawn].std() < 0.35  # 70 % of them, by about 20 %
+    pictures = Pairs(tmp_path, PATCH, None, seed=0)._photographed(torch.full((40, HEIGHT, WIDTH, 3), 100.0))
+    levels = pictures.float().mean(dim=(1, 2))
+    assert pictures.dtype == torch.uint8 and levels.mean() == pytest.approx(100, abs=15) and levels.mean(dim=1).std() > 10
+    grey = (levels.amax(dim=1) - levels.amin(dim=1)) < 0.5
+    assert 1 <= grey.sum() < 20
+    assert pictures.float().std(dim=(1, 2)).max() < 0.02 * 256 + 1
 
 
 def test_processes_that_share_a_step_write_one_backbone(tmp_path):
