@@ -55,18 +55,17 @@ def test_it_is_complete_small_and_trained():
 
 
 def test_it_finds_rocks_and_sky(numbers):
-    """It reached mIoU 0.712, big_rock 0.497 and sky 0.993; colour that has seen half of the very frames 0.513, 0.271, 0.997."""
+    """It reached mIoU 0.767, big_rock 0.607 and sky 0.994; colour that has seen half of the very frames 0.513, 0.271, 0.997."""
     s = numbers["segmentation"]
-    assert s["miou"] > 0.69 and s["miou"] > s["baseline_miou"] + 0.15 and s["iou"]["sky"] > 0.98
-    assert s["iou"]["soil"] > 0.75 and s["iou"]["sand"] > 0.62 and s["iou"]["big_rock"] > 0.45
-    assert s["iou"]["big_rock"] > s["baseline_iou"]["big_rock"] + 0.15
+    assert s["miou"] > 0.74 and s["miou"] > s["baseline_miou"] + 0.2 and s["iou"]["sky"] > 0.98
+    assert s["iou"]["soil"] > 0.79 and s["iou"]["sand"] > 0.71 and s["iou"]["big_rock"] > 0.56
+    assert s["iou"]["big_rock"] > s["baseline_iou"]["big_rock"] + 0.25
 
 
 def test_it_knows_depth(numbers):
-    """It reached 0.166 and 0.783. On this one world it mistakes the scale: the model before, worse on twenty held-out worlds (0.189,
-    now 0.141), had 0.108 here."""
+    """It reached 0.137 and 0.901, and aligned in scale and shift 0.067."""
     d = numbers["depth"]
-    assert d["abs_rel"] < 0.175 and d["delta1"] > 0.77
+    assert d["abs_rel"] < 0.15 and d["delta1"] > 0.88 and d["aligned"]["abs_rel"] < 0.075
 
 
 def test_the_sky_is_no_obstacle(perceiver, drive):
