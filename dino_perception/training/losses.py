@@ -38,12 +38,10 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
     `logits` (B, K, h, w), `truth` (B, H, W) integers with IGNORE. Zero, with a gradient, when nothing is labelled.
     """
     logits, truth = resize(logits, truth.shape[1:]), truth.long()
-    known = truth != IGNORE
-    given = logits.softmax(dim=1) * known[:, None]
-    everywhere, count = (0, 2, 3), logits.shape[1]
-    of_truth = torch.stack([(truth == c).sum() for c in range(count)]).to(given.dtype)
-    both = (given * (truth[:, None] == torch.arange(count, device=truth.device).view(-1, 1, 1))).sum(everywhere)
-    iou = both / (given.sum(everywhere) + of_truth - both).clamp_min(1e-6)
+    given = logits.softmax(dim=1) * (truth != IGNORE)[:, None]
+    true = truth[:, None] == torch.arange(logits.shape[1], device=truth.device).view(-1, 1, 1)
+    both, of_given, of_truth = (x.sum((0, 2, 3)) for x in (given * true, given, true))
+    iou = both / (of_given + of_truth - both).clamp_min(1e-6)
     occurs = of_truth > 0
     return ((1 - iou) * occurs).sum() / occurs.sum().clamp_min(1)
 

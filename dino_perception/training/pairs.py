@@ -200,10 +200,8 @@ def recoloured(rgb: Tensor, classes: Tensor, tints: Tensor) -> Tensor:
     """The pictures (B, H, W, 3) uint8 with each class's pixels multiplied by its tint (B, 256, 3), softly across borders:
     float32, 0 to 255 and beyond."""
     first = 256 * torch.arange(len(tints), device=tints.device)[:, None, None]
-    factor = F.embedding(classes.int() + first, tints.flatten(0, 1)).permute(0, 3, 1, 2)
-    for kernel in ((1, 5), (5, 1)):
-        factor = F.avg_pool2d(factor, kernel, 1, (kernel[0] // 2, kernel[1] // 2), count_include_pad=False)
-    return rgb * factor.permute(0, 2, 3, 1)
+    factor = F.embedding(classes.int() + first, tints.flatten(0, 1)).permute(0, 3, 1, 2).contiguous()
+    return rgb * F.avg_pool2d(factor, 5, 1, 2, count_include_pad=False).permute(0, 2, 3, 1)
 
 
 def shrunk(scene: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:

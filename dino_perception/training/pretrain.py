@@ -113,7 +113,7 @@ class Pretraining:
 
     def step(self, progress: float) -> dict[str, Tensor | None]:
         """One step of a run that is done to `progress`, 0 to 1. Its losses by name; None for what it did not ask. Nothing in
-        here waits for the device."""
+        here waits for the device, but for a scene's first reading."""
         warm = min(1.0, (self.steps + 1) / 100)
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = self.arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * progress)) + 1e-6

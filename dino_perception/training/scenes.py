@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--drives", type=int, default=1, help="drives under each light, each in another place")
     parser.add_argument("--suns", type=int, default=2, help="lights a world")
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
-    parser.add_argument("--device", default="cpu", help="torch device; with cuda use one worker")
+    parser.add_argument("--device", default="cpu", help="torch device; four or five workers keep a GPU busy")
     arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     styles = arguments.styles.split(",")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dino_perception import engines
+from dino_perception.engines.frames import parity_inputs
 from dino_perception.engines import arithmetic
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.engines.parity import Gate, kinds
@@ -156,11 +157,13 @@ def test_heads_take_the_backbones_own_output(vit, frame, plain, kind):
 def test_depth_comes_without_steps_in_bfloat16():
     """Enlarged in bfloat16, the ground would be a staircase of at most 256 levels an octave."""
     from dino_perception.models.checkpoints import load_backbone
-    from dino_perception.models.heads import create_head
+    from dino_perception.models.heads.base import load_head
 
-    head = create_head("depth", load_backbone("rover-tiny"), arch="fine")  # a trained one may answer noise with one depth
-    generator = torch.Generator().manual_seed(5)
-    features = tuple(torch.randn(1, c, 12, 16, generator=generator) for c in head.spec.channels)
+    backbone = load_backbone("rover-tiny")
+    head = load_head("depth", backbone)
+    net = backbone.at(192, 256, head.spec.taps)  # a picture's features: to noise the head may answer with one depth
+    with torch.inference_mode():
+        features = tuple(f.contiguous() for f in net(*parity_inputs((net.example(),))[0]))
     compiled = engines.build(head.at(96, 128), features, engine="openvino", precision="bfloat16", name="depth",
                              parity_inputs=[features])
     (metres,) = compiled(*features)

@@ -194,12 +194,14 @@ def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
     assert all(a < 0.7 * m for a, m in zip(apart, moved))  # steps that had nothing in common: 1.4
 
 
-def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="cuda: torch finds no NVIDIA GPU"))])
+def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path, device):
     for seed in range(2):
         scene(tmp_path, f"s{seed}", seed)
     out = tmp_path / "tiny.safetensors"
     run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
-                          "--steps", "2", "--pairs", "1", "--device", "cpu"], capture_output=True, text=True)
+                          "--steps", "2", "--pairs", "1", "--device", device], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     backbone = load_backbone("rover-tiny", out)
     assert backbone.trained and backbone.weights_hash != load_backbone("rover-tiny", "").weights_hash
@@ -251,6 +253,7 @@ def test_a_class_is_recoloured_and_the_others_are_left():
     assert torch.allclose(plain, torch.tensor(100.0))
     assert torch.allclose(new[:, :76], torch.tensor(100.0)) and torch.allclose(new[:, 84:], torch.tensor([150.0, 50.0, 300.0]))
     assert ((new[:, 76:84, 0] >= 99.9) & (new[:, 76:84, 0] <= 150.1)).all()
+    assert (rgb == 100).all()
 
 
 def test_pictures_of_a_pair_share_their_tints_and_every_picture_has_its_own_exposure(tmp_path):
