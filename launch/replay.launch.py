@@ -13,7 +13,6 @@ from pathlib import Path
 
 import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -29,6 +28,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.event_handlers import OnStateTransition
 
 from dino_perception.ros.large_messages import large_message_profile
+from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_perception"))
 IMAGES = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from dino_perception.ros.large_messages import large_message_profile
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
+
+from dino_perception.ros.large_messages import large_message_profile
+from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_perception"))
 

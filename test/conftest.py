@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from dino_perception.ros.isolation import isolated
+from dino_perception.ros.rig.isolation import isolated
 
 _isolation = isolated()
 

@@ -38,7 +38,9 @@ def _group(group: Any, indent: int) -> Iterator[str]:
     space = " " * indent
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        nested = value.items() if field.name == "head" else [(field.name, value)] if dataclasses.is_dataclass(value) else ()
+        nested = (
+            value.items() if field.name == "head" else [(field.name, value)] if dataclasses.is_dataclass(value) else ()
+        )
         for name, inner in nested:
             yield ""
             if name in GROUPS:
@@ -46,7 +48,9 @@ def _group(group: Any, indent: int) -> Iterator[str]:
             yield f"{space}{name}:"
             yield from _group(inner, indent + 2)
         if not nested:
-            yield from textwrap.wrap(_comment(field), WIDTH, initial_indent=f"{space}# ", subsequent_indent=f"{space}# ")
+            yield from textwrap.wrap(
+                _comment(field), WIDTH, initial_indent=f"{space}# ", subsequent_indent=f"{space}# "
+            )
             yield f"{space}{field.name}: {json.dumps(value)}"
 
 

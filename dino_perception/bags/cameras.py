@@ -9,9 +9,9 @@ from typing import Any
 
 from rosbags.serde import SerdeError
 
-from dino_perception.bags.problems import NO_IMAGES, BagError
-from dino_perception.bags.reader import BagReader
-from dino_perception.bags.topic import Record, Topic
+from dino_perception.bags.storage.problems import NO_IMAGES, BagError
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record, Topic
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
 from dino_perception.messages.images import ENCODINGS
 from dino_perception.perception.frame import CameraModel

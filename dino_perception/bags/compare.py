@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from rosbags.serde import SerdeError
 
-from dino_perception.bags.problems import USAGE, BagError
-from dino_perception.bags.reader import BagReader
-from dino_perception.bags.topic import Record
+from dino_perception.bags.storage.problems import USAGE, BagError
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record
 
 TOLERANCES = {
     "mask": (0.0, "largest share of a mask's pixels whose class differs"),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import dino_perception
-from dino_perception.bags.problems import FAILED, USAGE, BagError
+from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -44,8 +44,9 @@ class Untracked:
 class _Keeper:
     """Takes a tracker's place in a worker."""
 
-    def match(self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any,
-               picture: Any = None) -> Untracked:
+    def match(
+        self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: Any, picture: Any = None
+    ) -> Untracked:
         return Untracked(descriptors.float().cpu().numpy().copy(), box, stride)
 
 

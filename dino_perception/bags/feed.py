@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from rosbags.serde import SerdeError
 
-from dino_perception.bags.threads import BoundedQueue
 from dino_perception.bags.cameras import Calibrations, CameraTopics
 from dino_perception.bags.farm import SEGMENT, Farm
-from dino_perception.bags.reader import BagReader
 from dino_perception.bags.state import State
-from dino_perception.bags.topic import Record
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record
+from dino_perception.bags.threads import BoundedQueue
 from dino_perception.messages.images import ImageError, decode_compressed, decode_image
 from dino_perception.perception.frame import CameraModel, Frame
 

@@ -14,14 +14,14 @@ from typing import Any
 from dino_perception.bags import state as states
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
-from dino_perception.bags.frame_log import FrameLog
-from dino_perception.bags.pictures import PictureFolder, Video
-from dino_perception.bags.problems import CODES, DONE, NO_IMAGES, UNWRITABLE, USAGE, BagError
-from dino_perception.bags.reader import BagReader
 from dino_perception.bags.replay import NODE, Outcome, Replay
-from dino_perception.bags.report import write_report
+from dino_perception.bags.report.frame_log import FrameLog
+from dino_perception.bags.report.page import write_report
+from dino_perception.bags.report.pictures import PictureFolder, Video
 from dino_perception.bags.state import Checkpoint, State
-from dino_perception.bags.writer import BagWriter, storage_file
+from dino_perception.bags.storage.problems import CODES, DONE, NO_IMAGES, UNWRITABLE, USAGE, BagError
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.writer import BagWriter, storage_file
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.perception.settings import Settings
 

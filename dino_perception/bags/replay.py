@@ -17,12 +17,12 @@ from typing import Any
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
-from dino_perception.bags.problems import FAILED, INTERRUPTED, NO_IMAGES, BagError, Problem, exit_code
-from dino_perception.bags.reader import BagReader
 from dino_perception.bags.state import State
+from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, NO_IMAGES, BagError, Problem, exit_code
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record, Topic, qos
+from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
-from dino_perception.bags.topic import Record, Topic, qos
-from dino_perception.bags.writer import BagWriter
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.percepts import TOPICS, label_info, outputs

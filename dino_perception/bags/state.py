@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.bags.problems import USAGE, BagError
-from dino_perception.bags.topic import Record, Topic
+from dino_perception.bags.storage.problems import USAGE, BagError
+from dino_perception.bags.storage.topic import Record, Topic
 
 VERSION = 1
 

@@ -26,22 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--backbone", default="", metavar="ID,ID", help="backbones (default: the configuration's)")
-    what.add_argument("--engine", default="", metavar="A,B",
-                      help="engines, compared in one run (default: the configuration's)")
-    what.add_argument("--precision", default="",
-                      help="of every engine but torch, which stays float32 (default: the configuration's)")
-    what.add_argument("--size", default="", metavar="HxW,..",
-                      help="input sizes (default: the configuration's)")
+    what.add_argument(
+        "--engine", default="", metavar="A,B", help="engines, compared in one run (default: the configuration's)"
+    )
+    what.add_argument(
+        "--precision", default="", help="of every engine but torch, which stays float32 (default: the configuration's)"
+    )
+    what.add_argument("--size", default="", metavar="HxW,..", help="input sizes (default: the configuration's)")
     what.add_argument("--batch", default="1", metavar="N,N", help="frames at once, each of its own camera (default: 1)")
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
-    what.add_argument("--rounds", type=int, default=20, metavar="N",
-                      help="times that everything is measured in turn (default: 20)")
-    what.add_argument("--no-memory", action="store_true",
-                      help="leave out the memory, for which each engine is started once more")
+    what.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="times that everything is measured in turn (default: 20)"
+    )
+    what.add_argument(
+        "--no-memory", action="store_true", help="leave out the memory, for which each engine is started once more"
+    )
     live = parser.add_argument_group("the running node, over ROS 2")
-    live.add_argument("--node", default="", metavar="A,B",
-                      help="measure the node instead: any of cameras, overload, demand, overhead, or all")
+    live.add_argument(
+        "--node",
+        default="",
+        metavar="A,B",
+        help="measure the node instead: any of cameras, overload, demand, overhead, or all",
+    )
     live.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of a measurement (default: 30)")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
@@ -49,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dino_perception.cli import benchmark_run
-    from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
+    from dino_perception.measuring import core_benchmark as benchmark_run
+    from dino_perception.measuring.markdown_tables import fill
 
     if args.node:
         return _node(args)
@@ -62,8 +69,15 @@ def run(args: argparse.Namespace) -> int:
     variants = _variants(args)
     frames = benchmark_run.frames(args.bag, 12)
     with console.status("loading") as status:
-        measured = benchmark_run.measure(variants, frames, batches=batches, rounds=args.rounds, cache=args.cache,
-                                         memory=not args.no_memory, say=lambda line: status.update(line))
+        measured = benchmark_run.measure(
+            variants,
+            frames,
+            batches=batches,
+            rounds=args.rounds,
+            cache=args.cache,
+            memory=not args.no_memory,
+            say=lambda line: status.update(line),
+        )
     for row in measured["runs"]:
         _show(console, row)
     _summary(console, measured)
@@ -80,13 +94,13 @@ def _node(args: argparse.Namespace) -> int:
     from rich.markdown import Markdown
 
     try:
-        from dino_perception.cli import benchmark_node
+        from dino_perception.measuring import node_benchmark as benchmark_node
     except ModuleNotFoundError as error:
         raise BenchmarkError(f"--node needs ROS 2, of which {error.name} is not installed here") from None
-    from dino_perception.cli import benchmark_run
-    from dino_perception.cli.benchmark_node_page import PAGES, page
-    from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
+    from dino_perception.measuring import core_benchmark as benchmark_run
+    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.measuring.node_page import PAGES, page
 
     parts = list(PAGES) if args.node == "all" else args.node.split(",")
     if unknown := [part for part in parts if part not in PAGES]:
@@ -94,8 +108,9 @@ def _node(args: argparse.Namespace) -> int:
     variants = _variants(args)
     if args.cache:
         variants = [settings.changed({"engine_cache": str(args.cache)}) for settings in variants]
-    pictures = np.stack([cv2.resize(picture, IMAGE, interpolation=cv2.INTER_AREA)
-                         for picture in benchmark_run.frames(args.bag, 12)])
+    pictures = np.stack(
+        [cv2.resize(picture, IMAGE, interpolation=cv2.INTER_AREA) for picture in benchmark_run.frames(args.bag, 12)]
+    )
     console = wide_console()
     machine = benchmark_run.machine()
     measured: dict[str, Any] = {"machine": machine}
@@ -122,8 +137,12 @@ def _variants(args: argparse.Namespace) -> list:
     for size in _sizes(args.size) or [(base.input_height, base.input_width)]:
         for backbone in args.backbone.split(",") if args.backbone else [base.backbone]:
             for engine in args.engine.split(",") if args.engine else [base.engine]:
-                mine: dict[str, Any] = {"input_height": size[0], "input_width": size[1], "backbone": backbone,
-                                        "engine": engine}
+                mine: dict[str, Any] = {
+                    "input_height": size[0],
+                    "input_width": size[1],
+                    "backbone": backbone,
+                    "engine": engine,
+                }
                 if args.heads:
                     mine["heads"] = args.heads.split(",")
                 if args.precision and engine != "torch":
@@ -146,18 +165,27 @@ def _sizes(text: str) -> list[tuple[int, int]]:
 def _show(console: Console, row: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("stage", "median ms", "p95", "p99",
-                  title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
-                  f"{row['engine']} {row['precision']}")
+    table = Table(
+        "stage",
+        "median ms",
+        "p95",
+        "p99",
+        title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
+        f"{row['engine']} {row['precision']}",
+    )
     for stage, ms in row["stages_ms"].items():
         table.add_row(stage, *(f"{ms[name]:.2f}" for name in ("median", "p95", "p99")))
     console.print(table)
-    lines = [f"pipeline / bare backbone: {row['pipeline_ms']:.1f} / {row['bare_backbone_ms']:.1f} ms = "
-             f"{row['overhead_ratio']:.3f}"]
+    lines = [
+        f"pipeline / bare backbone: {row['pipeline_ms']:.1f} / {row['bare_backbone_ms']:.1f} ms = "
+        f"{row['overhead_ratio']:.3f}"
+    ]
     if row["one_pass_speedup"]:
         lines.append(f"single-task pipelines / one pass for all: {row['one_pass_speedup']:.2f}")
-    lines.append(f"backbone: {row['gflops']:.0f} GFLOP/s of {row['peak_gflops']:.0f} that matrix products reach here "
-                 f"({row['gflops'] / row['peak_gflops']:.0%})")
+    lines.append(
+        f"backbone: {row['gflops']:.0f} GFLOP/s of {row['peak_gflops']:.0f} that matrix products reach here "
+        f"({row['gflops'] / row['peak_gflops']:.0%})"
+    )
     if row["rss_mb"]:
         lines.append(f"peak memory of a process with a warm cache: {row['rss_mb']:.0f} MB")
     console.print("\n".join(lines), soft_wrap=True)
@@ -173,35 +201,52 @@ def _summary(console: Console, measured: dict[str, Any]) -> None:
 
 def _markdown(measured: dict[str, Any]) -> list[str]:
     """The runs as one table, the ratios, the stages of the first run, and the machine."""
-    lines = ["| backbone | input | batch | engine | bare backbone ms | pipeline ms | ratio | one pass for all "
-             "| GFLOP/s | of the matrix rate | MB |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| backbone | input | batch | engine | bare backbone ms | pipeline ms | ratio | one pass for all "
+        "| GFLOP/s | of the matrix rate | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in measured["runs"]:
         speedup, rss = row["one_pass_speedup"], row["rss_mb"]
-        lines.append(f"| {row['backbone']} | {'x'.join(map(str, row['input']))} | {row['batch']} "
-                     f"| {row['engine']} {row['precision']} "
-                     f"| {row['bare_backbone_ms']:.1f} | {row['pipeline_ms']:.1f} | {row['overhead_ratio']:.3f} "
-                     f"| {'' if speedup is None else f'{speedup:.2f} x cheaper'} | {row['gflops']:.0f} "
-                     f"| {row['gflops'] / row['peak_gflops']:.0%} of {row['peak_gflops']:.0f} "
-                     f"| {'' if rss is None else f'{rss:.0f}'} |")
+        lines.append(
+            f"| {row['backbone']} | {'x'.join(map(str, row['input']))} | {row['batch']} "
+            f"| {row['engine']} {row['precision']} "
+            f"| {row['bare_backbone_ms']:.1f} | {row['pipeline_ms']:.1f} | {row['overhead_ratio']:.3f} "
+            f"| {'' if speedup is None else f'{speedup:.2f} x cheaper'} | {row['gflops']:.0f} "
+            f"| {row['gflops'] / row['peak_gflops']:.0%} of {row['peak_gflops']:.0f} "
+            f"| {'' if rss is None else f'{rss:.0f}'} |"
+        )
     first = measured["runs"][0]
-    lines += ["", *(f"- {line}" for line in _ratios(measured)), "",
-              f"Stages of {first['backbone']} on {first['engine']} {first['precision']}:", "",
-              "| stage | median ms | p95 | p99 |", "|---|---|---|---|"]
-    lines += [f"| {stage} | {ms['median']:.2f} | {ms['p95']:.2f} | {ms['p99']:.2f} |"
-              for stage, ms in first["stages_ms"].items()]
+    lines += [
+        "",
+        *(f"- {line}" for line in _ratios(measured)),
+        "",
+        f"Stages of {first['backbone']} on {first['engine']} {first['precision']}:",
+        "",
+        "| stage | median ms | p95 | p99 |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {stage} | {ms['median']:.2f} | {ms['p95']:.2f} | {ms['p99']:.2f} |"
+        for stage, ms in first["stages_ms"].items()
+    ]
     busy = " Other work was running: these numbers are too high." if _was_busy(measured["machine"]) else ""
     return [*lines, "", f"{_about(measured['machine'])}.{busy}"]
 
 
 def _ratios(measured: dict[str, Any]) -> list[str]:
-    return [f"{name}: {ratios['backbone']:.2f} times as fast on the backbone, {ratios['pipeline']:.2f} in the pipeline"
-            for name, ratios in measured["ratios"].items()]
+    return [
+        f"{name}: {ratios['backbone']:.2f} times as fast on the backbone, {ratios['pipeline']:.2f} in the pipeline"
+        for name, ratios in measured["ratios"].items()
+    ]
 
 
 def _about(machine: dict[str, Any]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    return (f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
-            f"load before the run {machine['load']:.1f}")
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
+        f"load before the run {machine['load']:.1f}"
+    )
 
 
 def _was_busy(machine: dict[str, Any]) -> bool:

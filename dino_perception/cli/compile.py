@@ -28,33 +28,59 @@ class CompileError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
-    parser.add_argument("--backbone", default="", metavar="ID,ID",
-                        help="several backbones, one after the other (default: the configuration's)")
-    parser.add_argument("--batch", metavar="N,N", default="",
-                        help="batch sizes (default: those the node uses: 1, and on a GPU also the number of cameras)")
-    parser.add_argument("--frames", nargs="+", type=Path, default=[], metavar="PATH",
-                        help="pictures, or folders of them, to check on (default: the bundled ones)")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER",
-                        help="folder of engines (default: engine_cache, else ~/.cache/dino_perception)")
-    parser.add_argument("--workspace", type=float, default=0.0, metavar="MB",
-                        help="most scratch memory of a TensorRT kernel (default: no limit)")
-    parser.add_argument("--optimization-level", type=int, choices=range(6),
-                        help="TensorRT: how long it may search (default: 3)")
-    parser.add_argument("--no-chain", action="store_true",
-                        help="leave out the comparison of the whole chain, frame in to percept out")
+    parser.add_argument(
+        "--backbone",
+        default="",
+        metavar="ID,ID",
+        help="several backbones, one after the other (default: the configuration's)",
+    )
+    parser.add_argument(
+        "--batch",
+        metavar="N,N",
+        default="",
+        help="batch sizes (default: those the node uses: 1, and on a GPU also the number of cameras)",
+    )
+    parser.add_argument(
+        "--frames",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="pictures, or folders of them, to check on (default: the bundled ones)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of engines (default: engine_cache, else ~/.cache/dino_perception)",
+    )
+    parser.add_argument(
+        "--workspace",
+        type=float,
+        default=0.0,
+        metavar="MB",
+        help="most scratch memory of a TensorRT kernel (default: no limit)",
+    )
+    parser.add_argument(
+        "--optimization-level", type=int, choices=range(6), help="TensorRT: how long it may search (default: 3)"
+    )
+    parser.add_argument(
+        "--no-chain", action="store_true", help="leave out the comparison of the whole chain, frame in to percept out"
+    )
     parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
     parser.add_argument("--clean", action="store_true", help="empty the cache and build nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--page", type=Path, metavar="FILE",
-                        help="put the table of all backbones into this Markdown page")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="put the table of all backbones into this Markdown page"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 when an engine runs only by the parity override."""
     from dino_perception import engines
-    from dino_perception.cli.page import fill
     from dino_perception.cli.progress import wide_console
     from dino_perception.engines.tensorrt import Options
+    from dino_perception.measuring.markdown_tables import fill
 
     console = wide_console()
     settings = configuration.settings_of(args)
@@ -82,17 +108,23 @@ def _build(console: Console, args: argparse.Namespace, settings: Settings, folde
     from dino_perception.perception.perceiver import Perceiver
 
     pictures = _pictures(args.frames)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
-                  transient=True,
-                  disable=not console.is_terminal) as progress:
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task(f"loading {settings.backbone}")
 
         def report(line: str) -> None:
             progress.console.print(line, soft_wrap=True)
             progress.update(task, description=line if "building" in line else "")
 
-        perceiver = Perceiver(settings, cache=folder, report=report, batch_sizes=_batches(args.batch),
-                              frames=pictures or None)
+        perceiver = Perceiver(
+            settings, cache=folder, report=report, batch_sizes=_batches(args.batch), frames=pictures or None
+        )
         progress.update(task, description="comparing the whole chain with float32 torch")
         chain = None if args.no_chain or settings.engine == "torch" else _chain(perceiver, settings, pictures)
         about = perceiver.describe()
@@ -105,12 +137,24 @@ def _build(console: Console, args: argparse.Namespace, settings: Settings, folde
     if chain:
         console.print(f"whole chain against float32 torch, {chain['frames']} frames: " + ", ".join(_in_words(chain)))
     cold, loaded = (sum(graph["build_s"] for graph in start["graphs"]) for start in (about, warm))
-    console.print(f"{about['reason']}; engines {'loaded' if about['from_cache'] else 'ready'} in {cold:.2f} s and, "
-                  f"started again, in {loaded:.2f} s; they are in {folder}", soft_wrap=True)
-    return {"backbone": settings.backbone, "input": about["input"], "output": about["output"], "cache": str(folder),
-            "reason": about["reason"], "built": not about["from_cache"], "first_start_s": cold,
-            "second_start_s": loaded, "second_start_from_cache": warm["from_cache"], "graphs": about["graphs"],
-            "chain": chain}
+    console.print(
+        f"{about['reason']}; engines {'loaded' if about['from_cache'] else 'ready'} in {cold:.2f} s and, "
+        f"started again, in {loaded:.2f} s; they are in {folder}",
+        soft_wrap=True,
+    )
+    return {
+        "backbone": settings.backbone,
+        "input": about["input"],
+        "output": about["output"],
+        "cache": str(folder),
+        "reason": about["reason"],
+        "built": not about["from_cache"],
+        "first_start_s": cold,
+        "second_start_s": loaded,
+        "second_start_from_cache": warm["from_cache"],
+        "graphs": about["graphs"],
+        "chain": chain,
+    }
 
 
 def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -> dict[str, Any]:
@@ -118,23 +162,30 @@ def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -
     import numpy as np
     import torch
 
-    from dino_perception.engines.frames import FOLDER, read
     from dino_perception.engines.parity import compare
+    from dino_perception.engines.parity_pictures import FOLDER, read
     from dino_perception.perception.frame import Frame
     from dino_perception.perception.perceiver import Perceiver
 
-    reference = Perceiver(settings.changed({"engine": "torch", "precision": "float32", "parity_override": False}),
-                          report=lambda line: None, batch_sizes=[1])
+    reference = Perceiver(
+        settings.changed({"engine": "torch", "precision": "float32", "parity_override": False}),
+        report=lambda line: None,
+        batch_sizes=[1],
+    )
     numbers: dict[str, list[float]] = {}
     paths = list(pictures) or sorted(FOLDER.glob("*.jpg"))
     for index, path in enumerate(paths):
         frame = Frame("check", index, "check", read(path))
         (got,), (wanted,) = perceiver.perceive([frame]), reference.perceive([frame])
-        pairs = [("labels", got.segmentation and got.segmentation.mask,
-                  wanted.segmentation and wanted.segmentation.mask),
-                 ("levels", got.segmentation and got.segmentation.confidence,
-                  wanted.segmentation and wanted.segmentation.confidence),
-                 ("depth", got.depth and got.depth.metres, wanted.depth and wanted.depth.metres)]
+        pairs = [
+            ("labels", got.segmentation and got.segmentation.mask, wanted.segmentation and wanted.segmentation.mask),
+            (
+                "levels",
+                got.segmentation and got.segmentation.confidence,
+                wanted.segmentation and wanted.segmentation.confidence,
+            ),
+            ("depth", got.depth and got.depth.metres, wanted.depth and wanted.depth.metres),
+        ]
         for kind, mine, other in pairs:
             if mine is not None:
                 found = compare(kind, *(torch.from_numpy(np.ascontiguousarray(array)) for array in (other, mine)))
@@ -146,17 +197,32 @@ def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -
 
 
 def _in_words(chain: dict[str, Any]) -> list[str]:
-    words = {"label_agreement": "mask agreement {:.2%}", "level_difference": "confidence within {:.2f} of 255",
-             "depth_abs_rel": "depth AbsRel {:.5f}", "unknown_difference": "unknown depth differs on {:.2%}"}
+    words = {
+        "label_agreement": "mask agreement {:.2%}",
+        "level_difference": "confidence within {:.2f} of 255",
+        "depth_abs_rel": "depth AbsRel {:.5f}",
+        "unknown_difference": "unknown depth differs on {:.2%}",
+    }
     return [text.format(chain[name]) for name, text in words.items() if name in chain]
 
 
 def _parity_table(console: Console, graphs: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    table = Table("graph", "batch", "engine", "precision", "s", "output", "cosine mean", "worst", "agreement",
-                  "AbsRel", "verdict",
-                  title="parity with float32 torch")
+    table = Table(
+        "graph",
+        "batch",
+        "engine",
+        "precision",
+        "s",
+        "output",
+        "cosine mean",
+        "worst",
+        "agreement",
+        "AbsRel",
+        "verdict",
+        title="parity with float32 torch",
+    )
     for graph in graphs:
         parity = graph["parity"]
         head = [graph["name"], str(graph["batch"]), graph["engine"], graph["precision"], f"{graph['build_s']:.1f}"]
@@ -167,29 +233,39 @@ def _parity_table(console: Console, graphs: Sequence[dict[str, Any]]) -> None:
         for index, output in enumerate(parity["outputs"]):
             agreement = output.get("label_agreement")
             levels = output.get("level_difference")
-            table.add_row(*(head if index == 0 else [""] * len(head)), f"{index + 1} {output['kind']}",
-                          _number(output.get("cosine_mean")), _number(output.get("cosine_worst")),
-                          f"{agreement:.2%}" if agreement is not None else "" if levels is None else f"±{levels:.2f}",
-                          _number(output.get("depth_abs_rel")), verdict if index == 0 else "")
+            table.add_row(
+                *(head if index == 0 else [""] * len(head)),
+                f"{index + 1} {output['kind']}",
+                _number(output.get("cosine_mean")),
+                _number(output.get("cosine_worst")),
+                f"{agreement:.2%}" if agreement is not None else "" if levels is None else f"±{levels:.2f}",
+                _number(output.get("depth_abs_rel")),
+                verdict if index == 0 else "",
+            )
     console.print(table)
 
 
 def _markdown(backbones: Sequence[dict[str, Any]]) -> list[str]:
     """One row a backbone: the worst of its taps, the whole chain, and the two starts."""
-    lines = ["| backbone | input | engine | cosine mean | worst patch | mask agreement | depth AbsRel | first start "
-             "| second start |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| backbone | input | engine | cosine mean | worst patch | mask agreement | depth AbsRel | first start "
+        "| second start |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for backbone in backbones:
         graph = backbone["graphs"][0]
         taps = (graph["parity"] or {}).get("outputs", [])
         chain = backbone["chain"] or {}
         agreement, depth = chain.get("label_agreement"), chain.get("depth_abs_rel")
-        lines.append(f"| {backbone['backbone']} | {'x'.join(map(str, backbone['input']))} "
-                     f"| {graph['engine']} {graph['precision']} "
-                     f"| {_number(min((t['cosine_mean'] for t in taps), default=None))} "
-                     f"| {_number(min((t['cosine_worst'] for t in taps), default=None))} "
-                     f"| {'' if agreement is None else f'{agreement:.2%}'} | {_number(depth)} "
-                     f"| {backbone['first_start_s']:.1f} s{'' if backbone['built'] else ' (cached)'} "
-                     f"| {backbone['second_start_s']:.2f} s |")
+        lines.append(
+            f"| {backbone['backbone']} | {'x'.join(map(str, backbone['input']))} "
+            f"| {graph['engine']} {graph['precision']} "
+            f"| {_number(min((t['cosine_mean'] for t in taps), default=None))} "
+            f"| {_number(min((t['cosine_worst'] for t in taps), default=None))} "
+            f"| {'' if agreement is None else f'{agreement:.2%}'} | {_number(depth)} "
+            f"| {backbone['first_start_s']:.1f} s{'' if backbone['built'] else ' (cached)'} "
+            f"| {backbone['second_start_s']:.2f} s |"
+        )
     return lines
 
 
@@ -209,10 +285,16 @@ def _list(console: Console, folder: Path) -> list[dict[str, Any]]:
         what = record["description"]
         record["fits"] = _fits(what)
         shape = "x".join(map(str, what["inputs"][0][1]))
-        table.add_row(what["name"], what["engine"], what["precision"], shape, f"{record['bytes'] / 1e6:.1f}",
-                      time.strftime("%Y-%m-%d %H:%M", time.localtime(record["modified"])),
-                      "yes" if record["fits"] else "no",
-                      summary(record["parity"]) if record["blob"] else "failed: " + summary(record["parity"]))
+        table.add_row(
+            what["name"],
+            what["engine"],
+            what["precision"],
+            shape,
+            f"{record['bytes'] / 1e6:.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(record["modified"])),
+            "yes" if record["fits"] else "no",
+            summary(record["parity"]) if record["blob"] else "failed: " + summary(record["parity"]),
+        )
     if found:
         console.print(table)
     console.print(f"{len(found)} engines, {sum(record['bytes'] for record in found) / 1e6:.1f} MB in {folder}")

@@ -12,10 +12,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("configuration")
-    group.add_argument("--config", type=Path, metavar="YAML",
-                       help="the node's parameter file (default: the node's defaults)")
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-                       help="one parameter, such as --set engine=torch; wins over the file; may be given again")
+    group.add_argument(
+        "--config", type=Path, metavar="YAML", help="the node's parameter file (default: the node's defaults)"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="one parameter, such as --set engine=torch; wins over the file; may be given again",
+    )
 
 
 def settings_of(args: argparse.Namespace, **more: Any) -> Settings:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with console.status("writing the bag and the pictures"):
         _keep(out, bag, heard, scored, samples, labels, types)
 
-    from dino_perception.cli.demo_report import show
+    from dino_perception.measuring.demo_report import show
 
     show(console, scored.report, heard.status, scored.problems)
     console.print(f"results in {out}: {', '.join(RESULTS)}")
@@ -69,8 +69,8 @@ def _play(
 ) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from dino_perception.bags.reader import BagReader
-    from dino_perception.cli import demo_run
+    from dino_perception.bags.storage.reader import BagReader
+    from dino_perception.measuring import demo_run
 
     with BagReader(bag) as reader:
         frames = reader.topics[info].count
@@ -116,10 +116,10 @@ def _camera(bag: Path) -> tuple[str, str, str]:
 
 
 def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
-    from dino_perception.bags.reader import BagReader
-    from dino_perception.cli.demo_score import score
+    from dino_perception.bags.storage.reader import BagReader
+    from dino_perception.measuring.demo_score import score
     from dino_perception.messages.types import RosbagsTypes
-    from dino_perception.ros.watcher import Heard
+    from dino_perception.ros.rig.watcher import Heard
     from dino_perception.training.datasets import bag as recorded
 
     with BagReader(bag) as reader:
@@ -136,8 +136,8 @@ def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
 
 
 def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: Any, types: Any) -> None:
-    from dino_perception.cli.demo_pictures import draw
-    from dino_perception.cli.demo_report import write_bag
+    from dino_perception.measuring.demo_pictures import draw
+    from dino_perception.measuring.demo_report import write_bag
 
     write_bag(out / "drive", bag, heard)
     values = heard.status.get("dino_perception: perception", ("", {}))[1]
@@ -147,7 +147,7 @@ def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: A
 
 
 def _parameters(texts: list[str]) -> dict[str, str]:
-    from dino_perception.cli.demo_run import DemoError
+    from dino_perception.measuring.demo_run import DemoError
 
     for text in texts:
         if ":=" not in text:

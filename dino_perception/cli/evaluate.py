@@ -61,10 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dino_perception.cli.page import fill, markdown
     from dino_perception.cli.progress import Stages, wide_console
+    from dino_perception.measuring.markdown_tables import fill, markdown
     from dino_perception.perception.perceiver import Perceiver
-    from dino_perception.training import evaluation, report
+    from dino_perception.training.evaluation.evaluate import evaluate as evaluation
+    from dino_perception.training.evaluation.evaluate import report
 
     sources = [*args.data, *args.bag, *([f"terrain:{args.terrain}"] if args.terrain else [])]
     if not sources:
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         untrained = ", ".join(name for name, part in model["parts"].items() if not part["trained"])
         console.print(f"without trained weights, so that the numbers mean little: {untrained}", style="yellow")
     if args.plots:
-        from dino_perception.training import plots
+        from dino_perception.training.evaluation.evaluate import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
     if args.json:

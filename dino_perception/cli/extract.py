@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.training.datasets.bag import read
     from dino_perception.training.datasets.labels import DEFAULT, read_labels, write_labels
-    from dino_perception.training.evaluation import spread
+    from dino_perception.training.evaluation.evaluate import spread
 
     if args.count < 1:
         raise ExtractError(f"--count is {args.count}; accepted is 1 or more")

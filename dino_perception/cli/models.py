@@ -25,14 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed, as data")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--identify", type=Path, metavar="FILE", help="say what a weights file or folder holds")
-    what.add_argument("--download", metavar="ID",
-                      help="fetch the weights of a backbone from huggingface.co and verify them")
-    what.add_argument("--parity", action="store_true",
-                      help="compare every architecture with transformers (needs it; minutes)")
-    parser.add_argument("--to", type=Path, default=Path("weights"), metavar="FOLDER",
-                        help="where --download puts them (default: weights)")
-    parser.add_argument("--source", choices=("huggingface", "timm"), default="",
-                        help="which repository --download takes: the publisher's or timm's copy")
+    what.add_argument(
+        "--download", metavar="ID", help="fetch the weights of a backbone from huggingface.co and verify them"
+    )
+    what.add_argument(
+        "--parity", action="store_true", help="compare every architecture with transformers (needs it; minutes)"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("weights"),
+        metavar="FOLDER",
+        help="where --download puts them (default: weights)",
+    )
+    parser.add_argument(
+        "--source",
+        choices=("huggingface", "timm"),
+        default="",
+        help="which repository --download takes: the publisher's or timm's copy",
+    )
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table of --parity into this Markdown page")
     parser.add_argument("--only", metavar="ID,ID", default="", help="compare only these with --parity")
 
@@ -61,19 +72,29 @@ def _list() -> list[dict[str, Any]]:
 
     rows = []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, style in (("backbone", {"no_wrap": True}), ("params", {"justify": "right"}),
-                        ("GFLOPs", {"justify": "right"}),
-                        ("ADE20k", {"justify": "right"}), ("NYUv2", {"justify": "right"}),
-                        ("NAVI", {"justify": "right"}),
-                        ("licence", {}), ("weights", {})):
+    for name, style in (
+        ("backbone", {"no_wrap": True}),
+        ("params", {"justify": "right"}),
+        ("GFLOPs", {"justify": "right"}),
+        ("ADE20k", {"justify": "right"}),
+        ("NYUv2", {"justify": "right"}),
+        ("NAVI", {"justify": "right"}),
+        ("licence", {}),
+        ("weights", {}),
+    ):
         table.add_column(name, **style)
     for spec in map(catalog.get, catalog.all_ids()):
         parameters, flops = cost.parameters(spec), cost.flops(spec, HEIGHT, WIDTH)
         bundled = (BUNDLED / f"{spec.id}.safetensors").is_file()
         rows.append({**dataclasses.asdict(spec), "parameters": parameters, "gflops": flops / 1e9, "bundled": bundled})
-        scores = [("-" if v is None else form.format(v)) for v, form in
-                  ((spec.published.ade20k, "{:.1f}"), (spec.published.nyuv2, "{:.3f}"),
-                   (spec.published.navi, "{:.1f}"))]
+        scores = [
+            ("-" if v is None else form.format(v))
+            for v, form in (
+                (spec.published.ade20k, "{:.1f}"),
+                (spec.published.nyuv2, "{:.3f}"),
+                (spec.published.navi, "{:.1f}"),
+            )
+        ]
         where = "in the package" if bundled else "open" if spec.access == "open" else "on request"
         if spec.access != "open" and spec.timm:
             where += ", open copy"
@@ -81,13 +102,17 @@ def _list() -> list[dict[str, Any]]:
         table.add_row(name, f"{parameters / 1e6:.1f} M", f"{flops / 1e9:.0f}", *scores, spec.licence, where)
     console = Console(width=None if sys.stdout.isatty() else 118)
     console.print(table)
-    console.print(f"""* recommended: better than dinov3-vits16 and dinov2-vits14 in every published column.
+    console.print(
+        f"""* recommended: better than dinov3-vits16 and dinov2-vits14 in every published column.
 GFLOPs at {HEIGHT}x{WIDTH}, two a multiply-add. ADE20k: linear mIoU in %; NYUv2: linear RMSE in m (lower is better);
 NAVI: correspondence recall in %; as published by Meta (arXiv 2508.10104, Tab. 14), not measured here.
 on request: {catalog.REQUEST}
 open copy: dino-perception models --download ID --source timm
 Weights load by naming their file or folder, in the original, Hugging Face, timm or this package's format.
-""", highlight=False, end="")
+""",
+        highlight=False,
+        end="",
+    )
     return rows
 
 
@@ -98,20 +123,27 @@ def _identify(args: argparse.Namespace) -> dict[str, Any]:
 
     content, metadata = files.read(args.identify)
     if metadata:
-        result = {"content": metadata["content"], "layout": "own",
-                  **{k: v for k, v in metadata.items() if k != "content"}}
+        result = {
+            "content": metadata["content"],
+            "layout": "own",
+            **{k: v for k, v in metadata.items() if k != "content"},
+        }
         print(f"{args.identify}: a {metadata['content']} of this package\n{json.dumps(metadata, indent=1)}")
         return result
     found = identify(content, str(args.identify))
     fits = [name for name in catalog.all_ids() if found.fits(catalog.get(name))]
-    print(f"{args.identify}: {found}, in the {found.layout} layout; fits "
-          f"{', '.join(fits) or 'no backbone of this package'}")
+    print(
+        f"{args.identify}: {found}, in the {found.layout} layout; fits "
+        f"{', '.join(fits) or 'no backbone of this package'}"
+    )
     result = {"layout": found.layout, "holds": str(found), "fits": fits}
     if stated := re.search(r"-([0-9a-f]{8})\.pth$", args.identify.name):
         result["name_matches_content"] = sha256(args.identify).startswith(stated[1])
         if not result["name_matches_content"]:
-            raise ModelsError(f"{args.identify} does not have the sha256 that its name states ({stated[1]}...); it is "
-                              "damaged or was changed")
+            raise ModelsError(
+                f"{args.identify} does not have the sha256 that its name states ({stated[1]}...); it is "
+                "damaged or was changed"
+            )
         print(f"its sha256 begins with {stated[1]}, as its name says")
     return result
 
@@ -142,8 +174,10 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
     from dino_perception.models import catalog, reference
 
     names = [n for n in args.only.split(",") if n] or _architectures()
-    lines = ["| backbone | layers compared | image | without final norm | with final norm | largest value |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        "| backbone | layers compared | image | without final norm | with final norm | largest value |",
+        "|---|---|---|---|---|---|",
+    ]
     print(*lines, sep="\n")
     records, worst = [], 0.0
     for name in names:
@@ -153,19 +187,33 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
             lines.append(_line(name, spec, parity))
             print(lines[-1], flush=True)
             worst = max(worst, parity.plain, parity.normed)
-            records.append({"backbone": name, "depths": short.depths, "of": spec.depths, "height": parity.height,
-                            "width": parity.width,
-                            "plain": parity.plain, "normed": parity.normed, "largest": parity.largest})
+            records.append(
+                {
+                    "backbone": name,
+                    "depths": short.depths,
+                    "of": spec.depths,
+                    "height": parity.height,
+                    "width": parity.width,
+                    "plain": parity.plain,
+                    "normed": parity.normed,
+                    "largest": parity.largest,
+                }
+            )
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, float32, CPU"
     print(f"\nlargest difference {worst:.1e} (accepted: {reference.TOLERANCE:.0e}); {versions}")
     if args.page:
         text = args.page.read_text()
-        new = re.sub(r"(<!-- parity -->\n).*?(<!-- end -->)", lambda m: m[1] + "\n".join([*lines, "", f"{versions}."])
-                     + "\n" + m[2], text, flags=re.S)
+        new = re.sub(
+            r"(<!-- parity -->\n).*?(<!-- end -->)",
+            lambda m: m[1] + "\n".join([*lines, "", f"{versions}."]) + "\n" + m[2],
+            text,
+            flags=re.S,
+        )
         args.page.write_text(new)
     if worst >= reference.TOLERANCE:
-        raise ModelsError(f"a backbone differs from transformers by {worst:.1e}; accepted is less than "
-                          f"{reference.TOLERANCE:.0e}")
+        raise ModelsError(
+            f"a backbone differs from transformers by {worst:.1e}; accepted is less than {reference.TOLERANCE:.0e}"
+        )
     return records
 
 
@@ -175,13 +223,16 @@ def _architectures() -> list[str]:
 
     shapes = {}
     for spec in map(catalog.get, catalog.all_ids()):
-        shapes.setdefault((spec.family, spec.dims, spec.depths, spec.hidden, spec.gated, spec.registers, spec.patch),
-                          spec.id)
+        shapes.setdefault(
+            (spec.family, spec.dims, spec.depths, spec.hidden, spec.gated, spec.registers, spec.patch), spec.id
+        )
     return list(shapes.values())
 
 
 def _line(name: str, spec: Any, parity: Parity) -> str:
     depths, of = ("+".join(map(str, d)) for d in (parity.spec.depths, spec.depths))
     layers = f"all {of}" if depths == of else f"{depths} of {of}"
-    return (f"| {name} | {layers} | {parity.height}x{parity.width} | {parity.plain:.1e} | {parity.normed:.1e} "
-            f"| {parity.largest:.0f} |")
+    return (
+        f"| {name} | {layers} | {parity.height}x{parity.width} | {parity.plain:.1e} | {parity.normed:.1e} "
+        f"| {parity.largest:.0f} |"
+    )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dino_perception.bags.reader import BagReader
-    from dino_perception.ros.player import Player
+    from dino_perception.bags.storage.reader import BagReader
+    from dino_perception.ros.rig.player import Player
 
 HELP = "play a bag on ROS topics in real time: compressed images raw, with /clock"
 
@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from dino_perception.ros.player import Player, playing_node
+        from dino_perception.ros.rig.player import Player, playing_node
     except ModuleNotFoundError as error:
         raise PlayError(f"playing needs ROS 2, of which {error.name} is not installed here") from None
-    from dino_perception.bags.reader import BagReader
+    from dino_perception.bags.storage.reader import BagReader
     from dino_perception.ros.large_messages import large_message_profile
 
     with BagReader(args.bag) as bag:
@@ -78,7 +78,7 @@ def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> 
     """Plays once, or over and over. Returns the bag's seconds that were played."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from dino_perception.ros.player import Recorded
+    from dino_perception.ros.rig.player import Recorded
 
     passed = 0.0
     with Progress(

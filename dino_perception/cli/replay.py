@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dino_perception.bags.problems import USAGE, BagError
+    from dino_perception.bags.storage.problems import USAGE, BagError
     from dino_perception.engines.base import EngineError
     from dino_perception.models.checkpoints import CheckpointError
     from dino_perception.models.heads.base import HeadError
@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from dino_perception.bags.job import Job
-    from dino_perception.bags.many import find_bags, outputs_for
-    from dino_perception.bags.problems import USAGE, BagError
+    from dino_perception.bags.several_bags import find_bags, outputs_for
+    from dino_perception.bags.storage.problems import USAGE, BagError
 
     if len(args.bags) < 2:
         raise BagError("give a bag to read and a bag to write: dino-perception replay IN OUT", USAGE)
@@ -167,7 +167,7 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
     """The bags one after another, each in this process or by a farm of workers."""
     from dino_perception.bags.farm import Farm, LocalWorkers, RayWorkers
     from dino_perception.bags.job import Result, run
-    from dino_perception.bags.problems import INTERRUPTED, BagError
+    from dino_perception.bags.storage.problems import INTERRUPTED, BagError
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.perception.perceiver import Perceiver
 
@@ -206,7 +206,7 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
 
 
 def _many(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
-    from dino_perception.bags.many import run_many, sized_to_machine
+    from dino_perception.bags.several_bags import run_many, sized_to_machine
     from dino_perception.cli.progress import Stages, wide_console
 
     count, threads = sized_to_machine(len(jobs), jobs[0].settings)
@@ -253,7 +253,7 @@ def _compare(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from dino_perception.bags.compare import compare, parse_tolerances
-    from dino_perception.bags.problems import DIFFERENT, DONE, USAGE, BagError
+    from dino_perception.bags.storage.problems import DIFFERENT, DONE, USAGE, BagError
     from dino_perception.cli.progress import Stages, wide_console
 
     first, second = args.compare

@@ -165,8 +165,8 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     import dino_perception
     from dino_perception.models.heads import save_head
     from dino_perception.training.fit import State, fit, measure, recipe_record
+    from dino_perception.training.looks import View, views
     from dino_perception.training.splitting import with_truth
-    from dino_perception.training.views import View, views
 
     start = time.monotonic()
     train, validation = _parts(args, data, stages)
@@ -231,9 +231,9 @@ def _curve(
 ) -> int:
     from rich.table import Table
 
-    from dino_perception.cli.page import fill, markdown
-    from dino_perception.training import plots
-    from dino_perception.training.curve import label_efficiency
+    from dino_perception.measuring.markdown_tables import fill, markdown
+    from dino_perception.training.evaluation.evaluate import plots
+    from dino_perception.training.evaluation.label_curve import label_efficiency
     from dino_perception.training.splitting import with_truth
 
     if args.head != "segmentation":
@@ -345,7 +345,7 @@ def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times:
 
 
 def _write_json(args: argparse.Namespace, data: dict[str, Any]) -> None:
-    from dino_perception.training.report import plain
+    from dino_perception.training.evaluation.report import plain
 
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -72,8 +72,10 @@ class Compiled(abc.ABC):
         Raises EngineError."""
         got = tuple((tuple(t.shape), t.dtype) for t in inputs)
         if got != self.signature:
-            raise EngineError(f"the {self.info.engine} engine was given {_in_words(got)}; "
-                              f"it was built for {_in_words(self.signature)}")
+            raise EngineError(
+                f"the {self.info.engine} engine was given {_in_words(got)}; "
+                f"it was built for {_in_words(self.signature)}"
+            )
         return self.run(*(t.to(self.device).contiguous() for t in inputs))
 
     @abc.abstractmethod

@@ -122,7 +122,7 @@ def clean(folder: Path) -> tuple[int, int]:
     """Remove every engine of a cache folder, whole, damaged or half written: (files, bytes) removed. An entry that
     another process is building just now is waited for."""
     files = freed = 0
-    stems = {path.name[:-len(".lock")] for path in folder.glob("*.lock")}
+    stems = {path.name[: -len(".lock")] for path in folder.glob("*.lock")}
     for stem in sorted(stems):
         handle = _lock(folder / f"{stem}.lock", lambda: None)
         try:

@@ -51,8 +51,9 @@ class CudaGraphs(Engine):
 
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "engine.pt2"))
-            aoti_compile_and_package(typed_on(program, precision, self.device()), package_path=path,
-                                     inductor_configs=INDUCTOR)
+            aoti_compile_and_package(
+                typed_on(program, precision, self.device()), package_path=path, inductor_configs=INDUCTOR
+            )
             return Path(path).read_bytes()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
@@ -112,16 +113,22 @@ def typed_on(program: Program, precision: str, device: torch.device) -> torch.ex
 
 def static_inputs(example: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Zeros on `device` for a typed graph's inputs: copying 8-bit pixels into their buffer is what casts them."""
-    return [torch.zeros(t.shape, dtype=torch.float32 if t.dtype == torch.uint8 else t.dtype, device=device)
-            for t in example]
+    return [
+        torch.zeros(t.shape, dtype=torch.float32 if t.dtype == torch.uint8 else t.dtype, device=device) for t in example
+    ]
 
 
 def gpu_identity() -> dict[str, str]:
     """What GPU engines depend on: torch, CUDA, driver, device name and its compute capability."""
     name = torch.cuda.get_device_name()
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
-    return {"torch": torch.__version__, "cuda": str(torch.version.cuda), "gpu": name, "capability": capability,
-            "driver": _driver()}
+    return {
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "gpu": name,
+        "capability": capability,
+        "driver": _driver(),
+    }
 
 
 def _driver() -> str:

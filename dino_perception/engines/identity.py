@@ -48,11 +48,17 @@ def describe(program: Program, engine: Engine, precision: str, threads: int) -> 
     except Undescribable:
         graph = {"exported": exported_hash(program)}
     runtime = type(engine)
-    return {"format": 1, "name": program.name, "graph": graph,
-            "inputs": [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in program.example],
-            "engine": engine.name, "precision": precision, "threads": threads,
-            "code": _files_hash([Path(inspect.getfile(part)) for part in (runtime, *runtime.helpers)]),
-            "runtime": engine.identity()}
+    return {
+        "format": 1,
+        "name": program.name,
+        "graph": graph,
+        "inputs": [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in program.example],
+        "engine": engine.name,
+        "precision": precision,
+        "threads": threads,
+        "code": _files_hash([Path(inspect.getfile(part)) for part in (runtime, *runtime.helpers)]),
+        "runtime": engine.identity(),
+    }
 
 
 def key(description: Mapping[str, Any]) -> str:
@@ -74,8 +80,10 @@ def structure_hash(module: nn.Module) -> str:
 def weights_hash(module: nn.Module) -> str:
     """A hash over names, shapes, dtypes and bytes of every parameter and buffer, persistent or not."""
     digest = hashlib.sha256()
-    for name, tensor in [*module.named_parameters(remove_duplicate=False),
-                         *module.named_buffers(remove_duplicate=False)]:
+    for name, tensor in [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]:
         _add_tensor(digest, name, tensor)
     return digest.hexdigest()
 
@@ -140,8 +148,10 @@ def _value(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, (dict, types.MappingProxyType)):
         return [type(value).__name__, [[_value(k, above), _value(v, above)] for k, v in value.items()]]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [_class_name(type(value)), [[f.name, _value(getattr(value, f.name), above)]
-                                           for f in dataclasses.fields(value)]]
+        return [
+            _class_name(type(value)),
+            [[f.name, _value(getattr(value, f.name), above)] for f in dataclasses.fields(value)],
+        ]
     if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
         return _named(value)
     raise Undescribable(f"an attribute is a {_class_name(type(value))}")

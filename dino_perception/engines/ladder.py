@@ -24,9 +24,9 @@ from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.cache import Entry
 from dino_perception.engines.cuda import CudaGraphs
 from dino_perception.engines.eager import Eager
-from dino_perception.engines.frames import parity_inputs as default_inputs
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.engines.parity import Gate, Reference, summary
+from dino_perception.engines.parity_pictures import parity_inputs as default_inputs
 from dino_perception.engines.tensorrt import TensorRt
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (TensorRt(), CudaGraphs(), OpenVino(), Eager())}
@@ -36,10 +36,20 @@ Inputs = Sequence[tuple[torch.Tensor, ...]]
 log = logging.getLogger(__name__)
 
 
-def build(module: nn.Module, example: tuple[torch.Tensor, ...], *, engine: str = "auto", precision: str = "auto",
-          threads: int = 0, cache: Path | None = None, override: bool = False, name: str = "backbone",
-          parity_inputs: Inputs | Callable[[], Inputs] | None = None, gate: Gate = Gate(),
-          report: Callable[[str], None] = log.info) -> Compiled:
+def build(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+    cache: Path | None = None,
+    override: bool = False,
+    name: str = "backbone",
+    parity_inputs: Inputs | Callable[[], Inputs] | None = None,
+    gate: Gate = Gate(),
+    report: Callable[[str], None] = log.info,
+) -> Compiled:
     """An engine for `module` at the shapes and dtypes of `example`, checked against float32 torch.
 
     `engine` and `precision` name a runtime and an arithmetic, or "auto": the first runtime that works here, and of its
@@ -73,10 +83,17 @@ def build(module: nn.Module, example: tuple[torch.Tensor, ...], *, engine: str =
                     why = f"named with parity override although it failed: {'; '.join(failures)}"
                     report(f"{name}: engine {runtime.name} {rung} {why}")
                 compiled.info = dataclasses.replace(
-                    compiled.info, build_s=time.perf_counter() - start, from_cache=warm, parity=record, reason=why,
-                    overridden=bool(failures))
-                report(f"{name}: engine {runtime.name} {rung} {'loaded' if warm else 'built'} in "
-                       f"{compiled.info.build_s:.1f} s; {summary(record)}")
+                    compiled.info,
+                    build_s=time.perf_counter() - start,
+                    from_cache=warm,
+                    parity=record,
+                    reason=why,
+                    overridden=bool(failures),
+                )
+                report(
+                    f"{name}: engine {runtime.name} {rung} {'loaded' if warm else 'built'} in "
+                    f"{compiled.info.build_s:.1f} s; {summary(record)}"
+                )
                 return compiled
             tried.append(f"{runtime.name} {rung} failed parity: {'; '.join(failures)}")
             report(f"{name}: engine {tried[-1]}")
@@ -93,15 +110,19 @@ def _candidates(engine: str, precision: str) -> tuple[list[Engine], str]:
         if why := runtime.unavailable():
             raise EngineError(f"engine '{engine}' cannot be used here: {why}")
         if precision != "auto" and precision not in runtime.precisions:
-            raise EngineError(f"engine '{engine}' does not compute in {precision}; accepted are auto, "
-                              f"{', '.join(runtime.precisions)}")
+            raise EngineError(
+                f"engine '{engine}' does not compute in {precision}; accepted are auto, {', '.join(runtime.precisions)}"
+            )
         return [runtime], "named by the user"
     missing = {runtime.name: runtime.unavailable() for runtime in ENGINES.values()}
-    able = [runtime for runtime in ENGINES.values() if not missing[runtime.name]
-            and precision in ("auto", *runtime.precisions)]
+    able = [
+        runtime
+        for runtime in ENGINES.values()
+        if not missing[runtime.name] and precision in ("auto", *runtime.precisions)
+    ]
     if not able:
         raise EngineError(f"no engine that works here computes in {precision}; set precision to auto or float32")
-    before = list(missing)[:list(missing).index(able[0].name)]
+    before = list(missing)[: list(missing).index(able[0].name)]
     ahead = ", ".join(f"{name} ({missing[name] or f'no {precision}'})" for name in before)
     return able, "auto: the fastest runtime that works here" + (f"; not {ahead}" if ahead else "")
 
@@ -114,8 +135,9 @@ class _Climb:
         self.inputs = inputs
         self.references: dict[torch.device, Reference] = {}
 
-    def rung(self, runtime: Engine, precision: str,
-             forced: bool) -> tuple[Compiled | None, dict[str, Any] | None, bool]:
+    def rung(
+        self, runtime: Engine, precision: str, forced: bool
+    ) -> tuple[Compiled | None, dict[str, Any] | None, bool]:
         """(engine or None when it failed the gate, its parity record, loaded from the cache). May raise anything."""
         if runtime.name == "torch" and precision == "float32":  # the reference
             return runtime.compile(self.program, precision, self.threads), None, False

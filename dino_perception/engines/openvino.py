@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import torch
 
-from dino_perception.engines import retype, tail
-from dino_perception.engines.arithmetic import bfloat16_pays
+from dino_perception.engines import exact_upsampling, retype
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
+from dino_perception.engines.cpu_bfloat16 import bfloat16_pays
 
 _HINTS = {"bfloat16": "bf16", "float32": "f32"}
 
@@ -33,7 +33,7 @@ def core():
 class OpenVino(Engine):
     name = "openvino"
     precisions = ("bfloat16", "float32")
-    helpers = (retype, tail)
+    helpers = (retype, exact_upsampling)
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("openvino") is None:
@@ -52,9 +52,12 @@ class OpenVino(Engine):
     def identity(self) -> dict[str, str]:
         import openvino
 
-        return {"openvino": openvino.get_version(), "torch": torch.__version__,
-                "cpu": core().get_property("CPU", "FULL_DEVICE_NAME"),
-                "capabilities": ",".join(sorted(self._capabilities()))}
+        return {
+            "openvino": openvino.get_version(),
+            "torch": torch.__version__,
+            "cpu": core().get_property("CPU", "FULL_DEVICE_NAME"),
+            "capabilities": ",".join(sorted(self._capabilities())),
+        }
 
     def build(self, program: Program, precision: str, threads: int) -> memoryview:
         import openvino
@@ -63,7 +66,7 @@ class OpenVino(Engine):
         shapes = [(tuple(t.shape), types[t.dtype]) for t in program.example]
         with warnings.catch_warnings():  # torch deprecates parts of its own that the conversion walks through
             warnings.simplefilter("ignore", FutureWarning)
-            model = openvino.convert_model(tail.with_exact_tail(program.exported), input=shapes)
+            model = openvino.convert_model(exact_upsampling.with_exact_tail(program.exported), input=shapes)
         return core().compile_model(model, "CPU", options(precision, threads)).export_model().getbuffer()
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
@@ -72,8 +75,9 @@ class OpenVino(Engine):
 
         # Over the mapped file itself: half the memory and half the time of handing the bytes over.
         mapped = openvino.Tensor(numpy.frombuffer(blob, dtype=numpy.uint8), shared_memory=True)
-        return OpenVinoCompiled(core().import_model(mapped, "CPU", options(precision, threads)), example, precision,
-                                mapped)
+        return OpenVinoCompiled(
+            core().import_model(mapped, "CPU", options(precision, threads)), example, precision, mapped
+        )
 
     @staticmethod
     @functools.cache
@@ -96,8 +100,9 @@ class OpenVinoCompiled(Compiled):
         for index, tensor in enumerate(inputs):
             self.request.set_input_tensor(index, openvino.Tensor(tensor.detach().numpy(), shared_memory=True))
         self.request.infer()
-        return tuple(torch.from_numpy(self.request.get_output_tensor(index).data)
-                     for index in range(len(self.compiled.outputs)))
+        return tuple(
+            torch.from_numpy(self.request.get_output_tensor(index).data) for index in range(len(self.compiled.outputs))
+        )
 
     def close(self) -> None:
         self.request = None

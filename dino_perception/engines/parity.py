@@ -43,12 +43,14 @@ class Gate:
             what = f"output {index} ({output['kind']})"
             if output["nonfinite"]:
                 found.append(f"{what} has {output['nonfinite']} NaN or Inf")
-            for name, bound, at_least in (("cosine_mean", self.cosine_mean, True),
-                                          ("cosine_worst", self.cosine_worst, True),
-                                          ("label_agreement", self.label_agreement, True),
-                                          ("level_difference", self.level_difference, False),
-                                          ("depth_abs_rel", self.depth_abs_rel, False),
-                                          ("unknown_difference", self.unknown_difference, False)):
+            for name, bound, at_least in (
+                ("cosine_mean", self.cosine_mean, True),
+                ("cosine_worst", self.cosine_worst, True),
+                ("label_agreement", self.label_agreement, True),
+                ("level_difference", self.level_difference, False),
+                ("depth_abs_rel", self.depth_abs_rel, False),
+                ("unknown_difference", self.unknown_difference, False),
+            ):
                 value = output.get(name)
                 if value is not None and not (value >= bound if at_least else value <= bound):
                     found.append(f"{what} {name} {value:.5f}, {'at least' if at_least else 'at most'} {bound}")
@@ -95,8 +97,9 @@ def compare(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> dict[str, Any
     axis. `labels`: share of equal ids. `levels`: mean absolute difference. `depth`: AbsRel where both are known, and
     how often only one is; NaN is a depth head's word for unknown and no fault in itself."""
     if wanted.shape != got.shape or wanted.dtype != got.dtype:
-        raise ValueError(f"the engine gave {got.dtype} {tuple(got.shape)}, "
-                         f"the reference {wanted.dtype} {tuple(wanted.shape)}")
+        raise ValueError(
+            f"the engine gave {got.dtype} {tuple(got.shape)}, the reference {wanted.dtype} {tuple(wanted.shape)}"
+        )
     numbers: dict[str, Any] = {"kind": kind, "nonfinite": int((torch.isfinite(wanted) & ~torch.isfinite(got)).sum())}
     if kind == "features":
         cosine = torch.nn.functional.cosine_similarity(wanted.double(), got.double(), dim=1 if wanted.ndim == 4 else -1)
@@ -108,9 +111,12 @@ def compare(kind: str, wanted: torch.Tensor, got: torch.Tensor) -> dict[str, Any
         return {**numbers, "level_difference": float((wanted.double() - got.double()).abs().mean())}
     both = torch.isfinite(wanted) & torch.isfinite(got) & (wanted != 0)
     error = ((got - wanted).abs() / wanted.abs())[both].double()
-    return {**numbers, "nonfinite": int((torch.isfinite(wanted) & torch.isinf(got)).sum()),
-            "depth_abs_rel": float(error.mean()) if len(error) else 0.0,
-            "unknown_difference": float((torch.isnan(wanted) != torch.isnan(got)).double().mean())}
+    return {
+        **numbers,
+        "nonfinite": int((torch.isfinite(wanted) & torch.isinf(got)).sum()),
+        "depth_abs_rel": float(error.mean()) if len(error) else 0.0,
+        "unknown_difference": float((torch.isnan(wanted) != torch.isnan(got)).double().mean()),
+    }
 
 
 def _merged(frames: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

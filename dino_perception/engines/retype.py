@@ -18,13 +18,45 @@ from dino_perception.engines.base import Program
 LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _aten = torch.ops.aten
-PRODUCTS = {_aten.linear, _aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm, _aten.matmul, _aten.einsum, _aten.conv2d,
-             _aten.convolution, _aten.conv_transpose2d, _aten.scaled_dot_product_attention}
-_FLOAT32 = {_aten.layer_norm, _aten.native_layer_norm, _aten.group_norm, _aten.batch_norm, _aten.softmax,
-            _aten._softmax, _aten.log_softmax, _aten.exp, _aten.log, _aten.pow, _aten.rsqrt, _aten.reciprocal,
-            _aten.sum, _aten.mean, _aten.var, _aten.cumsum, _aten.norm, _aten.linalg_vector_norm, _aten.div,
-            _aten.upsample_bilinear2d, _aten.upsample_bicubic2d, _aten._upsample_bilinear2d_aa, _aten.sigmoid,
-            _aten.softplus}
+PRODUCTS = {
+    _aten.linear,
+    _aten.addmm,
+    _aten.mm,
+    _aten.bmm,
+    _aten.baddbmm,
+    _aten.matmul,
+    _aten.einsum,
+    _aten.conv2d,
+    _aten.convolution,
+    _aten.conv_transpose2d,
+    _aten.scaled_dot_product_attention,
+}
+_FLOAT32 = {
+    _aten.layer_norm,
+    _aten.native_layer_norm,
+    _aten.group_norm,
+    _aten.batch_norm,
+    _aten.softmax,
+    _aten._softmax,
+    _aten.log_softmax,
+    _aten.exp,
+    _aten.log,
+    _aten.pow,
+    _aten.rsqrt,
+    _aten.reciprocal,
+    _aten.sum,
+    _aten.mean,
+    _aten.var,
+    _aten.cumsum,
+    _aten.norm,
+    _aten.linalg_vector_norm,
+    _aten.div,
+    _aten.upsample_bilinear2d,
+    _aten.upsample_bicubic2d,
+    _aten._upsample_bilinear2d_aa,
+    _aten.sigmoid,
+    _aten.softplus,
+}
 
 
 def retyped(program: Program, precision: str) -> torch.export.ExportedProgram:

@@ -65,7 +65,8 @@ class TensorRt(Engine):
         inputs = cuda.static_inputs(program.example, self.device())
         options = compile_options(self.options, precision, self.device(), program.scratch)
         module = torch_tensorrt.dynamo.compile(
-            exported, inputs=inputs, **checked(torch_tensorrt.dynamo.compile, options))
+            exported, inputs=inputs, **checked(torch_tensorrt.dynamo.compile, options)
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "engine.ep")
             torch_tensorrt.save(module, str(path), output_format="exported_program", inputs=inputs)
@@ -127,6 +128,8 @@ def checked(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(function).parameters
     present = {name: value for name, value in options.items() if name in known}
     if missing := sorted(set(options) - set(present) - NOT_EVERYWHERE):
-        raise EngineError(f"torch_tensorrt {importlib.metadata.version('torch_tensorrt')} does not take "
-                          f"{', '.join(missing)}; versions 2.8 to 2.13 do")
+        raise EngineError(
+            f"torch_tensorrt {importlib.metadata.version('torch_tensorrt')} does not take "
+            f"{', '.join(missing)}; versions 2.8 to 2.13 do"
+        )
     return present

@@ -51,10 +51,18 @@ def camera_info(types: Any, model: CameraModel | None, header: Any, *, width: in
     if p is None:
         p = np.zeros((3, 4))
         p[:, :3] = model.k
-    flat = {name: np.ascontiguousarray(value, np.float64).reshape(-1)
-            for name, value in (("d", model.d), ("k", model.k), ("r", model.r), ("p", p))}
-    return types.make("sensor_msgs/msg/CameraInfo", header=header, height=model.height, width=model.width,
-                      distortion_model=model.model, **flat)
+    flat = {
+        name: np.ascontiguousarray(value, np.float64).reshape(-1)
+        for name, value in (("d", model.d), ("k", model.k), ("r", model.r), ("p", p))
+    }
+    return types.make(
+        "sensor_msgs/msg/CameraInfo",
+        header=header,
+        height=model.height,
+        width=model.width,
+        distortion_model=model.model,
+        **flat,
+    )
 
 
 def _as_captured(model: CameraModel, msg: Any) -> CameraModel:

@@ -80,7 +80,9 @@ def outputs(
     return messages
 
 
-def label_info(types: Any, labels: Sequence[Label], stamp_ns: int = 0, frame_id: str = "", threshold: float = 0.0) -> Any:
+def label_info(
+    types: Any, labels: Sequence[Label], stamp_ns: int = 0, frame_id: str = "", threshold: float = 0.0
+) -> Any:
     """The vision_msgs/LabelInfo that names the mask's ids; `threshold` is the least confidence that counts.
 
     It belongs to a configuration and not to a frame, so its stamp is zero: valid at any time, live and replayed.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .catalog import BackboneSpec
+from dino_perception.models.catalog import BackboneSpec
 
 
 class Backbone(nn.Module):
@@ -26,8 +26,16 @@ class Backbone(nn.Module):
         self.trained = False
         self._hash: tuple[list, str] | None = None
 
-    def at(self, height: int, width: int, taps: Sequence[int], *, norm: bool = True, pixels: str = "uint8",
-           extras: Sequence[str] = ()) -> FixedBackbone:
+    def at(
+        self,
+        height: int,
+        width: int,
+        taps: Sequence[int],
+        *,
+        norm: bool = True,
+        pixels: str = "uint8",
+        extras: Sequence[str] = (),
+    ) -> FixedBackbone:
         """The graph for images of `height` x `width` pixels, sharing these parameters.
 
         Its `forward` takes (B, H, W, 3) uint8 RGB, or with `pixels="float"` (B, 3, H, W) float32 that is already
@@ -39,8 +47,10 @@ class Backbone(nn.Module):
         spec = self.spec
         if height <= 0 or width <= 0 or height % spec.stride or width % spec.stride:
             good = [max(1, round(side / spec.stride)) * spec.stride for side in (height, width)]
-            raise ValueError(f"{height}x{width} pixels do not fit {spec.id}, whose sides must be multiples of "
-                             f"{spec.stride}; {good[0]}x{good[1]} does")
+            raise ValueError(
+                f"{height}x{width} pixels do not fit {spec.id}, whose sides must be multiples of "
+                f"{spec.stride}; {good[0]}x{good[1]} does"
+            )
         if not taps or any(not 0 <= tap < spec.depth for tap in taps):
             raise ValueError(f"taps {list(taps)} do not fit {spec.id}; accepted are layers 0 to {spec.depth - 1}")
         if pixels not in ("uint8", "float"):
@@ -83,22 +93,33 @@ class Backbone(nn.Module):
                 if name.endswith("qkv.bias") and self.spec.family == "dinov3-vit":
                     p.view(3, -1)[1].zero_()  # DINOv3's keys have none
 
-    def _fixed(self, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str,
-               extras: tuple[str, ...]) -> FixedBackbone:
+    def _fixed(
+        self, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str, extras: tuple[str, ...]
+    ) -> FixedBackbone:
         raise NotImplementedError
 
 
 class FixedBackbone(nn.Module):
     """A backbone at one image size: no branch and no shape in its graph depends on data."""
 
-    def __init__(self, backbone: Backbone, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str,
-                 extras: tuple[str, ...]):
+    def __init__(
+        self,
+        backbone: Backbone,
+        height: int,
+        width: int,
+        taps: tuple[int, ...],
+        norm: bool,
+        pixels: str,
+        extras: tuple[str, ...],
+    ):
         super().__init__()
         self.backbone = backbone
         self.height, self.width, self.taps, self.norm = height, width, taps, norm
         self.pixels, self.extras = pixels, extras
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (backbone.spec.normalisation.mean,
-                                                                backbone.spec.normalisation.std))
+        mean, std = (
+            torch.tensor(v).view(1, 3, 1, 1)
+            for v in (backbone.spec.normalisation.mean, backbone.spec.normalisation.std)
+        )
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()

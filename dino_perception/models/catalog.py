@@ -124,55 +124,102 @@ def _vit(name: str, dim: int, depth: int, heads: int, hidden: int, **rest) -> Ba
     return BackboneSpec(name, "dinov3-vit", (dim,), (depth,), heads, hidden, **{"registers": 4, **rest})
 
 
-def _dinov3(size: str, shape: tuple[int, int, int, int], digest: str, timm: str = "", data: str = "lvd1689m",
-            **rest) -> BackboneSpec:
+def _dinov3(
+    size: str, shape: tuple[int, int, int, int], digest: str, timm: str = "", data: str = "lvd1689m", **rest
+) -> BackboneSpec:
     satellite = data == "sat493m"
     released = f"vit{size}16{'plus' if rest.pop('plus', False) else ''}"
     if satellite:
         rest.update(normalisation=SATELLITE, data="SAT-493M")
     if shape[1] == 24:
         rest.update(taps=(4, 11, 17, 23))  # what DINOv2's and DINOv3's heads for ViT-L were trained on
-    return _vit(f"dinov3-{released}" + ("-sat" if satellite else ""), *shape,
-                file=f"dinov3_{released}_pretrain_{data}-{digest}.pth",
-                huggingface=f"facebook/dinov3-{released}-pretrain-{data}" if timm else "",
-                timm=f"timm/vit_{timm}_patch16_dinov3.{data}" if timm else "", **rest)
+    return _vit(
+        f"dinov3-{released}" + ("-sat" if satellite else ""),
+        *shape,
+        file=f"dinov3_{released}_pretrain_{data}-{digest}.pth",
+        huggingface=f"facebook/dinov3-{released}-pretrain-{data}" if timm else "",
+        timm=f"timm/vit_{timm}_patch16_dinov3.{data}" if timm else "",
+        **rest,
+    )
 
 
 def _convnext(size: str, depths: tuple[int, ...], width: int, digest: str, scores: Published) -> BackboneSpec:
-    return BackboneSpec(f"dinov3-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths,
-                        patch=4, file=f"dinov3_convnext_{size}_pretrain_lvd1689m-{digest}.pth",
-                        huggingface=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
-                        timm=f"timm/convnext_{size}.dinov3_lvd1689m", published=scores)
+    return BackboneSpec(
+        f"dinov3-convnext-{size}",
+        "dinov3-convnext",
+        tuple(width * 2**i for i in range(4)),
+        depths,
+        patch=4,
+        file=f"dinov3_convnext_{size}_pretrain_lvd1689m-{digest}.pth",
+        huggingface=f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
+        timm=f"timm/convnext_{size}.dinov3_lvd1689m",
+        published=scores,
+    )
 
 
 def _eupe_convnext(size: str, depths: tuple[int, ...], width: int) -> BackboneSpec:
-    return BackboneSpec(f"eupe-convnext-{size}", "dinov3-convnext", tuple(width * 2**i for i in range(4)), depths,
-                        patch=4, timm=f"timm/convnext_{size}.eupe_lvd1689m", licence="FAIR non-commercial",
-                        access="open")
+    return BackboneSpec(
+        f"eupe-convnext-{size}",
+        "dinov3-convnext",
+        tuple(width * 2**i for i in range(4)),
+        depths,
+        patch=4,
+        timm=f"timm/convnext_{size}.eupe_lvd1689m",
+        licence="FAIR non-commercial",
+        access="open",
+    )
 
 
-def _dinov2(size: str, name: str, shape: tuple[int, int, int, int], gated: bool, scores: Published,
-            registers: bool) -> BackboneSpec:
+def _dinov2(
+    size: str, name: str, shape: tuple[int, int, int, int], gated: bool, scores: Published, registers: bool
+) -> BackboneSpec:
     hf = name if not registers else f"with-registers-{name}"
-    return BackboneSpec(f"dinov2-vit{size}14" + ("-reg" if registers else ""), "dinov2-vit", shape[:1], shape[1:2],
-                        *shape[2:], gated, 14, 4 if registers else 0, eps=1e-6, grid=37,
-                        offset=0.0 if registers else 0.1, antialias=registers,
-                        taps=(4, 11, 17, 23) if shape[1] == 24 else (), data="LVD-142M",
-                        file=f"dinov2_vit{size}14_{'reg4_' if registers else ''}pretrain.pth",
-                        huggingface=f"facebook/dinov2-{hf}",
-                        timm=f"timm/vit_{name}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
-                        licence="Apache-2.0", access="open", published=Published() if registers else scores)
+    return BackboneSpec(
+        f"dinov2-vit{size}14" + ("-reg" if registers else ""),
+        "dinov2-vit",
+        shape[:1],
+        shape[1:2],
+        *shape[2:],
+        gated,
+        14,
+        4 if registers else 0,
+        eps=1e-6,
+        grid=37,
+        offset=0.0 if registers else 0.1,
+        antialias=registers,
+        taps=(4, 11, 17, 23) if shape[1] == 24 else (),
+        data="LVD-142M",
+        file=f"dinov2_vit{size}14_{'reg4_' if registers else ''}pretrain.pth",
+        huggingface=f"facebook/dinov2-{hf}",
+        timm=f"timm/vit_{name}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
+        licence="Apache-2.0",
+        access="open",
+        published=Published() if registers else scores,
+    )
 
 
 def _lingbot(letter: str, size: str, shape: tuple[int, int, int, int], **rest) -> BackboneSpec:
     taps = (4, 11, 17, 23) if shape[1] == 24 else ()
-    return _vit(f"lingbot-vit{letter}16", *shape, taps=taps, data="see arXiv 2607.05247", licence="Apache-2.0",
-                access="open", timm=f"belfner/vit_{size}_patch16_lingbot.robbyant", **rest)
+    return _vit(
+        f"lingbot-vit{letter}16",
+        *shape,
+        taps=taps,
+        data="see arXiv 2607.05247",
+        licence="Apache-2.0",
+        access="open",
+        timm=f"belfner/vit_{size}_patch16_lingbot.robbyant",
+        **rest,
+    )
 
 
 def _eupe(letter: str, size: str, shape: tuple[int, int, int, int]) -> BackboneSpec:
-    return _vit(f"eupe-vit{letter}16", *shape, licence="FAIR non-commercial", access="open",
-                timm=f"timm/vit_{size}_patch16_dinov3_qkvb.eupe_lvd1689m")
+    return _vit(
+        f"eupe-vit{letter}16",
+        *shape,
+        licence="FAIR non-commercial",
+        access="open",
+        timm=f"timm/vit_{size}_patch16_dinov3_qkvb.eupe_lvd1689m",
+    )
 
 
 # dim, layers, attention heads, feed-forward width
@@ -183,8 +230,16 @@ _T3, _S3 = (3, 3, 9, 3), (3, 3, 27, 3)
 _ENTRIES = [
     _vit("rover-tiny", 256, 8, 4, 512, gated=True, data="rendered terrain", licence="Apache-2.0", access="open"),
     _dinov3("s", _S, "08c60483", "small", published=Published(47.0, 0.403, 56.3)),
-    _dinov3("s", _S, "4057cbaa", "small_plus", plus=True, gated=True, published=Published(48.8, 0.399, 57.1),
-            recommended=True),
+    _dinov3(
+        "s",
+        _S,
+        "4057cbaa",
+        "small_plus",
+        plus=True,
+        gated=True,
+        published=Published(48.8, 0.399, 57.1),
+        recommended=True,
+    ),
     _dinov3("b", _B, "73cec8be", "base", published=Published(51.8, 0.373, 58.8)),
     _dinov3("l", _L, "8aa4cbdd", "large", published=Published(54.9, 0.352, 62.3)),
     _dinov3("l", _L, "46503df0", plus=True, gated=True),
@@ -192,8 +247,14 @@ _ENTRIES = [
     _dinov3("7b", _7B, "a955f4ea", "7b", gated=True, qkv_bias=False, published=Published(55.9, 0.309, 64.4)),
     _dinov3("l", _L, "eadcf0ff", "large", data="sat493m"),
     _dinov3("7b", _7B, "a6675841", "7b", data="sat493m", gated=True, qkv_bias=False),
-    _vit("dinov3-vitl16-chmv2", *_L, taps=(5, 11, 17, 23), normalisation=CANOPY, data="SAT-493M",
-         huggingface="facebook/dinov3-vitl16-pretrain-sat493m"),
+    _vit(
+        "dinov3-vitl16-chmv2",
+        *_L,
+        taps=(5, 11, 17, 23),
+        normalisation=CANOPY,
+        data="SAT-493M",
+        huggingface="facebook/dinov3-vitl16-pretrain-sat493m",
+    ),
     _convnext("tiny", _T3, 96, "21b726bb", Published(42.7, 0.448)),
     _convnext("small", _S3, 96, "296db49d", Published(44.8, 0.432)),
     _convnext("base", _S3, 128, "801f2ba9", Published(46.3, 0.420)),
@@ -208,10 +269,15 @@ _ENTRIES = [
     _eupe_convnext("tiny", _T3, 96),
     _eupe_convnext("small", _S3, 96),
     _eupe_convnext("base", _S3, 128),
-    *(_dinov2(size, name, shape, size == "g", scores, registers) for registers in (False, True)
-      for size, name, shape, scores in (("s", "small", _S, Published(45.5, 0.446, 53.4)),
-                                        ("b", "base", _B, Published(48.4, 0.416, 56.9)),
-                                        ("l", "large", _L, Published(48.8, 0.394, 59.9)),
-                                        ("g", "giant", _G, Published()))),
+    *(
+        _dinov2(size, name, shape, size == "g", scores, registers)
+        for registers in (False, True)
+        for size, name, shape, scores in (
+            ("s", "small", _S, Published(45.5, 0.446, 53.4)),
+            ("b", "base", _B, Published(48.4, 0.416, 56.9)),
+            ("l", "large", _L, Published(48.8, 0.394, 59.9)),
+            ("g", "giant", _G, Published()),
+        )
+    ),
 ]
 _CATALOG = {entry.id: entry for entry in _ENTRIES}

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import catalog, files, layouts
-from .backbone import Backbone, hash_of
-from .catalog import BackboneSpec
-from .convnext import ConvNext
-from .dinov2 import DinoV2
-from .vit import VisionTransformer
+from dino_perception.models import catalog, files, layouts
+from dino_perception.models.backbone import Backbone, hash_of
+from dino_perception.models.catalog import BackboneSpec
+from dino_perception.models.convnext import ConvNext
+from dino_perception.models.dinov2 import DinoV2
+from dino_perception.models.vit import VisionTransformer
 
 BUNDLED = Path(__file__).parent / "weights"
 CLASSES = {"dinov3-vit": VisionTransformer, "dinov3-convnext": ConvNext, "dinov2-vit": DinoV2}
@@ -68,9 +68,18 @@ def save_backbone(backbone: Backbone, path: str | Path, *, dtype: torch.dtype = 
     the file as loaded, not on `backbone`.
     """
     parameters = {name: p.detach().to(dtype) for name, p in backbone.named_parameters()}
-    files.write(path, {**backbone.state_dict(), **parameters}, {
-        "content": "backbone", "backbone": backbone.spec.id, "weights_hash": hash_of(parameters),
-        "offset": backbone.spec.offset, "antialias": backbone.spec.antialias, "notes": notes})
+    files.write(
+        path,
+        {**backbone.state_dict(), **parameters},
+        {
+            "content": "backbone",
+            "backbone": backbone.spec.id,
+            "weights_hash": hash_of(parameters),
+            "offset": backbone.spec.offset,
+            "antialias": backbone.spec.antialias,
+            "notes": notes,
+        },
+    )
 
 
 def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
@@ -83,8 +92,9 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
     if metadata.get("content") == "backbone":
         backbone = assemble(*_own(spec, path, content, metadata), str(path))
         if metadata.get("weights_hash") != backbone.weights_hash:
-            raise CheckpointError(f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} "
-                                  "that it states")
+            raise CheckpointError(
+                f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} that it states"
+            )
         return backbone
     try:
         spec, own = _foreign(spec, path, content)
@@ -110,8 +120,9 @@ def assemble(spec: BackboneSpec, own: Mapping[str, Tensor], source: str) -> Back
     return backbone.eval().requires_grad_(False)
 
 
-def _own(spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor],
-         metadata: Mapping[str, Any]) -> tuple[BackboneSpec, dict[str, Tensor]]:
+def _own(
+    spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]
+) -> tuple[BackboneSpec, dict[str, Tensor]]:
     try:
         stated = catalog.get(metadata["backbone"])
         stated = replace(stated, offset=metadata["offset"], antialias=metadata["antialias"])
@@ -135,8 +146,9 @@ def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[Backb
         raise CheckpointError(f"{path} holds {found}" + (f" ({names})" if names else "") + f", not {spec.id}")
     if stated and stated != spec.normalisation and (stated, spec.normalisation) != (catalog.SATELLITE, catalog.CANOPY):
         other = next((s.id for s in fitting if s.normalisation == stated), "another backbone")
-        raise CheckpointError(f"{path} belongs to {other}, whose pixels are normalised differently from those of "
-                              f"{spec.id}")
+        raise CheckpointError(
+            f"{path} belongs to {other}, whose pixels are normalised differently from those of {spec.id}"
+        )
     if spec.family == "dinov2-vit" and found.layout != "original":  # each library scales the position table its own way
         spec = replace(spec, offset=0.0, antialias=spec.antialias or found.layout == "timm")
     if found.layout == "own":
@@ -171,17 +183,21 @@ class Found:
     tensors: Mapping[str, Tensor]
 
     def __str__(self) -> str:
-        kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT",
-                "dinov3-convnext": "a ConvNeXt"}[self.family]
+        kind = {"dinov3-vit": "a DINOv3 ViT", "dinov2-vit": "a DINOv2 ViT", "dinov3-convnext": "a ConvNeXt"}[
+            self.family
+        ]
         if self.family == "dinov3-convnext":
             return f"{kind} of depths {list(self.depths)} and widths {list(self.dims)}"
-        return (f"{kind} with {self.depths[0]} layers of {self.dims[0]} channels, patch {self.patch}, "
-                f"{self.registers} registers{', SwiGLU' if self.gated else ''}")
+        return (
+            f"{kind} with {self.depths[0]} layers of {self.dims[0]} channels, patch {self.patch}, "
+            f"{self.registers} registers{', SwiGLU' if self.gated else ''}"
+        )
 
     def fits(self, spec: BackboneSpec) -> bool:
         same = (self.family, self.dims, self.depths) == (spec.family, spec.dims, spec.depths)
-        return same and (spec.convolutional
-                         or (self.gated, self.patch, self.registers) == (spec.gated, spec.patch, spec.registers))
+        return same and (
+            spec.convolutional or (self.gated, self.patch, self.registers) == (spec.gated, spec.patch, spec.registers)
+        )
 
 
 # A tensor that every file of a layout has, and a pattern on the remaining names that tells the family.
@@ -202,7 +218,7 @@ def identify(content: Any, source: str) -> Found:
     Raises CheckpointError."""
     tensors = dict(_flat(content))
     for anchor, layout, family in _ANCHORS:
-        prefixes = {name[:-len(anchor)] for name in tensors if name == anchor or name.endswith("." + anchor)}
+        prefixes = {name[: -len(anchor)] for name in tensors if name == anchor or name.endswith("." + anchor)}
         if prefixes:
             break
     else:
@@ -212,7 +228,7 @@ def identify(content: Any, source: str) -> Found:
     prefix = min(prefixes, key=lambda p: ("teacher" not in p, "ema" not in p, "student" in p, len(p), p))
     if (layout, family) == ("huggingface", "dinov3-convnext"):
         prefix = prefix.removesuffix("model.")  # the final norm is outside `model`
-    tensors = {name[len(prefix):]: t for name, t in tensors.items() if name.startswith(prefix)}
+    tensors = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
     if layout == "huggingface":
         tensors = dict(_hub_names(tensors, family))
     if not family:
@@ -237,13 +253,27 @@ def _measure(layout: str, family: str, tensors: dict[str, Tensor]) -> Found:
     blocks = [int(m[1]) for name in tensors if (m := re.match(r"(?:blocks|(?:encoder\.)?layer)\.(\d+)\.", name))]
     first = re.compile(r"(embeddings\.)?patch\w*(\.proj|\.projection)?\.weight")
     patch = tensors[next(n for n in tensors if first.fullmatch(n))]
-    register = next((t for n, t in tensors.items() if n.rsplit(".", 1)[-1] in
-                     ("storage_tokens", "register_tokens", "reg_token", "registers")), None)
+    register = next(
+        (
+            t
+            for n, t in tensors.items()
+            if n.rsplit(".", 1)[-1] in ("storage_tokens", "register_tokens", "reg_token", "registers")
+        ),
+        None,
+    )
     gated = any(re.search(r"\.0\.mlp\.(w1|w12|gate_proj|weights_in|fc1_g|gate)\.weight", n) for n in tensors)
     if (layout, family) == ("timm", "dinov2-vit") and patch.shape[0] == 1536:
         gated = True  # fc1 holds gate and up
-    return Found(layout, family, (patch.shape[0],), (max(blocks, default=-1) + 1,), gated, patch.shape[-1],
-                 0 if register is None else register.shape[1], tensors)
+    return Found(
+        layout,
+        family,
+        (patch.shape[0],),
+        (max(blocks, default=-1) + 1,),
+        gated,
+        patch.shape[-1],
+        0 if register is None else register.shape[1],
+        tensors,
+    )
 
 
 def _normalisation(found: Found, path: Path, spec: BackboneSpec | None) -> catalog.Normalisation | None:
@@ -274,9 +304,14 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def _hub_names(tensors: Mapping[str, Tensor], family: str) -> Iterator[tuple[str, Tensor]]:
     """Hugging Face's library renamed and cut tensors from version 5 on; this gives the names of its hub's files."""
-    version4 = (("attention.q_proj", "attention.attention.query"), ("attention.k_proj", "attention.attention.key"),
-                ("attention.v_proj", "attention.attention.value"), ("attention.o_proj", "attention.output.dense"),
-                ("mlp.gate_proj", "mlp.weights_in"), ("mlp.down_proj", "mlp.weights_out"))
+    version4 = (
+        ("attention.q_proj", "attention.attention.query"),
+        ("attention.k_proj", "attention.attention.key"),
+        ("attention.v_proj", "attention.attention.value"),
+        ("attention.o_proj", "attention.output.dense"),
+        ("mlp.gate_proj", "mlp.weights_in"),
+        ("mlp.down_proj", "mlp.weights_out"),
+    )
     for name, tensor in tensors.items():
         if family != "dinov2-vit":
             yield re.sub(r"^model\.(layer|stages)\.", r"\1.", name), tensor

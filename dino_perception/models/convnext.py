@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone, FixedBackbone
-from .catalog import BackboneSpec
+from dino_perception.models.backbone import Backbone, FixedBackbone
+from dino_perception.models.catalog import BackboneSpec
 
 EPS = 1e-6
 

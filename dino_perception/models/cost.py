@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .catalog import BackboneSpec
-from .checkpoints import CLASSES
+from dino_perception.models.catalog import BackboneSpec
+from dino_perception.models.checkpoints import CLASSES
 
 
 def parameters(spec: BackboneSpec) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .catalog import BackboneSpec
-from .vit import FixedTransformer, VisionTransformer
+from dino_perception.models.catalog import BackboneSpec
+from dino_perception.models.vit import FixedTransformer, VisionTransformer
 
 
 class DinoV2(VisionTransformer):

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from .catalog import BackboneSpec
+from dino_perception.models.catalog import BackboneSpec
 
 
 class DownloadError(RuntimeError):
@@ -45,18 +45,21 @@ def download(spec: BackboneSpec, folder: str | Path, source: str = "") -> Path:
         others = [name for name in sources if name != source]
         other = f", or take the open copy with --source {others[0]}" if others else ""
         page = f"https://huggingface.co/{repository}"
-        raise DownloadError(f"{repository} is gated: accept its licence at {page}, log in with 'hf auth login' and try "
-                            f"again{other}") from None
+        raise DownloadError(
+            f"{repository} is gated: accept its licence at {page}, log in with 'hf auth login' and try again{other}"
+        ) from None
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
-        raise DownloadError(f"{repository} is not there, or your token may not see it; see "
-                            f"https://huggingface.co/{repository}") from None
+        raise DownloadError(
+            f"{repository} is not there, or your token may not see it; see https://huggingface.co/{repository}"
+        ) from None
     except (OSError, errors.HfHubHTTPError) as error:
         raise DownloadError(f"{repository} cannot be fetched: {str(error).splitlines()[0]}") from None
     for name, file in wanted.items():
         if file.lfs and sha256(folder / name) != file.lfs.sha256:
             shutil.rmtree(folder)
-            raise DownloadError(f"{name} of {repository} does not have the sha256 that the repository states; it was "
-                                f"deleted, try again")
+            raise DownloadError(
+                f"{name} of {repository} does not have the sha256 that the repository states; it was deleted, try again"
+            )
     shards = [name for name in wanted if name.endswith(".safetensors")]
     return folder / shards[0] if len(shards) == 1 else folder
 
@@ -72,4 +75,5 @@ def sha256(path: Path) -> str:
 
 def _wanted(name: str) -> bool:
     return name in ("config.json", "preprocessor_config.json", "model.safetensors.index.json") or (
-        name.endswith(".safetensors") and "/" not in name)
+        name.endswith(".safetensors") and "/" not in name
+    )

@@ -61,8 +61,11 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary,
-                  {KEY: json.dumps(metadata, sort_keys=True)})
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            temporary,
+            {KEY: json.dumps(metadata, sort_keys=True)},
+        )
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
@@ -72,17 +75,21 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
 def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
     """What keeps `found` from being loaded as `wanted`, in words, or "" when nothing does."""
-    shapes = [f"{name} is {list(found[name].shape)} instead of {list(wanted[name].shape)}"
-              for name in sorted(wanted.keys() & found.keys()) if found[name].shape != wanted[name].shape]
+    shapes = [
+        f"{name} is {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name].shape != wanted[name].shape
+    ]
     more = [f"{len(shapes) - 3} more shapes differ"] if len(shapes) > 3 else []
     absent = names(sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys()))
     return "; ".join([*([absent] if absent else []), *shapes[:3], *more])
 
 
 def names(missing: list[str], unexpected: list[str]) -> str:
-    """"missing a, b; unexpected c", or "" when both lists are empty."""
-    return "; ".join(f"{word} {_some(them)}" for word, them in (("missing", missing), ("unexpected", unexpected))
-                     if them)
+    """ "missing a, b; unexpected c", or "" when both lists are empty."""
+    return "; ".join(
+        f"{word} {_some(them)}" for word, them in (("missing", missing), ("unexpected", unexpected)) if them
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -97,8 +104,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except SafetensorError as error:
-        raise FileError(f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it "
-                        f"again") from None
+        raise FileError(
+            f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it again"
+        ) from None
     except ValueError:
         raise FileError(f"{path} has metadata under '{KEY}' that this package did not write") from None
 
@@ -110,10 +118,13 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise FileError(f"{path} is refused: besides tensors it asks to run '{found[1]}'; save its state dict "
-                            "alone, or as safetensors") from None
-        raise FileError(f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run "
-                        f"code") from None
+            raise FileError(
+                f"{path} is refused: besides tensors it asks to run '{found[1]}'; save its state dict "
+                "alone, or as safetensors"
+            ) from None
+        raise FileError(
+            f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run code"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = str(error).split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
         raise FileError(f"{path} is not a whole torch file ({reason}); download or copy it again") from None

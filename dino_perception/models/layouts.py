@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .catalog import BackboneSpec
+from dino_perception.models.catalog import BackboneSpec
 
 LAYOUTS = ("original", "huggingface", "timm")
 
@@ -36,8 +36,9 @@ def table(spec: BackboneSpec, layout: str) -> dict[str, tuple[Piece, ...]]:
     return {own: (pieces,) if isinstance(pieces, Piece) else pieces for own, pieces in rows}
 
 
-def from_layout(tensors: Mapping[str, Tensor], spec: BackboneSpec,
-                layout: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
+def from_layout(
+    tensors: Mapping[str, Tensor], spec: BackboneSpec, layout: str
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """(our tensors, names missing from the file, names in the file that nothing uses)."""
     tensors = _effective_bias(tensors)
     own, missing, used = {}, [], set()
@@ -71,7 +72,7 @@ def to_layout(own: Mapping[str, Tensor], spec: BackboneSpec, layout: str) -> dic
     if layout == "original" and spec.family == "dinov3-vit":
         for name in [n for n in out if n.endswith("attn.qkv.bias")]:
             out[name + "_mask"] = torch.ones(3 * spec.dim)
-            out[name + "_mask"][spec.dim:2 * spec.dim] = 0
+            out[name + "_mask"][spec.dim : 2 * spec.dim] = 0
     return out
 
 
@@ -100,8 +101,11 @@ def _vit3(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece | tuple[
         elif spec.qkv_bias:
             q, v = ((f"{f}.attention.{n}_proj.bias" if hf else f"{f}.attn.{n}_bias") for n in "qv")
             yield f"{b}.qkv.bias", (Piece(q, optional=True), ZERO, Piece(v, optional=True))
-        names = {"original": ("w1", "w2", "w3"), "huggingface": ("gate_proj", "up_proj", "down_proj"),
-                 "timm": ("fc1_g", "fc1_x", "fc2")}[layout]
+        names = {
+            "original": ("w1", "w2", "w3"),
+            "huggingface": ("gate_proj", "up_proj", "down_proj"),
+            "timm": ("fc1_g", "fc1_x", "fc2"),
+        }[layout]
         if not spec.gated:
             names = ("", "up_proj", "down_proj") if hf else ("", "fc1", "fc2")
         for own, name in zip(("gate", "up", "down"), names):
@@ -126,8 +130,10 @@ def _vit2(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece | tuple[
             yield f"{b}.scale{n}", Piece(f"{f}.layer_scale{n}.lambda1" if hf else f"{f}.ls{n}.gamma")
         for part in ("weight", "bias"):
             if hf:
-                yield f"{b}.qkv.{part}", tuple(Piece(f"{f}.attention.attention.{n}.{part}")
-                                               for n in ("query", "key", "value"))
+                yield (
+                    f"{b}.qkv.{part}",
+                    tuple(Piece(f"{f}.attention.attention.{n}.{part}") for n in ("query", "key", "value")),
+                )
             else:
                 yield f"{b}.qkv.{part}", Piece(f"{f}.attn.qkv.{part}")
             if spec.gated:  # gate and up are one tensor, gate first
@@ -152,9 +158,11 @@ def _convnext(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, Piece]]:
         yield from _pair(f"stages.{i}.entry.norm", f"{down}.{norm}")
         for j in range(depth):
             f = f"stages.{i}.{'layers.' if hf else 'blocks.' if timm else ''}{j}"
-            names = {"original": ("dwconv", "norm", "pwconv1", "pwconv2"),
-                     "timm": ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"),
-                     "huggingface": ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2")}[layout]
+            names = {
+                "original": ("dwconv", "norm", "pwconv1", "pwconv2"),
+                "timm": ("conv_dw", "norm", "mlp.fc1", "mlp.fc2"),
+                "huggingface": ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2"),
+            }[layout]
             for own, name in zip(("conv", "norm", "up", "down"), names):
                 yield from _pair(f"stages.{i}.blocks.{j}.{own}", f"{f}.{name}")
             yield f"stages.{i}.blocks.{j}.gamma", Piece(f"{f}.gamma")
@@ -171,7 +179,7 @@ def _effective_bias(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     masks = {name: t for name, t in tensors.items() if name.endswith("attn.qkv.bias_mask")}
     out = {name: t for name, t in tensors.items() if name not in masks}
     for name, mask in masks.items():
-        bias = name[:-len("_mask")]
+        bias = name[: -len("_mask")]
         if bias in out:
             mask = torch.nan_to_num(mask.float(), nan=0.0)
             out[bias] = torch.where(mask == 0, torch.zeros_like(mask), out[bias].float() * mask)
@@ -189,5 +197,6 @@ def _split_position(cls: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ignored(name: str) -> bool:
     """Tensors that only training needs: masked patches, the second final norm, a copy of the norm, distillation."""
-    return (name.rsplit(".", 1)[-1] in ("mask_token", "inv_freq")
-            or name.startswith(("local_cls_norm.", "norms.3.", "projectors.", "rope.")))
+    return name.rsplit(".", 1)[-1] in ("mask_token", "inv_freq") or name.startswith(
+        ("local_cls_norm.", "norms.3.", "projectors.", "rope.")
+    )

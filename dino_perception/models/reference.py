@@ -13,10 +13,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from . import cost, layouts
-from .backbone import Backbone
-from .catalog import BackboneSpec
-from .checkpoints import assemble, identify
+from dino_perception.models import cost, layouts
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.catalog import BackboneSpec
+from dino_perception.models.checkpoints import assemble, identify
 
 SIZES = ((224, 224), (96, 160), (480, 640))
 TOLERANCE = 1e-4
@@ -71,17 +71,32 @@ def reference_model(spec: BackboneSpec, seed: int = 0) -> nn.Module:
 def _model(hf: ModuleType, spec: BackboneSpec) -> nn.Module:
     if spec.convolutional:
         return hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(hidden_sizes=list(spec.dims), depths=list(spec.depths)))
-    shared = dict(patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth,
-                  num_attention_heads=spec.heads)
+    shared = dict(
+        patch_size=spec.patch, hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads
+    )
     registers = dict(num_register_tokens=spec.registers) if spec.registers else {}
     if spec.family == "dinov3-vit":
-        return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(
-            **shared, **registers, intermediate_size=spec.hidden, use_gated_mlp=spec.gated,
-            hidden_act="silu" if spec.gated else "gelu", query_bias=spec.qkv_bias, value_bias=spec.qkv_bias,
-            key_bias=False))
+        return hf.DINOv3ViTModel(
+            hf.DINOv3ViTConfig(
+                **shared,
+                **registers,
+                intermediate_size=spec.hidden,
+                use_gated_mlp=spec.gated,
+                hidden_act="silu" if spec.gated else "gelu",
+                query_bias=spec.qkv_bias,
+                value_bias=spec.qkv_bias,
+                key_bias=False,
+            )
+        )
     kind = "Dinov2WithRegisters" if spec.registers else "Dinov2"
-    config = getattr(hf, kind + "Config")(**shared, **registers, mlp_ratio=4, use_swiglu_ffn=spec.gated,
-                                          image_size=spec.grid * spec.patch, layer_norm_eps=spec.eps)
+    config = getattr(hf, kind + "Config")(
+        **shared,
+        **registers,
+        mlp_ratio=4,
+        use_swiglu_ffn=spec.gated,
+        image_size=spec.grid * spec.patch,
+        layer_norm_eps=spec.eps,
+    )
     return getattr(hf, kind + "Model")(config)
 
 
@@ -96,8 +111,13 @@ def converted(model: nn.Module, spec: BackboneSpec) -> Backbone:
     return assemble(spec, own, "the model")
 
 
-def compare(spec: BackboneSpec, sizes: Iterable[tuple[int, int]] = SIZES, *, backbone: Backbone | None = None,
-            model: nn.Module | None = None) -> list[Parity]:
+def compare(
+    spec: BackboneSpec,
+    sizes: Iterable[tuple[int, int]] = SIZES,
+    *,
+    backbone: Backbone | None = None,
+    model: nn.Module | None = None,
+) -> list[Parity]:
     """Both implementations at every layer, on a random image of each size (rounded to the backbone's stride)."""
     model = model if model is not None else reference_model(spec)
     backbone = backbone if backbone is not None else converted(model, spec)
@@ -112,7 +132,7 @@ def compare(spec: BackboneSpec, sizes: Iterable[tuple[int, int]] = SIZES, *, bac
                 extras = ("cls", "registers") if spec.registers else ("cls",)
                 graph = backbone.at(height, width, range(spec.depth), norm=norm, pixels="float", extras=extras)
                 got = graph(image)
-                groups = [got[i:i + spec.depth] for i in range(0, len(got), spec.depth)]
+                groups = [got[i : i + spec.depth] for i in range(0, len(got), spec.depth)]
                 pairs[norm] = [(_tokens(*ours), theirs[norm]) for ours, theirs in zip(zip(*groups), wanted)]
         plain, normed = (max(float((a - b).abs().max()) for a, b in pairs[norm]) for norm in (False, True))
         largest = max(float(b.abs().max()) for _, b in pairs[False])

@@ -69,8 +69,10 @@ def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = (picture * np.float32(0.7)).astype(np.uint8)
     shift = 4  # OpenCV draws at fractions of a pixel: integers with `shift` fractional bits
-    points = [((np.stack(xy, axis=1) + 0.5) * scale - 0.5) * 2**shift
-              for xy in ((matches.reference_x, matches.reference_y), (matches.x, matches.y))]
+    points = [
+        ((np.stack(xy, axis=1) + 0.5) * scale - 0.5) * 2**shift
+        for xy in ((matches.reference_x, matches.reference_y), (matches.x, matches.y))
+    ]
     start, end = (p.round().astype(int) for p in points)
     colours = _viridis()[(np.clip(2 * matches.score - 1, 0, 1) * 255).astype(int)].tolist()
     for a, b, colour in zip(start.tolist(), end.tolist(), colours):

@@ -16,6 +16,7 @@ import numpy as np
 from dino_perception.perception.frame import CameraModel
 from dino_perception.perception.lens import GeometryError, check_camera, distort, undistort
 
+
 @dataclass(frozen=True)
 class Letterbox:
     """How an image lies in the network's input, and what part of the output grid it fills.

@@ -63,7 +63,9 @@ class View:
     patch: tuple[float, float]
 
     @classmethod
-    def of(cls, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, picture: Picture | None = None) -> View:
+    def of(
+        cls, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, picture: Picture | None = None
+    ) -> View:
         """The view of a frame. `descriptors` (N, D) cover the whole padded input in patches of `stride` pixels."""
         p = picture or Picture.of(frame, box, stride)
         grid = descriptors.view(-1, box.input_width // stride, descriptors.shape[-1])[: p.rows, : p.columns]
@@ -203,15 +205,21 @@ def _features(view: View, xy: np.ndarray) -> torch.Tensor:
     shares = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1).astype(np.float32)
     device = view.descriptors.device
     return torch.nn.functional.embedding_bag(
-        torch.from_numpy(patches).to(device), view.descriptors, mode="sum",
-        per_sample_weights=torch.from_numpy(shares).to(device))
+        torch.from_numpy(patches).to(device),
+        view.descriptors,
+        mode="sum",
+        per_sample_weights=torch.from_numpy(shares).to(device),
+    )
 
 
 def _kernel(square_distance: np.ndarray) -> np.ndarray:
     """How much a vote counts at a distance in patches: mostly within a few, a little everywhere, so that a region without
     votes follows the rest."""
-    return np.exp(square_distance * np.float32(-0.5 / 2.2**2)) + np.float32(0.02) * np.exp(
-        square_distance * np.float32(-0.5 / 7.0**2)) + np.float32(1e-4)
+    return (
+        np.exp(square_distance * np.float32(-0.5 / 2.2**2))
+        + np.float32(0.02) * np.exp(square_distance * np.float32(-0.5 / 7.0**2))
+        + np.float32(1e-4)
+    )
 
 
 def _fit(where: np.ndarray, near: np.ndarray, at: np.ndarray, moved: np.ndarray, weight: np.ndarray):
@@ -259,7 +267,9 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
         before, after = (similar[chosen, np.where(inner, j + s, j)].astype(np.float32) for s in (-step, step))
         bend = before - 2 * peak + after
         offsets.append(np.where(inner & (bend < 0), 0.5 * (before - after) / np.where(bend < 0, bend, -1), 0))
-    return reference.centres()[asked[chosen]], view.centres()[j] + np.clip(np.stack(offsets, axis=1), -0.5, 0.5) * view.patch
+    return reference.centres()[asked[chosen]], view.centres()[j] + np.clip(
+        np.stack(offsets, axis=1), -0.5, 0.5
+    ) * view.patch
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,11 +17,11 @@ import torch
 
 from dino_perception import engines
 from dino_perception.engines import Compiled
-from dino_perception.engines.frames import parity_inputs
+from dino_perception.engines.parity_pictures import parity_inputs
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, load_head
-from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import Depth, Frame, Label, Percept, Segmentation
 from dino_perception.perception.geometry import Letterbox, letterbox, rectified
 from dino_perception.perception.lens import GeometryError, check_camera
 from dino_perception.perception.matching import Picture
@@ -72,11 +72,14 @@ class Perceiver:
             report(f"untrained, for trying things out only: {untrained}")
         segmentation = heads.get("segmentation")
         self.labels: tuple[Label, ...] = tuple(
-            Label(label.id, label.name, tuple(label.colour)) for label in (segmentation.spec.labels if segmentation else ())
+            Label(label.id, label.name, tuple(label.colour))
+            for label in (segmentation.spec.labels if segmentation else ())
         )
         self._taps = tuple(sorted({tap for head in heads.values() for tap in head.spec.taps}))
         self._head_taps = {kind: [self._taps.index(tap) for tap in head.spec.taps] for kind, head in heads.items()}
-        self._stride = backbone.spec.tap_stride(heads["correspondences"].spec.taps[0]) if "correspondences" in heads else 0
+        self._stride = (
+            backbone.spec.tap_stride(heads["correspondences"].spec.taps[0]) if "correspondences" in heads else 0
+        )
         self._build(backbone, heads, batch_sizes, frames)
         one = next(iter(self._backbone.values())).info
         if self.device.type == "cpu":
@@ -93,8 +96,12 @@ class Perceiver:
         self._off_cpu = self.device.type != "cpu"
         self.start_s = time.perf_counter() - start
 
-    def perceive(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None,
-                 early: Callable[[list[Percept]], None] | None = None) -> list[Percept]:
+    def perceive(
+        self,
+        frames: Sequence[Frame],
+        wanted: Sequence[Collection[str]] | None = None,
+        early: Callable[[list[Percept]], None] | None = None,
+    ) -> list[Percept]:
         """One percept a frame, in the same order. `wanted[i]` names the heads that run for `frames[i]`; by default every
         enabled one.
 
@@ -112,8 +119,9 @@ class Perceiver:
         percepts = [self._percept(frame, box, {}, clock.ms) for frame, box in zip(frames, boxes)]
         watched = [i for i, names in enumerate(wanted) if not self._heads.keys().isdisjoint(names)]
         for chunk, size in self._chunks(watched):
-            looked = self._look([frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size,
-                                clock, early)
+            looked = self._look(
+                [frames[i] for i in chunk], [boxes[i] for i in chunk], [wanted[i] for i in chunk], size, clock, early
+            )
             for i, percept in zip(chunk, looked):
                 percepts[i] = percept
         return percepts
@@ -223,7 +231,12 @@ class Perceiver:
 
     def _map_zeros(self, backbone: Backbone, size: int, tap: int) -> torch.Tensor:
         stride = backbone.spec.tap_stride(tap)
-        shape = (size, backbone.spec.channels(tap), self.settings.input_height // stride, self.settings.input_width // stride)
+        shape = (
+            size,
+            backbone.spec.channels(tap),
+            self.settings.input_height // stride,
+            self.settings.input_width // stride,
+        )
         return torch.zeros(shape, device=self.device)
 
     def _chunks(self, frames: Sequence[int]) -> list[tuple[Sequence[int], int]]:
@@ -234,7 +247,9 @@ class Perceiver:
             left = len(frames) - start
             fits = [size for size in sizes if size <= left]
             larger = [size for size in sizes if size > left]
-            size = left if left in sizes else larger[0] if larger and self.device.type == "cuda" else (fits or larger)[-1]
+            size = (
+                left if left in sizes else larger[0] if larger and self.device.type == "cuda" else (fits or larger)[-1]
+            )
             chunks.append((frames[start : start + size], size))
             start += size
         return chunks
@@ -242,7 +257,9 @@ class Perceiver:
     def _look(self, frames, boxes, wanted, size, clock: _Clock, early) -> list[Percept]:
         """The percepts of the frames of one pass."""
         results: list[dict[str, Any]] = [{} for _ in frames]
-        chosen = {kind: slots for kind in self._heads if (slots := [i for i, names in enumerate(wanted) if kind in names])}
+        chosen = {
+            kind: slots for kind in self._heads if (slots := [i for i, names in enumerate(wanted) if kind in names])
+        }
         matched = chosen.get("correspondences", [])
         pictures: dict[int, Future] = {}
         matches: dict[int, Future] = {}
@@ -262,7 +279,8 @@ class Perceiver:
                 for slot, own in zip(chosen[kind], arrays):
                     if kind == "correspondences":
                         matches[slot] = self._beside.submit(
-                            self._match, frames[slot], boxes[slot], own[0].clone(), pictures.get(slot))
+                            self._match, frames[slot], boxes[slot], own[0].clone(), pictures.get(slot)
+                        )
                     else:
                         self._keep(kind, boxes[slot], own, results[slot])
                 clock.stage("copy")
@@ -282,7 +300,9 @@ class Perceiver:
         """The matches of a frame and how many milliseconds they took, with the `picture` that was taken ahead."""
         taken, before = picture.result() if picture else (None, 0.0)
         tracker = self.trackers.setdefault(frame.camera, Tracker())
-        found, took = _timed(tracker.match, frame, box, descriptors, self._stride, self.settings.head["correspondences"], taken)
+        found, took = _timed(
+            tracker.match, frame, box, descriptors, self._stride, self.settings.head["correspondences"], taken
+        )
         return found, before + took
 
     def _run_head(self, kind: str, maps, chosen: list[int], size: int) -> list[list[torch.Tensor]]:
@@ -305,12 +325,15 @@ class Perceiver:
         else:
             grid = (box.grid_height, box.grid_width)
             result.setdefault("extra", {})[kind] = tuple(
-                _own(box, t) if tuple(t.shape[-2:]) == grid else t.to("cpu", copy=True).numpy() for t in arrays)
+                _own(box, t) if tuple(t.shape[-2:]) == grid else t.to("cpu", copy=True).numpy() for t in arrays
+            )
 
     def _box(self, frame: Frame) -> Letterbox:
         image = frame.image
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise FrameError(f"camera '{frame.camera}' gave an image of {image.dtype} {image.shape}; (H, W, 3) uint8 is needed")
+            raise FrameError(
+                f"camera '{frame.camera}' gave an image of {image.dtype} {image.shape}; (H, W, 3) uint8 is needed"
+            )
         s = self.settings
         try:
             return _letterbox(*image.shape[:2], s.input_height, s.input_width, s.output_height, s.output_width)

@@ -26,7 +26,9 @@ class Preprocessor:
         self._batches: dict[int, torch.Tensor] = {}
         self._filled: dict[int, list[tuple[int, int]]] = {}  # content size of each slot: what lies outside is padding
 
-    def __call__(self, images: Sequence[np.ndarray], boxes: Sequence[Letterbox], size: int | None = None) -> torch.Tensor:
+    def __call__(
+        self, images: Sequence[np.ndarray], boxes: Sequence[Letterbox], size: int | None = None
+    ) -> torch.Tensor:
         """The batch of `size` slots (default: as many as images); slots without an image keep what they held.
 
         `images` are (H, W, 3) uint8. The tensor is valid until the next call for the same size.

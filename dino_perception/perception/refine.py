@@ -42,8 +42,13 @@ class Refiner:
         self._memory: dict[str, np.ndarray] = {}
 
     def refine(
-        self, reference: Sequence[np.ndarray], image: Sequence[np.ndarray], xy: np.ndarray, seed: np.ndarray,
-        shape: np.ndarray, reach: float = 16.0,
+        self,
+        reference: Sequence[np.ndarray],
+        image: Sequence[np.ndarray],
+        xy: np.ndarray,
+        seed: np.ndarray,
+        shape: np.ndarray,
+        reach: float = 16.0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Moves each `seed` to where the window around `xy` in the reference pyramid reappears in the image's pyramid.
 
@@ -137,7 +142,9 @@ def _doubt(template: np.ndarray, gx: np.ndarray, gy: np.ndarray, window: np.ndar
     """How many pixels the middle of each window alone would still move: far, where a window straddles things that move
     differently."""
     side, middle = 2 * half + 1, slice(half // 2, half // 2 + 2 * (half - half // 2) + 1)
-    t, gx, gy, w = (a.reshape(side, side, -1)[middle, middle].reshape(-1, a.shape[1]) for a in (template, gx, gy, window))
+    t, gx, gy, w = (
+        a.reshape(side, side, -1)[middle, middle].reshape(-1, a.shape[1]) for a in (template, gx, gy, window)
+    )
     t = t - t.mean(axis=0)
     w = w - w.mean(axis=0)
     w *= np.sqrt((_dot(t, t) + 1e-6) / (_dot(w, w) + 1e-6))

@@ -31,25 +31,41 @@ def setting(default, description: str, *, low=None, high=None, choices=None, liv
 class HeadSettings:
     weights: str = setting("", "Head file (.safetensors). Empty: the head that ships with the backbone.")
     enabled: bool = setting(True, "Run this head when somebody listens to it.", live=True)
-    rate: float = setting(0.0, "Highest rate of this head in Hz; 0 runs it on every frame.", low=0.0, high=1000.0, live=True)
+    rate: float = setting(
+        0.0, "Highest rate of this head in Hz; 0 runs it on every frame.", low=0.0, high=1000.0, live=True
+    )
 
 
 @dataclass(frozen=True)
 class CorrespondenceSettings(HeadSettings):
     max_matches: int = setting(400, "Most matches a message carries.", low=1, high=20000, live=True)
     min_score: float = setting(0.4, "Least cosine similarity of a match.", low=0.0, high=1.0, live=True)
-    reference: str = setting("previous", "Match against the previous frame or the last key frame.",
-                             choices=("previous", "keyframe"), live=True)
-    keyframe_overlap: float = setting(0.5, "A new key frame is taken when fewer than this share of its points is still tracked.",
-                                      low=0.0, high=1.0, live=True)
+    reference: str = setting(
+        "previous",
+        "Match against the previous frame or the last key frame.",
+        choices=("previous", "keyframe"),
+        live=True,
+    )
+    keyframe_overlap: float = setting(
+        0.5,
+        "A new key frame is taken when fewer than this share of its points is still tracked.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
-    min_confidence: float = setting(0.0, "Least segmentation confidence (0..1) of a point.", low=0.0, high=1.0, live=True)
-    fields: list[str] = setting(["rgb", "label"], "Fields of a point beside x y z: any of rgb, label, confidence.",
-                                choices=("rgb", "label", "confidence"))
+    min_confidence: float = setting(
+        0.0, "Least segmentation confidence (0..1) of a point.", low=0.0, high=1.0, live=True
+    )
+    fields: list[str] = setting(
+        ["rgb", "label"],
+        "Fields of a point beside x y z: any of rgb, label, confidence.",
+        choices=("rgb", "label", "confidence"),
+    )
     exclude: list[str] = setting(["sky"], "Class names whose pixels never become points.")
 
 
@@ -65,25 +81,54 @@ class Settings:
 
     backbone: str = setting("rover-tiny", "Backbone id; `dino-perception models` lists them.")
     weights: str = setting("", "Backbone weights: a file or folder. Empty: the bundled ones.")
-    heads: list[str] = setting(["segmentation", "depth", "correspondences"], "Heads to load; each has its own <head>.* parameters.")
-    engine: str = setting("auto", "Runtime of the backbone and the heads.", choices=("auto", "tensorrt", "cuda", "openvino", "torch"))
-    precision: str = setting("auto", "Arithmetic of the engine; auto takes the fastest that passes the parity gate.",
-                             choices=("auto", "bfloat16", "float16", "float32"))
+    heads: list[str] = setting(
+        ["segmentation", "depth", "correspondences"], "Heads to load; each has its own <head>.* parameters."
+    )
+    engine: str = setting(
+        "auto", "Runtime of the backbone and the heads.", choices=("auto", "tensorrt", "cuda", "openvino", "torch")
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic of the engine; auto takes the fastest that passes the parity gate.",
+        choices=("auto", "bfloat16", "float16", "float32"),
+    )
     parity_override: bool = setting(False, "Use an engine although it failed the parity gate.")
     threads: int = setting(0, "CPU threads of the engine; 0 takes all cores.", low=0, high=1024)
-    engine_cache: str = setting("", "Folder of built engines. Empty: $XDG_CACHE_HOME/dino_perception or ~/.cache/dino_perception.")
-    input_height: int = setting(480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096)
-    input_width: int = setting(640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096)
-    output_height: int = setting(240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096)
-    output_width: int = setting(320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096)
-    cameras: list[str] = setting(["camera"], "Camera names. With one, topics are ~/segmentation/mask; with more, ~/<camera>/segmentation/mask.")
+    engine_cache: str = setting(
+        "", "Folder of built engines. Empty: $XDG_CACHE_HOME/dino_perception or ~/.cache/dino_perception."
+    )
+    input_height: int = setting(
+        480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+    )
+    input_width: int = setting(
+        640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+    )
+    output_height: int = setting(
+        240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+    )
+    output_width: int = setting(
+        320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+    )
+    cameras: list[str] = setting(
+        ["camera"], "Camera names. With one, topics are ~/segmentation/mask; with more, ~/<camera>/segmentation/mask."
+    )
     image_transport: str = setting("raw", "What the image topics carry.", choices=("raw", "compressed"))
-    rectified: bool = setting(False, "The images are rectified (image_rect): points use P of camera_info and no distortion.")
-    max_age: float = setting(0.5, "Greatest age in seconds, by its stamp, at which a frame is still processed and published.", low=0.01, high=3600.0, live=True)
+    rectified: bool = setting(
+        False, "The images are rectified (image_rect): points use P of camera_info and no distortion."
+    )
+    max_age: float = setting(
+        0.5,
+        "Greatest age in seconds, by its stamp, at which a frame is still processed and published.",
+        low=0.01,
+        high=3600.0,
+        live=True,
+    )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
     points: PointSettings = field(default_factory=PointSettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
-    head: Mapping[str, HeadSettings] = field(default_factory=lambda: default_heads(["segmentation", "depth", "correspondences"]))
+    head: Mapping[str, HeadSettings] = field(
+        default_factory=lambda: default_heads(["segmentation", "depth", "correspondences"])
+    )
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Settings:
@@ -119,7 +164,9 @@ class Settings:
                 raise SettingError(f"there is no setting '{name}'; the settings are {', '.join(sorted(known))}")
             value = check(name, known[name].field, value)
             if live_only and not known[name].field.metadata["live"] and value != known[name].value:
-                raise SettingError(f"'{name}' takes effect only at configure time; deactivate and clean the node up, set it, and configure again")
+                raise SettingError(
+                    f"'{name}' takes effect only at configure time; deactivate and clean the node up, set it, and configure again"
+                )
             checked[name] = value
         return _replaced(self, checked)
 

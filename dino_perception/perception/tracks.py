@@ -68,7 +68,12 @@ class Tracker:
 
     @torch.inference_mode()
     def match(
-        self, frame: Frame, box: Letterbox, descriptors: torch.Tensor, stride: int, settings: CorrespondenceSettings,
+        self,
+        frame: Frame,
+        box: Letterbox,
+        descriptors: torch.Tensor,
+        stride: int,
+        settings: CorrespondenceSettings,
         picture: Picture | None = None,
     ) -> Correspondences:
         """The matches of this frame with the reference frame; none for the first frame, one of another size, or one
@@ -128,7 +133,9 @@ class Tracker:
         share = (alike[within] > ALIKE).sum() / max(1, len(within))
         if share < LOST:  # search wide from where the image as a whole went
             seed = self._last + matching.shift(previous, view)
-            self._try(reference, view, np.flatnonzero(asked & _inside(seed, view)), seed, shape, 3.0, position, alike, doubt)
+            self._try(
+                reference, view, np.flatnonzero(asked & _inside(seed, view)), seed, shape, 3.0, position, alike, doubt
+            )
         self._flow = None
         if share < 0.85 or reference is not previous:
             agreed = self._agree(reference, view, share < 0.85, asked, position, alike, doubt)
@@ -141,7 +148,9 @@ class Tracker:
                 break
             now = turn == number
             asked |= now
-            self._try(reference, view, np.flatnonzero(now & _inside(seed, view)), seed, shape, 1.0, position, alike, doubt)
+            self._try(
+                reference, view, np.flatnonzero(now & _inside(seed, view)), seed, shape, 1.0, position, alike, doubt
+            )
             _drop_strays(reference, now, seed, position, alike)
         return position, alike, doubt, asked.sum()
 
@@ -168,7 +177,8 @@ class Tracker:
         """Refines the points `which`, whose seeds may be `reach` patches off, and keeps what is better than what
         `position`, `alike` and `doubt` hold."""
         new, score, unsure = self._refiner.refine(
-            reference.levels, view.levels, self._xy[which], seed[which], shape[which], reach * max(reference.patch))
+            reference.levels, view.levels, self._xy[which], seed[which], shape[which], reach * max(reference.patch)
+        )
         better = score > np.maximum(alike[which], ALIKE)
         position[which[better]] = new[better]
         alike[which[better]] = score[better]
@@ -207,7 +217,11 @@ def _drop_strays(reference: View, which: np.ndarray, seed: np.ndarray, position:
 
 def _follows(a: View, b: View) -> bool:
     """Whether `b` can be matched with `a`: a later frame of the same size (a bag that starts again goes back in time)."""
-    return (a.width, a.height, a.descriptors.shape) == (b.width, b.height, b.descriptors.shape) and b.stamp_ns >= a.stamp_ns
+    return (a.width, a.height, a.descriptors.shape) == (
+        b.width,
+        b.height,
+        b.descriptors.shape,
+    ) and b.stamp_ns >= a.stamp_ns
 
 
 def _inside(xy: np.ndarray, view: View) -> np.ndarray:

@@ -27,6 +27,8 @@ def prefixes(cameras: Sequence[str]) -> dict[str, str]:
         raise SettingError("'cameras' is empty; name at least one camera")
     for camera in cameras:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", camera) or "__" in camera:
-            raise SettingError(f"'cameras' holds '{camera}'; a camera's name becomes part of its topics: "
-                               "letters, digits and single underscores, a letter first")
+            raise SettingError(
+                f"'cameras' holds '{camera}'; a camera's name becomes part of its topics: "
+                "letters, digits and single underscores, a letter first"
+            )
     return {camera: "" if len(cameras) == 1 else f"{camera}/" for camera in cameras}

@@ -10,8 +10,8 @@ from typing import Any
 
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
-from dino_perception.ros.account import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
+from dino_perception.ros.frame_statistics import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.inputs import CameraInput
 from dino_perception.ros.large_messages import VARIABLES
 
@@ -24,20 +24,29 @@ def camera_finding(node: Any, inputs: CameraInput, account: CameraAccount, max_a
     now = time.monotonic()
     rate = account.received.hz(now)
     values = {
-        "image topic": inputs.image_topic, "camera_info topic": inputs.info_topic, "image": account.image,
-        "received [Hz]": rate, "published [Hz]": account.published.hz(now), "received": account.received.total,
-        "published": account.published.total, "dropped: newer came": account.replaced.total,
-        "dropped: older than max_age": account.too_old.total, "dropped: not usable": account.bad.total,
-        "dropped: error": account.failed.total, "not watched": account.unwatched.total,
+        "image topic": inputs.image_topic,
+        "camera_info topic": inputs.info_topic,
+        "image": account.image,
+        "received [Hz]": rate,
+        "published [Hz]": account.published.hz(now),
+        "received": account.received.total,
+        "published": account.published.total,
+        "dropped: newer came": account.replaced.total,
+        "dropped: older than max_age": account.too_old.total,
+        "dropped: not usable": account.bad.total,
+        "dropped: error": account.failed.total,
+        "not watched": account.unwatched.total,
         "age at processing [ms]": None if account.age_s is None else account.age_s * 1e3,
-        "camera_info [Hz]": inputs.infos_seen.hz(now), "points": account.no_points or "available",
+        "camera_info [Hz]": inputs.infos_seen.hz(now),
+        "points": account.no_points or "available",
     }
     level, message = _camera_state(node, inputs, account, max_age, enabled, now, rate)
     return Finding(level, message, values)
 
 
-def _camera_state(node: Any, inputs: CameraInput, account: CameraAccount, max_age: float, enabled: bool, now: float,
-                  rate: float) -> tuple[bytes, str]:
+def _camera_state(
+    node: Any, inputs: CameraInput, account: CameraAccount, max_age: float, enabled: bool, now: float, rate: float
+) -> tuple[bytes, str]:
     if not enabled:
         return OK, "not subscribed: the node is not active or is disabled"
     last = account.received.last_s
@@ -54,12 +63,16 @@ def _camera_state(node: Any, inputs: CameraInput, account: CameraAccount, max_ag
         return WARN, f"some images are not usable: {account.bad_reason}"
     announced = inputs.infos_seen.hz(now)
     if announced >= 1.0 and rate < 0.7 * announced:
-        return WARN, (f"only {rate:.1f} images a second come while camera_info comes at {announced:.1f} Hz: images are "
-                      f"lost on the way; {_remedy(inputs.image_topic)}")
+        return WARN, (
+            f"only {rate:.1f} images a second come while camera_info comes at {announced:.1f} Hz: images are "
+            f"lost on the way; {_remedy(inputs.image_topic)}"
+        )
     dropping = account.replaced.hz(now)
     if dropping > max(0.5, 0.1 * rate):
-        return WARN, (f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
-                      "before their turn comes")
+        return WARN, (
+            f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
+            "before their turn comes"
+        )
     if account.no_points:
         return WARN, f"everything but points is published: {account.no_points}"
     if not account.published.hz(now):
@@ -77,41 +90,53 @@ def _silence(node: Any, inputs: CameraInput, quiet: float, before: bool) -> tupl
     wanted = type_name(inputs.image_type)
     offered = {info.topic_type for info in publishers}
     if wanted not in offered:
-        return ERROR, (f"{since}: {topic} carries {', '.join(sorted(offered))}, this node reads {wanted} there; "
-                       "check the remapping and the parameter image_transport")
+        return ERROR, (
+            f"{since}: {topic} carries {', '.join(sorted(offered))}, this node reads {wanted} there; "
+            "check the remapping and the parameter image_transport"
+        )
     verdicts = [qos_check_compatible(info.qos_profile, inputs.wish()) for info in publishers]
     if all(verdict == QoSCompatibility.ERROR for verdict, _ in verdicts):
         reason = verdicts[0][1].removeprefix("ERROR: ").rstrip(";").lower()
         return ERROR, f"{since}: the publisher of {topic} and this node do not agree on QoS: {reason}"
     if quiet <= SILENT_S:
         return OK, f"waiting for the first image on {topic}"
-    return ERROR, (f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the "
-                   f"camera is not running, or its images are lost on the way; {_remedy(topic)}")
+    return ERROR, (
+        f"{since}: {topic} is announced by {len(publishers)} publisher(s) but nothing comes. Either the "
+        f"camera is not running, or its images are lost on the way; {_remedy(topic)}"
+    )
 
 
 def _remedy(topic: str) -> str:
     """What helps against images that are lost between two processes."""
-    return ("Fast DDS with its own settings loses best-effort messages above 0.45 MB: set "
-            f"{VARIABLES[0]} to config/fastdds/large_images.xml of this package in the camera's process, or, where the "
-            f"camera publishes reliable, set qos_overrides.{topic}.subscription.reliability of this node to reliable")
+    return (
+        "Fast DDS with its own settings loses best-effort messages above 0.45 MB: set "
+        f"{VARIABLES[0]} to config/fastdds/large_images.xml of this package in the camera's process, or, where the "
+        f"camera publishes reliable, set qos_overrides.{topic}.subscription.reliability of this node to reliable"
+    )
 
 
 def _old(account: CameraAccount, max_age: float, now: float) -> tuple[bytes, str]:
     level = WARN if account.published.hz(now) else ERROR
     age = account.age_s or 0.0
     if age > 3600:
-        return level, (f"images are dropped: by their stamps they are {age:.0f} s old. The stamps and the node's clock "
-                       "do not belong together; set use_sim_time when a bag or a simulator plays, or mend the "
-                       "camera's clock")
+        return level, (
+            f"images are dropped: by their stamps they are {age:.0f} s old. The stamps and the node's clock "
+            "do not belong together; set use_sim_time when a bag or a simulator plays, or mend the "
+            "camera's clock"
+        )
     if account.late:
-        return level, (f"frames are dropped: they were {age * 1e3:.0f} ms old when they were done, max_age is "
-                       f"{max_age * 1e3:.0f} ms; raise it or take a smaller backbone or input")
-    return level, (f"images are dropped: they were {age * 1e3:.0f} ms old when their turn came, "
-                   f"max_age is {max_age * 1e3:.0f} ms")
+        return level, (
+            f"frames are dropped: they were {age * 1e3:.0f} ms old when they were done, max_age is "
+            f"{max_age * 1e3:.0f} ms; raise it or take a smaller backbone or input"
+        )
+    return level, (
+        f"images are dropped: they were {age * 1e3:.0f} ms old when their turn came, max_age is {max_age * 1e3:.0f} ms"
+    )
 
 
-def node_finding(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,
-                 perceiver: Any) -> Finding:
+def node_finding(
+    state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account, perceiver: Any
+) -> Finding:
     """The node: what it runs on, how long each stage takes, and what a person should know first.
 
     `doing` is the step of a configure under way, `problem` why the last one failed, `warnings` what stays true until
@@ -129,8 +154,15 @@ def node_finding(state: str, enabled: bool, doing: str, problem: str, warnings: 
     return Finding(level, message, values)
 
 
-def _node_state(state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account,
-                about: Mapping[str, Any]) -> tuple[bytes, str]:
+def _node_state(
+    state: str,
+    enabled: bool,
+    doing: str,
+    problem: str,
+    warnings: Sequence[str],
+    account: Account,
+    about: Mapping[str, Any],
+) -> tuple[bytes, str]:
     if doing:
         return OK, f"configuring: {doing}"
     if problem:
@@ -155,12 +187,21 @@ def _engine_values(about: Mapping[str, Any]) -> dict[str, Any]:
     (in_height, in_width), (out_height, out_width) = about["input"], about["output"]
     untrained = [name for name, part in about["parts"].items() if not part["trained"]]
     return {
-        "engine": about["engine"], "precision": about["precision"], "device": about["device"],
-        "engine reason": about["reason"], "engines from cache": about["from_cache"], "start [s]": about["start_s"],
+        "engine": about["engine"],
+        "precision": about["precision"],
+        "device": about["device"],
+        "engine reason": about["reason"],
+        "engines from cache": about["from_cache"],
+        "start [s]": about["start_s"],
         "parity": {name: summary(record) for name, record in about["parity"].items()},
-        "parity overridden": about["overridden"], "trained": about["trained"], "backbone": about["backbone"],
-        "backbone weights": about["parts"]["backbone"]["hash"], "heads": about["heads"], "untrained": untrained,
-        "input": f"{in_width}x{in_height}", "output": f"{out_width}x{out_height}",
+        "parity overridden": about["overridden"],
+        "trained": about["trained"],
+        "backbone": about["backbone"],
+        "backbone weights": about["parts"]["backbone"]["hash"],
+        "heads": about["heads"],
+        "untrained": untrained,
+        "input": f"{in_width}x{in_height}",
+        "output": f"{out_width}x{out_height}",
         "device memory [MiB]": about["device_memory_mb"],
     }
 

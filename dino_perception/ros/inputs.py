@@ -13,11 +13,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
 from dino_perception.messages.images import decode_compressed, decode_image
 from dino_perception.perception.frame import CameraModel, Frame
-from dino_perception.ros.account import CameraAccount, Rate
+from dino_perception.ros.frame_statistics import CameraAccount, Rate
 from dino_perception.ros.mailbox import Letter, Mailbox
 
-NEWEST = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
-                    durability=DurabilityPolicy.VOLATILE)
+NEWEST = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
 """Matches every camera driver; what is not taken in time is replaced by what is newer."""
 SIZES_KEPT = 4
 """CameraInfos of this many different sizes are remembered, so that a change of resolution finds its own at once."""
@@ -43,8 +47,10 @@ class CameraInput:
         """Subscribe; images go into this mailbox."""
         self._mailbox = mailbox
         self.opened_s = time.monotonic()
-        self._subscriptions = [self._subscribe(self.image_type, self.image_topic, self._image),
-                               self._subscribe(CameraInfo, self.info_topic, self._info)]
+        self._subscriptions = [
+            self._subscribe(self.image_type, self.image_topic, self._image),
+            self._subscribe(CameraInfo, self.info_topic, self._info),
+        ]
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -69,8 +75,9 @@ class CameraInput:
     def _subscribe(self, kind: type, topic: str, callback) -> Any:
         # The overrides let a user ask for reliable images where a camera's process cannot be given the profile for
         # large messages: qos_overrides.<topic>.subscription.reliability.
-        return self._node.create_subscription(kind, topic, callback, NEWEST,
-                                              qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        return self._node.create_subscription(
+            kind, topic, callback, NEWEST, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
 
     def _image(self, message: Any) -> None:
         now = time.monotonic()
@@ -102,16 +109,30 @@ class CameraInput:
         model, reason = newest
         if model is None:
             return None, reason
-        return None, (f"{self.info_topic} is for images of {model.width}x{model.height}, "
-                      f"but those on {self.image_topic} are {width}x{height}")
+        return None, (
+            f"{self.info_topic} is for images of {model.width}x{model.height}, "
+            f"but those on {self.image_topic} are {width}x{height}"
+        )
 
     def _converted(self, message: CameraInfo) -> tuple[CameraModel | None, str]:
         """The model and, when there is none, why. One and the same object while the calibration stays the same, so
         that what is computed from it once stays valid."""
         roi = message.roi
-        key = (message.width, message.height, message.distortion_model, tuple(message.d), tuple(message.k),
-               tuple(message.r), tuple(message.p), message.binning_x, message.binning_y,
-               roi.x_offset, roi.y_offset, roi.width, roi.height)
+        key = (
+            message.width,
+            message.height,
+            message.distortion_model,
+            tuple(message.d),
+            tuple(message.k),
+            tuple(message.r),
+            tuple(message.p),
+            message.binning_x,
+            message.binning_y,
+            roi.x_offset,
+            roi.y_offset,
+            roi.width,
+            roi.height,
+        )
         if key != self._model[0]:
             try:
                 model = camera_model(message)

@@ -20,10 +20,10 @@ from std_srvs.srv import SetBool, Trigger
 from dino_perception.messages.percepts import TOPICS, label_info
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
-from dino_perception.ros.account import Account
 from dino_perception.ros.camera import Camera, prefixes
 from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
+from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.inputs import CameraInput
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
@@ -66,13 +66,18 @@ class PerceptionNode(PatientLifecycleNode):
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
-            post_callback=self._on_jump)
+            post_callback=self._on_jump,
+        )
         for name in self._declared.unknown():
             self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
         if self.get_parameter("autostart").value:
             # A coroutine of the executor in a group of its own, so that everything is answered while engines are built.
-            self._start = self.create_timer(0.0, self._on_start, callback_group=ReentrantCallbackGroup(),
-                                            clock=Clock(clock_type=ClockType.STEADY_TIME))
+            self._start = self.create_timer(
+                0.0,
+                self._on_start,
+                callback_group=ReentrantCallbackGroup(),
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
 
     # Lifecycle
 
@@ -146,8 +151,10 @@ class PerceptionNode(PatientLifecycleNode):
         self._diagnostics.hardware_id = about["device"]
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
-        self.get_logger().info(f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on "
-                               f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}")
+        self.get_logger().info(
+            f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on "
+            f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}"
+        )
 
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
@@ -169,8 +176,17 @@ class PerceptionNode(PatientLifecycleNode):
 
         self._perceiver.update(self._settings)
         mailbox = Mailbox()
-        self._worker = Worker(mailbox, self._perceiver, self._settings, self._cameras, self._types, self._account,
-                              now_ns=lambda: self.get_clock().now().nanoseconds, complain=self._complain, lost=self._leave)
+        self._worker = Worker(
+            mailbox,
+            self._perceiver,
+            self._settings,
+            self._cameras,
+            self._types,
+            self._account,
+            now_ns=lambda: self.get_clock().now().nanoseconds,
+            complain=self._complain,
+            lost=self._leave,
+        )
         self._worker.reset_tracks()
         self._worker.start()
         for camera in self._cameras.values():
@@ -255,12 +271,24 @@ class PerceptionNode(PatientLifecycleNode):
         os._exit(DEVICE_LOST)  # cleaning up would ask the device, and may wait for ever
 
     def _find(self) -> Finding:
-        return node_finding(self._state_machine.current_state[1], self._enabled, self._doing, self._problem,
-                            self._warnings, self._account, self._perceiver)
+        return node_finding(
+            self._state_machine.current_state[1],
+            self._enabled,
+            self._doing,
+            self._problem,
+            self._warnings,
+            self._account,
+            self._perceiver,
+        )
 
     def _find_camera(self, camera: str) -> Finding:
-        return camera_finding(self, self._cameras[camera].inputs, self._account.cameras[camera], self._settings.max_age,
-                              self._worker is not None)
+        return camera_finding(
+            self,
+            self._cameras[camera].inputs,
+            self._account.cameras[camera],
+            self._settings.max_age,
+            self._worker is not None,
+        )
 
 
 def main(args: list[str] | None = None) -> int:

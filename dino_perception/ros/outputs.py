@@ -13,10 +13,18 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.ros.large_messages import VARIABLES
 
-DATA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.RELIABLE,
-                  durability=DurabilityPolicy.VOLATILE)
-LATCHED = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
-                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+DATA = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=2,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+LATCHED = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
 
 FITS = 450_000
 """Bytes that Fast DDS's own shared-memory segment (512 KiB) passes on to a best-effort reader without loss."""
@@ -29,15 +37,20 @@ class CameraOutputs:
     def __init__(self, node: Node, prefix: str, topics: Collection[str], types: Any, warn: Callable[[str], None]):
         self._node, self._warn = node, warn
         self._publishers = {
-            name: node.create_publisher(types.type(TOPICS[name].type), f"~/{prefix}{name}",
-                                        LATCHED if TOPICS[name].qos == "latched" else DATA)
-            for name in topics}
+            name: node.create_publisher(
+                types.type(TOPICS[name].type), f"~/{prefix}{name}", LATCHED if TOPICS[name].qos == "latched" else DATA
+            )
+            for name in topics
+        }
         self._watch_sizes = needs_profile()
 
     def listened(self) -> set[str]:
         """The frame-by-frame topics (relative names) that somebody subscribes to now."""
-        return {name for name, publisher in self._publishers.items()
-                if TOPICS[name].qos == "data" and publisher.get_subscription_count() > 0}
+        return {
+            name
+            for name, publisher in self._publishers.items()
+            if TOPICS[name].qos == "data" and publisher.get_subscription_count() > 0
+        }
 
     def publish(self, messages: Mapping[str, Any]) -> None:
         """Send messages by relative topic name."""
@@ -54,9 +67,11 @@ class CameraOutputs:
 
     def _too_large(self, name: str, size: int) -> None:
         self._watch_sizes = False
-        self._warn(f"{self._publishers[name].topic_name} sends messages of {size / 1e6:.1f} MB, which Fast DDS with "
-                   "its own settings loses on the way to a best-effort reader; start the node with the launch file, "
-                   f"or set {VARIABLES[0]} to config/fastdds/large_images.xml of this package")
+        self._warn(
+            f"{self._publishers[name].topic_name} sends messages of {size / 1e6:.1f} MB, which Fast DDS with "
+            "its own settings loses on the way to a best-effort reader; start the node with the launch file, "
+            f"or set {VARIABLES[0]} to config/fastdds/large_images.xml of this package"
+        )
 
 
 def needs_profile() -> bool:

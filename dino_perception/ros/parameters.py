@@ -63,8 +63,13 @@ class Parameters:
         given = getattr(self._node, "_parameter_overrides", {})
         # A file may well say something about a head that is not loaded, or about what others declare later.
         expected = {p.name for p in s.Settings().parameters()}
-        return sorted(name for name in given if not self._node.has_parameter(name) and name not in expected
-                      and not name.startswith(("qos_overrides.", "diagnostic_updater.")))
+        return sorted(
+            name
+            for name in given
+            if not self._node.has_parameter(name)
+            and name not in expected
+            and not name.startswith(("qos_overrides.", "diagnostic_updater."))
+        )
 
     def _declare(self, settings: s.Settings) -> None:
         for parameter in settings.parameters():
@@ -105,8 +110,9 @@ class Parameters:
     def _apply(self, parameters: Sequence[Parameter]) -> None:
         ours = {p.name: p.value for p in parameters if p.name in self._known}
         if self._settings is not None and ours:
-            self._settings = self._settings.changed({name: value for name, value in ours.items()
-                                                     if self._known[name].field.metadata["live"]})
+            self._settings = self._settings.changed(
+                {name: value for name, value in ours.items() if self._known[name].field.metadata["live"]}
+            )
             self._changed(self._settings)
         elif "heads" in ours:
             self._declare_heads(ours["heads"])  # a new head's own parameters can then be set before configuring
@@ -122,8 +128,11 @@ def descriptor(parameter: s.Parameter, *, ranges: bool = True) -> ParameterDescr
         kind = "any of" if isinstance(parameter.value, list) else "one of"
         constraints.append(f"{kind}: {', '.join(choices)}")
     constraints.append("takes effect at once" if live else "takes effect when the node is configured")
-    result = ParameterDescriptor(description=parameter.field.metadata["description"],
-                                 additional_constraints="; ".join(constraints), dynamic_typing=True)
+    result = ParameterDescriptor(
+        description=parameter.field.metadata["description"],
+        additional_constraints="; ".join(constraints),
+        dynamic_typing=True,
+    )
     if low is None or not ranges:
         return result
     if isinstance(parameter.value, float):

@@ -14,7 +14,7 @@ from dino_perception.messages.percepts import LATE, outputs
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
-from dino_perception.ros.account import Account
+from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 
 STOP_S = 30.0
@@ -60,9 +60,18 @@ class Worker:
     error after which the device does not answer any more.
     """
 
-    def __init__(self, mailbox: Mailbox, perceiver: Any, settings: Settings, cameras: Mapping[str, Camera], types: Any,
-                 account: Account, now_ns: Callable[[], int], complain: Callable[[str], None],
-                 lost: Callable[[str], None] = lambda text: None):
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        perceiver: Any,
+        settings: Settings,
+        cameras: Mapping[str, Camera],
+        types: Any,
+        account: Account,
+        now_ns: Callable[[], int],
+        complain: Callable[[str], None],
+        lost: Callable[[str], None] = lambda text: None,
+    ):
         self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
         self._cameras, self._types, self._account = cameras, types, account
         self._now_ns, self._complain, self._lost = now_ns, complain, lost
@@ -149,8 +158,10 @@ class Worker:
             frames.append(frame)
             wanted.append(heads)
             topics[camera] = chosen
-        parts = {camera: _Parts(letters[camera], {topic for topic in chosen if not _is_picture(topic)})
-                 for camera, chosen in topics.items()}
+        parts = {
+            camera: _Parts(letters[camera], {topic for topic in chosen if not _is_picture(topic)})
+            for camera, chosen in topics.items()
+        }
 
         def early(percepts: list[Percept]) -> None:
             """Mask, depth and points do not wait for matches."""

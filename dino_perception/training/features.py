@@ -23,8 +23,8 @@ from dino_perception.perception.geometry import Letterbox, letterbox
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.datasets.base import text_key
-from dino_perception.training.sampling import nearest
-from dino_perception.training.views import View
+from dino_perception.training.evaluation.sampling import nearest
+from dino_perception.training.looks import View
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""

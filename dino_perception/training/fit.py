@@ -14,9 +14,9 @@ from torch import Tensor
 from dino_perception.models.heads import Head
 from dino_perception.models.heads.decoders import Residual
 from dino_perception.perception.frame import IGNORE
+from dino_perception.training.evaluation.metrics import DepthScore, SegmentationScore
 from dino_perception.training.features import Item
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
-from dino_perception.training.metrics import DepthScore, SegmentationScore
 
 
 @dataclass(frozen=True)

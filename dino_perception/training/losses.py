@@ -11,7 +11,6 @@ from torch import Tensor
 from dino_perception.models.heads.decoders import resize
 from dino_perception.perception.frame import IGNORE
 
-
 BEYOND = 30.0
 """Metres that what is infinitely far shall be away at least: what is nearer counts in navigation."""
 

@@ -12,8 +12,9 @@ import yaml
 from recorded import PERIOD, START, contents, decoded, drive, image, picture, record
 from rosbags.rosbag2 import StoragePlugin
 
-from dino_perception.bags import job, mcap_write, problems
-from dino_perception.bags.problems import CODES, PROBLEMS
+from dino_perception.bags import job
+from dino_perception.bags.storage import mcap_write, problems
+from dino_perception.bags.storage.problems import CODES, PROBLEMS
 from dino_perception.cli import replay as command
 from dino_perception.cli.__main__ import main
 
@@ -124,7 +125,7 @@ def test_a_depth_camera_is_no_camera(tmp_path, replay):
 
 
 def test_topics_of_unknown_types_are_kept_as_they_are(tmp_path, replay):
-    from dino_perception.bags.topic import Topic
+    from dino_perception.bags.storage.topic import Topic
 
     writer = mcap_write.McapWriter(tmp_path / "in.mcap")
     kinds = {name: "sensor_msgs/msg/Image" for name in ("/camera/image_raw",)}
@@ -289,8 +290,8 @@ def test_every_exit_code_is_distinct_and_documented():
 
 def test_a_message_that_is_no_image_in_the_middle(tmp_path, replay):
     """Its bytes do not even fit the type: it is left out, and neither rates nor tracks take notice of it."""
-    from dino_perception.bags.reader import BagReader
-    from dino_perception.bags.writer import BagWriter
+    from dino_perception.bags.storage.reader import BagReader
+    from dino_perception.bags.storage.writer import BagWriter
 
     source, number = record(tmp_path / "in", drive(6)), 0
     writer = BagWriter(tmp_path / "broken.mcap")

@@ -10,10 +10,10 @@ import yaml
 from recorded import START, contents, drive, record, replay
 
 from dino_perception.bags.compare import TOLERANCES, compare, parse_tolerances
-from dino_perception.bags.problems import DIFFERENT, UNREADABLE, USAGE, BagError
-from dino_perception.bags.topic import Record
-from dino_perception.bags.reader import BagReader
-from dino_perception.bags.writer import BagWriter
+from dino_perception.bags.storage.problems import DIFFERENT, UNREADABLE, USAGE, BagError
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record
+from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.cli.__main__ import main
 
 NODE = "/dino_perception/"

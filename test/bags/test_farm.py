@@ -9,8 +9,8 @@ from recorded import SETTINGS, contents, drive, record, replay
 
 from dino_perception.bags.farm import Farm, LocalWorkers, RayWorkers
 from dino_perception.bags.job import Job, run
-from dino_perception.bags.many import find_bags, outputs_for, run_many, sized_to_machine
-from dino_perception.bags.problems import EMPTY, PROBLEMS, UNREADABLE, BagError
+from dino_perception.bags.several_bags import find_bags, outputs_for, run_many, sized_to_machine
+from dino_perception.bags.storage.problems import EMPTY, PROBLEMS, UNREADABLE, BagError
 from dino_perception.cli.__main__ import main
 
 

@@ -16,9 +16,9 @@ from rclpy.serialization import serialize_message  # noqa: E402
 from recorded import picture  # noqa: E402
 
 from dino_perception.bags.job import Job, run  # noqa: E402
-from dino_perception.bags.reader import BagReader  # noqa: E402
-from dino_perception.bags.topic import Record, Topic  # noqa: E402
-from dino_perception.bags.writer import BagWriter  # noqa: E402
+from dino_perception.bags.storage.reader import BagReader  # noqa: E402
+from dino_perception.bags.storage.topic import Record, Topic  # noqa: E402
+from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
 from dino_perception.messages.percepts import TOPICS  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402

@@ -9,10 +9,10 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from dino_perception.bags.mcap_write import McapWriter
-from dino_perception.bags.problems import EMPTY, UNREADABLE, BagError
-from dino_perception.bags.reader import BagReader, is_bag
-from dino_perception.bags.topic import Topic, named_qos, qos
+from dino_perception.bags.storage.mcap_write import McapWriter
+from dino_perception.bags.storage.problems import EMPTY, UNREADABLE, BagError
+from dino_perception.bags.storage.reader import BagReader, is_bag
+from dino_perception.bags.storage.topic import Topic, named_qos, qos
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 KIND = "std_msgs/msg/String"

@@ -8,8 +8,8 @@ import recorded
 from recorded import PERIOD, SETTINGS, START, contents, decoded, drive, record, replay
 from rosbags.rosbag2 import StoragePlugin
 
-from dino_perception.bags.problems import NO_IMAGES, UNWRITABLE, USAGE, BagError
-from dino_perception.bags.reader import BagReader
+from dino_perception.bags.storage.problems import NO_IMAGES, UNWRITABLE, USAGE, BagError
+from dino_perception.bags.storage.reader import BagReader
 from dino_perception.perception.frame import Frame
 
 NODE = "/dino_perception/"

@@ -11,9 +11,9 @@ import pytest
 import recorded
 from recorded import drive, record, replay
 
-from dino_perception.bags.charts import Chart, Curve
-from dino_perception.bags.frame_log import PICTURES, FrameLog
-from dino_perception.bags.report import live
+from dino_perception.bags.report.charts import Chart, Curve
+from dino_perception.bags.report.frame_log import PICTURES, FrameLog
+from dino_perception.bags.report.page import live
 from dino_perception.perception.frame import Frame
 
 

@@ -15,9 +15,9 @@ from recorded import contents, drive, record, replay
 from dino_perception.bags import replay as module
 from dino_perception.bags import state as states
 from dino_perception.bags.feed import Part
-from dino_perception.bags.problems import INTERRUPTED, USAGE, BagError
 from dino_perception.bags.state import Checkpoint, State
-from dino_perception.bags.topic import Topic
+from dino_perception.bags.storage.problems import INTERRUPTED, USAGE, BagError
+from dino_perception.bags.storage.topic import Topic
 
 
 @pytest.fixture(autouse=True)

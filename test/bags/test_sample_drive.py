@@ -12,8 +12,8 @@ from recorded import STORE, drive
 
 from dino_perception.bags.compare import compare, parse_tolerances
 from dino_perception.bags.job import Job, run
-from dino_perception.bags.topic import Record, Topic
-from dino_perception.bags.writer import BagWriter
+from dino_perception.bags.storage.topic import Record, Topic
+from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
 

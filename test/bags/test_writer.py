@@ -16,11 +16,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.typesys import Stores, get_typestore
 
-from dino_perception.bags import mcap_write, sqlite_write
-from dino_perception.bags.problems import UNWRITABLE, BagError
-from dino_perception.bags.reader import BagReader
-from dino_perception.bags.topic import Record, Topic, qos
-from dino_perception.bags.writer import BagWriter, storage_file
+from dino_perception.bags.storage import mcap_write, sqlite_write
+from dino_perception.bags.storage.problems import UNWRITABLE, BagError
+from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.topic import Record, Topic, qos
+from dino_perception.bags.storage.writer import BagWriter, storage_file
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START = 1_700_000_000_000_000_000
@@ -138,7 +138,7 @@ def test_an_existing_bag_is_never_overwritten(tmp_path, name):
 KILLED = """
     import sys, itertools
     sys.path[:0] = {paths!r}
-    from dino_perception.bags import mcap_write, sqlite_write
+    from dino_perception.bags.storage import mcap_write, sqlite_write
     from test_writer import BagWriter, groups
     mcap_write.CHUNK_SIZE = sqlite_write.COMMIT_SIZE = 50_000
     writer = BagWriter(sys.argv[1])
@@ -257,8 +257,8 @@ def test_writing_keeps_no_more_than_a_chunk_in_memory(tmp_path):
     """600 MB through the writer raise the peak of the process by less than 60 MB."""
     code = textwrap.dedent("""
         import resource, sys
-        from dino_perception.bags.topic import Record, Topic
-        from dino_perception.bags.writer import BagWriter
+        from dino_perception.bags.storage.topic import Record, Topic
+        from dino_perception.bags.storage.writer import BagWriter
         writer, data = BagWriter(sys.argv[1]), bytes(3_000_000)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for number in range(200):

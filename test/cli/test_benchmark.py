@@ -7,15 +7,27 @@ import json
 import numpy as np
 import pytest
 
-from dino_perception.cli import benchmark_run
 from dino_perception.cli.__main__ import main
-from dino_perception.cli.benchmark_rate import MatrixRate
 from dino_perception.engines.openvino import OpenVino
+from dino_perception.measuring import core_benchmark as benchmark_run
+from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.perception.settings import Settings
 
-KEYS = ["engine", "precision", "backbone", "input", "batch", "stages_ms", "bare_backbone_ms", "pipeline_ms",
-        "overhead_ratio",
-        "one_pass_speedup", "gflops", "peak_gflops", "rss_mb"]
+KEYS = [
+    "engine",
+    "precision",
+    "backbone",
+    "input",
+    "batch",
+    "stages_ms",
+    "bare_backbone_ms",
+    "pipeline_ms",
+    "overhead_ratio",
+    "one_pass_speedup",
+    "gflops",
+    "peak_gflops",
+    "rss_mb",
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +37,28 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     page = folder / "page.md"
     page.write_text("<!-- benchmark cpu -->\n<!-- end -->\n")
-    flags = ["--set", "output_height=32", "--set", "output_width=48", "--size", "64x96", "--engine", "openvino,torch",
-             "--precision", "float32", "--rounds", "3", "--batch", "2", "--no-memory", "--set", "threads=1"]
-    assert main(["benchmark", *flags, "--cache", str(folder), "--json", str(folder / "b.json"), "--page",
-                 str(page)]) == 0
+    flags = [
+        "--set",
+        "output_height=32",
+        "--set",
+        "output_width=48",
+        "--size",
+        "64x96",
+        "--engine",
+        "openvino,torch",
+        "--precision",
+        "float32",
+        "--rounds",
+        "3",
+        "--batch",
+        "2",
+        "--no-memory",
+        "--set",
+        "threads=1",
+    ]
+    assert (
+        main(["benchmark", *flags, "--cache", str(folder), "--json", str(folder / "b.json"), "--page", str(page)]) == 0
+    )
     return json.loads((folder / "b.json").read_text()), page.read_text()
 
 
@@ -44,8 +74,16 @@ def test_every_run_has_the_agreed_keys(measured):
 def test_stages_cover_the_pipeline_and_ratios_are_those_of_the_times(measured):
     for run in measured[0]["runs"]:
         stages = {name: ms["median"] for name, ms in run["stages_ms"].items()}
-        assert {"decode", "preprocess", "backbone", "segmentation", "depth", "correspondences", "matching",
-                "messages"} <= set(stages)
+        assert {
+            "decode",
+            "preprocess",
+            "backbone",
+            "segmentation",
+            "depth",
+            "correspondences",
+            "matching",
+            "messages",
+        } <= set(stages)
         assert all(ms["median"] <= ms["p95"] <= ms["p99"] for ms in run["stages_ms"].values())
         assert stages["backbone"] < stages["perceive"] < stages["pipeline"]
         assert run["overhead_ratio"] == pytest.approx(stages["pipeline"] / stages["bare_backbone"])
@@ -70,9 +108,16 @@ def test_the_work_is_that_of_the_network(measured):
 
 
 def test_memory_is_that_of_a_process_of_its_own(tmp_path):
-    settings = Settings.from_flat({"input_height": 64, "input_width": 96, "output_height": 32, "output_width": 48,
-                                   "heads": ["depth"],
-                                   "engine": "torch"})
+    settings = Settings.from_flat(
+        {
+            "input_height": 64,
+            "input_width": 96,
+            "output_height": 32,
+            "output_width": 48,
+            "heads": ["depth"],
+            "engine": "torch",
+        }
+    )
     ballast = np.ones(int(2.5e8))  # 2 GB here, which the other process must not count
     assert 150 < benchmark_run._memory(settings, tmp_path, 1) < 1500
     assert ballast[-1] == 1
@@ -106,12 +151,15 @@ def test_the_sample_drive_gives_the_frames():
     assert not np.array_equal(frames[0], frames[1])
 
 
-@pytest.mark.parametrize("flags, sentence", [
-    (["--size", "480"], "--size 480 is no HxW such as 480x640"),
-    (["--rounds", "1"], "at least 1 frame and 3 rounds are needed"),
-    (["--backbone", "resnet"], "resnet"),
-    (["--size", "100x100"], "100x100"),
-])
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--size", "480"], "--size 480 is no HxW such as 480x640"),
+        (["--rounds", "1"], "at least 1 frame and 3 rounds are needed"),
+        (["--backbone", "resnet"], "resnet"),
+        (["--size", "100x100"], "100x100"),
+    ],
+)
 def test_what_cannot_be_measured_is_one_sentence(flags, sentence, capsys, tmp_path):
     assert main(["benchmark", *flags, "--cache", str(tmp_path)]) == 1
     error = capsys.readouterr().err

@@ -9,16 +9,23 @@ import sys
 import numpy as np
 import pytest
 
-from dino_perception.cli.benchmark_node_page import page
+from dino_perception.measuring.node_page import page
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
-from dino_perception.cli.benchmark_node import Bench, NodeBenchmarkError, Span, _some  # noqa: E402
+from dino_perception.measuring.node_benchmark import Bench, NodeBenchmarkError, Span, _some  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
-from dino_perception.ros.watcher import Heard  # noqa: E402
+from dino_perception.ros.rig.watcher import Heard  # noqa: E402
 
-SMALL = ("engine=torch", "threads=1", "input_height=96", "input_width=128", "output_height=48", "output_width=64",
-         "max_age=60.0")
+SMALL = (
+    "engine=torch",
+    "threads=1",
+    "input_height=96",
+    "input_width=128",
+    "output_height=48",
+    "output_width=64",
+    "max_age=60.0",
+)
 
 
 def cdr(stamp_s: int) -> bytes:
@@ -29,8 +36,10 @@ class Ears:
     """What a listener heard, made by hand."""
 
     def __init__(self, **topics):
-        self.heard = {topic: [Heard(topic, "", round(sent * 1e9), cdr(stamp)) for stamp, sent in messages]
-                      for topic, messages in topics.items()}
+        self.heard = {
+            topic: [Heard(topic, "", round(sent * 1e9), cdr(stamp)) for stamp, sent in messages]
+            for topic, messages in topics.items()
+        }
 
 
 def bench_of(**topics) -> Bench:
@@ -50,9 +59,25 @@ def test_it_measures_three_cameras_of_a_running_node_and_writes_a_page(tmp_path)
     out, target = tmp_path / "node.json", tmp_path / "page.md"
     target.write_text("<!-- node cameras -->\n<!-- end -->\n<!-- node demand -->\n<!-- end -->\n")
     done = subprocess.run(
-        [sys.executable, "-m", "dino_perception.cli", "benchmark", "--node", "cameras,demand", "--seconds", "3", "--json",
-         out, "--page", target, *(part for text in SMALL for part in ("--set", text))],
-        capture_output=True, text=True, timeout=400)
+        [
+            sys.executable,
+            "-m",
+            "dino_perception.cli",
+            "benchmark",
+            "--node",
+            "cameras,demand",
+            "--seconds",
+            "3",
+            "--json",
+            out,
+            "--page",
+            target,
+            *(part for text in SMALL for part in ("--set", text)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(out.read_text())
     rows = {(row["camera"], row["phase"]): row for row in measured["cameras"][0]["rows"]}
@@ -69,8 +94,9 @@ def test_it_measures_three_cameras_of_a_running_node_and_writes_a_page(tmp_path)
 
 
 def test_an_unknown_part_is_refused_with_what_there_is():
-    done = subprocess.run([sys.executable, "-m", "dino_perception.cli", "benchmark", "--node", "warp"], text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dino_perception.cli", "benchmark", "--node", "warp"], text=True, capture_output=True
+    )
     assert done.returncode == 1
     assert "--node warp is not known; accepted are all, cameras, overload, demand, overhead" in done.stderr
 
@@ -82,7 +108,19 @@ def test_a_node_that_is_too_slow_to_publish_anything_is_a_sentence():
 
 def test_what_the_pages_say_is_what_was_measured():
     spread = {"p50_ms": 100.4, "p95_ms": 150.0, "p99_ms": 160.0}
-    run = {"input": "rover-tiny, input 480x640", "processing_ms": 90.0, "light": spread, "camera_hz": 22.2, "sent_hz": 22.1, "published_hz": 11.0, **spread,
-           "max_ms": 170.0, "limit_ms": 162.0, "max_age_ms": 500.0, "rss_mb": [400.2] * 6, "seconds": 30.0}
+    run = {
+        "input": "rover-tiny, input 480x640",
+        "processing_ms": 90.0,
+        "light": spread,
+        "camera_hz": 22.2,
+        "sent_hz": 22.1,
+        "published_hz": 11.0,
+        **spread,
+        "max_ms": 170.0,
+        "limit_ms": 162.0,
+        "max_age_ms": 500.0,
+        "rss_mb": [400.2] * 6,
+        "seconds": 30.0,
+    }
     text = "\n".join(page("overload", [run]))
     assert "100 / 150 / 160 / 170 ms" in text and "162 ms" in text and "400, 400" in text

@@ -23,8 +23,18 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compile")
     page = folder / "page.md"
     page.write_text("before\n<!-- parity -->\nold\n<!-- end -->\nafter\n")
-    code = main(["compile", *FLAGS, "--cache", str(folder / "cache"), "--json", str(folder / "report.json"), "--page",
-                 str(page)])
+    code = main(
+        [
+            "compile",
+            *FLAGS,
+            "--cache",
+            str(folder / "cache"),
+            "--json",
+            str(folder / "report.json"),
+            "--page",
+            str(page),
+        ]
+    )
     return code, folder, json.loads((folder / "report.json").read_text())[0], page.read_text()
 
 
@@ -68,13 +78,16 @@ def test_list_shows_what_fits_this_machine_and_clean_empties(built, capsys, tmp_
     assert "removed 8 files" in capsys.readouterr().out and not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("flags, sentence", [
-    (["--frames", "/nowhere"], "--frames /nowhere holds no pictures"),
-    (["--batch", "0"], "--batch 0 cannot be read"),
-    (["--set", "engine"], "--set engine is no NAME=VALUE"),
-    (["--set", "engine=tpu"], "'engine' is 'tpu'; accepted are"),
-    (["--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
-])
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (["--frames", "/nowhere"], "--frames /nowhere holds no pictures"),
+        (["--batch", "0"], "--batch 0 cannot be read"),
+        (["--set", "engine"], "--set engine is no NAME=VALUE"),
+        (["--set", "engine=tpu"], "'engine' is 'tpu'; accepted are"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
+    ],
+)
 def test_what_cannot_be_done_is_one_sentence(flags, sentence, capsys, tmp_path):
     assert main(["compile", *FLAGS, "--cache", str(tmp_path), *flags]) == 1
     error = capsys.readouterr().err
@@ -82,7 +95,7 @@ def test_what_cannot_be_done_is_one_sentence(flags, sentence, capsys, tmp_path):
 
 
 def test_a_page_without_a_place_is_an_error(tmp_path):
-    from dino_perception.cli.page import PageError, fill
+    from dino_perception.measuring.markdown_tables import PageError, fill
 
     page = tmp_path / "page.md"
     page.write_text("nothing")

@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
-from dino_perception.cli.demo_run import NODE, Run, output_topics  # noqa: E402
-from dino_perception.cli.demo_score import latencies, rate, resampled, score, size_mismatches, stamp_mismatches  # noqa: E402
+from dino_perception.measuring.demo_run import NODE, Run, output_topics  # noqa: E402
+from dino_perception.measuring.demo_score import latencies, rate, resampled, score, size_mismatches, stamp_mismatches  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.perception.frame import CameraModel  # noqa: E402
-from dino_perception.ros.watcher import Heard  # noqa: E402
+from dino_perception.ros.rig.watcher import Heard  # noqa: E402
 from dino_perception.training.datasets.base import Sample  # noqa: E402
 
 TYPES = RosbagsTypes()

@@ -16,10 +16,10 @@ pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
-from dino_perception.bags.topic import Record, Topic, qos  # noqa: E402
-from dino_perception.bags.writer import BagWriter  # noqa: E402
+from dino_perception.bags.storage.topic import Record, Topic, qos  # noqa: E402
+from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
-from dino_perception.ros.watcher import Watcher  # noqa: E402
+from dino_perception.ros.rig.watcher import Watcher  # noqa: E402
 
 TYPES = RosbagsTypes()
 START = 1_000_000_000_000

@@ -56,8 +56,16 @@ def folder(filled, tmp_path):
 
 def start(head, folder, said, **options):
     _, graph, example = head
-    return engines.build(graph, example, engine="openvino", precision="float32", cache=folder, name="depth",
-                         report=said.append, **options)
+    return engines.build(
+        graph,
+        example,
+        engine="openvino",
+        precision="float32",
+        cache=folder,
+        name="depth",
+        report=said.append,
+        **options,
+    )
 
 
 def test_a_second_start_loads_without_exporting_and_gives_the_same_bits(filled, head, inputs, monkeypatch):
@@ -89,10 +97,16 @@ DAMAGE = {
     "a lost engine": (".engine", Path.unlink, "cannot be read"),
     "a record cut short": (".json", lambda p: p.write_text(p.read_text()[:40]), "record cannot be read"),
     "a record that is no object": (".json", lambda p: p.write_text("[]"), "describes another engine"),
-    "a foreign record": (".json", lambda p: p.write_text(p.read_text().replace('"threads": 0', '"threads": 9')),
-                         "describes another engine"),
-    "a record without its parity": (".json", lambda p: p.write_text(p.read_text().replace('"parity"', '"party"')),
-                                    "parity"),
+    "a foreign record": (
+        ".json",
+        lambda p: p.write_text(p.read_text().replace('"threads": 0', '"threads": 9')),
+        "describes another engine",
+    ),
+    "a record without its parity": (
+        ".json",
+        lambda p: p.write_text(p.read_text().replace('"parity"', '"party"')),
+        "parity",
+    ),
 }
 
 
@@ -144,8 +158,9 @@ def test_everything_that_makes_an_engine_wrong_changes_the_key(tiny, monkeypatch
         next(p for n, p in other.named_parameters() if n.endswith("norm.bias"))[0] += 1e-6
     keys["weight"] = key_of(Program(other.at(64, 96, (3,)), pixels()))
 
-    spec = dataclasses.replace(tiny.spec,
-                               normalisation=dataclasses.replace(tiny.spec.normalisation, mean=(0.5, 0.5, 0.5)))
+    spec = dataclasses.replace(
+        tiny.spec, normalisation=dataclasses.replace(tiny.spec.normalisation, mean=(0.5, 0.5, 0.5))
+    )
     monkeypatch.setattr(tiny, "spec", spec)
     keys["normalisation"] = key_of(Program(tiny.at(64, 96, (3,)), pixels()))
     monkeypatch.undo()
@@ -181,8 +196,9 @@ def test_models_import_nothing_that_the_source_hash_misses():
                 assert not words[1].startswith("..."), (path, line)
 
 
-@pytest.mark.parametrize("backbone_id",
-                         ["rover-tiny", "dinov3-vits16plus", "dinov2-vits14-reg", "dinov3-convnext-tiny"])
+@pytest.mark.parametrize(
+    "backbone_id", ["rover-tiny", "dinov3-vits16plus", "dinov2-vits14-reg", "dinov3-convnext-tiny"]
+)
 def test_every_graph_of_the_models_is_known_without_an_export(backbone_id):
     from dino_perception.models.heads.base import load_head
 
@@ -260,8 +276,13 @@ print("done", c.info.from_cache, flush=True)
 def builder(folder, seconds) -> subprocess.Popen:
     script = folder.with_name(f"{folder.name}-{seconds}.py")
     script.write_text(BUILDER.format(folder=str(folder), seconds=seconds))
-    process = subprocess.Popen([sys.executable, str(script)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env={**os.environ, "PYTHONPATH": str(Path(identity.__file__).parents[2])})
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(identity.__file__).parents[2])},
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 

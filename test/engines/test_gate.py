@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dino_perception.engines.eager import Eager
 from dino_perception.engines.base import Program
-from dino_perception.engines.frames import parity_inputs
+from dino_perception.engines.eager import Eager
 from dino_perception.engines.parity import Gate, Reference, compare, kinds, summary
+from dino_perception.engines.parity_pictures import parity_inputs
 
 
 def engine_of(module, example):
@@ -38,8 +38,9 @@ def test_the_reference_agrees_with_itself(reference, vit):
 def test_a_missing_block_fails(reference, vit, block):
     """Each block of the graph counts: random weights with LayerScale near one do not hide a lost block."""
     broken = copy.deepcopy(vit)
-    scales = [p for name, p in broken.named_parameters()
-              if f"blocks.{block}." in name and name.endswith(("scale1", "scale2"))]
+    scales = [
+        p for name, p in broken.named_parameters() if f"blocks.{block}." in name and name.endswith(("scale1", "scale2"))
+    ]
     assert len(scales) == 2
     for scale in scales:
         scale.zero_()
@@ -71,6 +72,7 @@ def test_one_bad_patch_fails_by_the_worst_and_not_by_the_mean(reference, vit):
 
 def test_nan_and_inf_fail(reference, vit):
     for poison in (math.nan, math.inf):
+
         class Poisoned(torch.nn.Module):
             def forward(self, pixels):
                 maps = [t.clone() for t in vit(pixels)]
@@ -138,8 +140,14 @@ def test_masks_confidences_and_depths_are_compared_in_their_own_terms():
 def test_every_kind_of_output_is_told_apart():
     unit = torch.nn.functional.normalize(torch.randn(1, 12, 8), dim=-1)
     levels = torch.randint(0, 256, (1, 4, 4), dtype=torch.uint8)
-    assert kinds((levels, levels, torch.rand(1, 4, 4) * 9, unit, torch.rand(1, 3, 2, 2), torch.rand(1, 8))) == \
-        ("labels", "levels", "depth", "features", "features", "features")
+    assert kinds((levels, levels, torch.rand(1, 4, 4) * 9, unit, torch.rand(1, 3, 2, 2), torch.rand(1, 8))) == (
+        "labels",
+        "levels",
+        "depth",
+        "features",
+        "features",
+        "features",
+    )
 
 
 def test_pictures_fill_a_batch_with_different_ones():

@@ -117,11 +117,17 @@ def test_a_function_of_frames_is_called_only_for_a_build(crooked, vit, frame, sa
     assert calls == [1]
 
 
-@pytest.mark.parametrize("options, sentence", [
-    ({"engine": "tpu"}, "there is no engine 'tpu'; accepted are auto, crooked, torch"),
-    ({"precision": "int8"}, "engine 'crooked' does not compute in int8; accepted are auto, bfloat16, float16, float32"),
-    ({"engine": "auto", "precision": "int8"}, "no engine that works here computes in int8"),
-])
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"engine": "tpu"}, "there is no engine 'tpu'; accepted are auto, crooked, torch"),
+        (
+            {"precision": "int8"},
+            "engine 'crooked' does not compute in int8; accepted are auto, bfloat16, float16, float32",
+        ),
+        ({"engine": "auto", "precision": "int8"}, "no engine that works here computes in int8"),
+    ],
+)
 def test_a_wrong_choice_is_one_sentence(crooked, vit, frame, said, options, sentence):
     crooked()
     with pytest.raises(engines.EngineError, match=sentence):

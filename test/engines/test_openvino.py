@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from dino_perception import engines
-from dino_perception.engines.frames import parity_inputs
-from dino_perception.engines import arithmetic
+from dino_perception.engines import cpu_bfloat16
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.engines.parity import Gate, kinds
+from dino_perception.engines.parity_pictures import parity_inputs
 
 pytestmark = pytest.mark.skipif(bool(OpenVino().unavailable()), reason=OpenVino().unavailable() or "-")
 
@@ -34,9 +34,14 @@ def plain(vit):
     return engines.build(vit, (vit.example(),), engine="openvino", precision="float32")
 
 
-@pytest.mark.parametrize("capabilities, pays, order", [
-    (("FP32", "BF16"), True, ("bfloat16", "float32")), (("FP32", "BF16"), False, ("float32", "bfloat16")),
-    (("FP32",), True, ("float32",))])
+@pytest.mark.parametrize(
+    "capabilities, pays, order",
+    [
+        (("FP32", "BF16"), True, ("bfloat16", "float32")),
+        (("FP32", "BF16"), False, ("float32", "bfloat16")),
+        (("FP32",), True, ("float32",)),
+    ],
+)
 def test_auto_tries_first_the_precision_that_is_faster_here(monkeypatch, capabilities, pays, order):
     monkeypatch.setattr(OpenVino, "_capabilities", staticmethod(lambda: capabilities))
     monkeypatch.setattr("dino_perception.engines.openvino.bfloat16_pays", lambda: pays)
@@ -46,8 +51,10 @@ def test_auto_tries_first_the_precision_that_is_faster_here(monkeypatch, capabil
 @pytest.mark.parametrize("float32, bfloat16, pays", [(1.0, 0.5, True), (1.0, 0.95, False), (0.6, 1.0, False)])
 def test_bfloat16_pays_where_its_products_take_clearly_less_time(monkeypatch, float32, bfloat16, pays):
     now = itertools.accumulate(itertools.cycle([0.0, float32, 0.0, bfloat16]))
-    monkeypatch.setattr("dino_perception.engines.arithmetic.time", types.SimpleNamespace(perf_counter=lambda: next(now)))
-    assert arithmetic.bfloat16_pays.__wrapped__() is pays
+    monkeypatch.setattr(
+        "dino_perception.engines.cpu_bfloat16.time", types.SimpleNamespace(perf_counter=lambda: next(now))
+    )
+    assert cpu_bfloat16.bfloat16_pays.__wrapped__() is pays
 
 
 @needs_bf16
@@ -98,8 +105,9 @@ def test_a_view_of_a_larger_image_is_accepted(plain, frame):
 
 
 def test_a_wrong_shape_is_one_sentence(plain, frame):
-    with pytest.raises(engines.EngineError,
-                       match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"):
+    with pytest.raises(
+        engines.EngineError, match=r"was given uint8 \(1, 64, 64, 3\); it was built for uint8 \(1, 64, 96, 3\)"
+    ):
         plain(frame[:, :, :64])
 
 
@@ -120,11 +128,14 @@ def test_the_torch_copy_of_the_weights_is_let_go(frame):
 
 def test_openvino_reports_to_nobody():
     """Its import forks a process that reports its use over the network, unless its telemetry cannot be found."""
-    code = ("import sys; from dino_perception.engines.openvino import OpenVino; OpenVino().unavailable(); "
-            "import openvino; openvino.convert_model; "
-            "print(sys.modules['openvino_telemetry'], 'multiprocessing.popen_fork' in sys.modules)")
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                            cwd=Path(engines.__file__).parents[2])
+    code = (
+        "import sys; from dino_perception.engines.openvino import OpenVino; OpenVino().unavailable(); "
+        "import openvino; openvino.convert_model; "
+        "print(sys.modules['openvino_telemetry'], 'multiprocessing.popen_fork' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(engines.__file__).parents[2]
+    )
     assert answer.stdout.split() == ["None", "False"], answer.stderr
 
 
@@ -137,8 +148,9 @@ def test_heads_take_the_backbones_own_output(vit, frame, plain, kind):
     taps = [vit.taps.index(tap) if tap in vit.taps else 0 for tap in head.spec.taps]
     given = tuple(features[i] for i in taps)
     graph = head.at(32, 48)
-    top = engines.build(graph, tuple(torch.zeros_like(t) for t in given), engine="openvino", precision="float32",
-                        name=kind)
+    top = engines.build(
+        graph, tuple(torch.zeros_like(t) for t in given), engine="openvino", precision="float32", name=kind
+    )
     with torch.inference_mode():
         maps = vit(frame)
         wanted = graph(*(maps[i] for i in taps))
@@ -164,14 +176,15 @@ def test_depth_comes_without_steps_in_bfloat16():
     net = backbone.at(192, 256, head.spec.taps)  # a picture's features: to noise the head may answer with one depth
     with torch.inference_mode():
         features = tuple(f.contiguous() for f in net(*parity_inputs((net.example(),))[0]))
-    compiled = engines.build(head.at(96, 128), features, engine="openvino", precision="bfloat16", name="depth",
-                             parity_inputs=[features])
+    compiled = engines.build(
+        head.at(96, 128), features, engine="openvino", precision="bfloat16", name="depth", parity_inputs=[features]
+    )
     (metres,) = compiled(*features)
     assert len(torch.unique(metres)) > 0.9 * metres.numel()
 
 
 def test_enlarging_by_hand_is_torchs_own_interpolation():
-    from dino_perception.engines.tail import bilinear
+    from dino_perception.engines.exact_upsampling import bilinear
 
     x = torch.randn(2, 3, 7, 9)
     for size in ((28, 36), (13, 40), (7, 9), (5, 4), (1, 1)):
@@ -181,7 +194,7 @@ def test_enlarging_by_hand_is_torchs_own_interpolation():
 
 def test_only_the_last_enlargement_is_written_out():
     from dino_perception.engines.base import Program
-    from dino_perception.engines.tail import with_exact_tail
+    from dino_perception.engines.exact_upsampling import with_exact_tail
 
     class Net(torch.nn.Module):
         def __init__(self):

@@ -30,11 +30,13 @@ def options(precision="bfloat16", scratch=Path("/cache")) -> dict:
 
 def like(names: list[str]):
     """A function that takes these arguments and, as torch_tensorrt's does, swallows any other."""
+
     def function(**kwargs): ...
 
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
-    function.__signature__ = inspect.Signature([*parameters,
-                                                inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+    function.__signature__ = inspect.Signature(
+        [*parameters, inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
+    )
     return function
 
 
@@ -61,10 +63,13 @@ def test_every_call_in_the_engine_names_real_arguments(version):
         names = SIGNATURES[version][name]
         assert len(call.args) <= len(names)
         assert {keyword.arg for keyword in call.keywords if keyword.arg} <= set(names), name
-    first_two = {"dynamo.compile": ["exported_program", "inputs"], "save": ["module", "file_path"],
-                 "load": ["file_path"]}
+    first_two = {
+        "dynamo.compile": ["exported_program", "inputs"],
+        "save": ["module", "file_path"],
+        "load": ["file_path"],
+    }
     for name, positional in first_two.items():
-        assert SIGNATURES[version][name][:len(positional)] == positional
+        assert SIGNATURES[version][name][: len(positional)] == positional
 
 
 def test_an_option_that_a_version_lacks_is_an_error_and_not_swallowed(monkeypatch):
@@ -86,8 +91,10 @@ def arguments_of(wheel: Path) -> dict[str, list[str]]:
     """Argument names of the functions the engine calls, read from a wheel without importing it."""
     found = {}
     with zipfile.ZipFile(wheel) as archive:
-        for file, prefix, wanted in (("torch_tensorrt/dynamo/_compiler.py", "dynamo.", ("compile",)),
-                                     ("torch_tensorrt/_compile.py", "", ("save", "load"))):
+        for file, prefix, wanted in (
+            ("torch_tensorrt/dynamo/_compiler.py", "dynamo.", ("compile",)),
+            ("torch_tensorrt/_compile.py", "", ("save", "load")),
+        ):
             for node in ast.parse(archive.read(file)).body:
                 if isinstance(node, ast.FunctionDef) and node.name in wanted:
                     a = node.args
@@ -97,10 +104,26 @@ def arguments_of(wheel: Path) -> dict[str, list[str]]:
 
 def test_the_table_is_what_the_wheel_says(tmp_path):
     version = list(SIGNATURES)[-1]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest",
-               str(tmp_path),
-               "--timeout", "5", "--retries", "0", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64",
-               f"torch-tensorrt=={version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(tmp_path),
+        "--timeout",
+        "5",
+        "--retries",
+        "0",
+        "--python-version",
+        "3.11",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        f"torch-tensorrt=={version}",
+    ]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:

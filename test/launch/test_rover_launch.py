@@ -18,7 +18,6 @@ launch_pytest = pytest.importorskip("launch_pytest", reason="launch and launch_p
 rclpy = pytest.importorskip("rclpy")
 
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
-from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
@@ -26,6 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 
 from dino_perception.messages.types import RclpyTypes  # noqa: E402
 from dino_perception.share import share  # noqa: E402
+from launch import LaunchDescription  # noqa: E402
 
 READY_S = 90.0
 """A first start builds the engines."""
@@ -78,7 +78,9 @@ def two_cameras(params_file, tmp_path_factory):
 
 @launch_pytest.fixture
 def one_that_comes_back(params_file):
-    return launched("rover.launch.py", name="phoenix", image="/front/image_raw", params_file=params_file, respawn="true")
+    return launched(
+        "rover.launch.py", name="phoenix", image="/front/image_raw", params_file=params_file, respawn="true"
+    )
 
 
 @launch_pytest.fixture
@@ -140,8 +142,10 @@ def test_a_node_that_dies_is_started_again_and_goes_on(listener):
     os.kill(first, signal.SIGKILL)
     died = listener.now()
     listener.newest.clear()
-    listener.feed({"/front/image_raw": "/front/camera_info"},
-                  until=lambda: listener.all_heard() and stamp(listener.newest["/phoenix/segmentation/mask"]) > died)
+    listener.feed(
+        {"/front/image_raw": "/front/camera_info"},
+        until=lambda: listener.all_heard() and stamp(listener.newest["/phoenix/segmentation/mask"]) > died,
+    )
     assert first not in processes_named("phoenix")
 
 

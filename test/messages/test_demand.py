@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from dino_perception.perception.settings import default_heads
 from dino_perception.messages.demand import Demand
+from dino_perception.perception.settings import default_heads
 
 HEADS = default_heads(["segmentation", "depth", "correspondences"])
 
@@ -23,14 +23,17 @@ def test_nobody_listens_so_nothing_runs():
     assert Demand().decide("front", 0, set(), HEADS) == (set(), set())
 
 
-@pytest.mark.parametrize("topic, heads", [
-    ("segmentation/mask", {"segmentation"}),
-    ("segmentation/overlay", {"segmentation"}),
-    ("depth/image", {"depth"}),
-    ("points", {"depth", "segmentation"}),
-    ("correspondences/overlay", {"correspondences"}),
-    ("depth/camera_info", set()),
-])
+@pytest.mark.parametrize(
+    "topic, heads",
+    [
+        ("segmentation/mask", {"segmentation"}),
+        ("segmentation/overlay", {"segmentation"}),
+        ("depth/image", {"depth"}),
+        ("points", {"depth", "segmentation"}),
+        ("correspondences/overlay", {"correspondences"}),
+        ("depth/camera_info", set()),
+    ],
+)
 def test_a_topic_needs_the_heads_that_it_shows(topic, heads):
     assert Demand().decide("front", 0, {topic}, HEADS) == ({topic}, heads)
 
@@ -38,7 +41,9 @@ def test_a_topic_needs_the_heads_that_it_shows(topic, heads):
 def test_a_disabled_head_never_runs_and_its_topics_rest():
     heads = with_head("depth", enabled=False)
     assert Demand().decide("front", 0, {"depth/image", "points", "segmentation/mask"}, heads) == (
-        {"segmentation/mask"}, {"segmentation"})
+        {"segmentation/mask"},
+        {"segmentation"},
+    )
 
 
 def test_points_do_without_a_segmentation_that_is_disabled_or_not_loaded():
@@ -46,8 +51,9 @@ def test_points_do_without_a_segmentation_that_is_disabled_or_not_loaded():
         assert Demand().decide("front", 0, {"points"}, heads) == ({"points"}, {"depth"})
 
 
-@pytest.mark.parametrize("rate, camera_hz, expected",
-                         [(5.0, 10.0, 50), (4.0, 10.0, 40), (3.0, 30.0, 30), (20.0, 10.0, 100)])
+@pytest.mark.parametrize(
+    "rate, camera_hz, expected", [(5.0, 10.0, 50), (4.0, 10.0, 40), (3.0, 30.0, 30), (20.0, 10.0, 100)]
+)
 def test_a_rate_is_kept_on_average_although_stamps_jitter(rate, camera_hz, expected):
     demand, heads = Demand(), with_head("depth", rate=rate)
     runs = 0

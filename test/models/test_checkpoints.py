@@ -20,12 +20,24 @@ from dino_perception.models import catalog, files, layouts, reference
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import CheckpointError, load_backbone, save_backbone, untrained
 
-SHORT = {name: reference.shortened(catalog.get(name), 1 if "vitl" in name else 2) for name in
-         ("dinov3-vits16", "dinov3-vits16plus", "dinov3-vitb16", "dinov3-vitl16", "dinov3-vitl16-sat",
-          "dinov3-vit7b16-sat",
-          "dinov3-convnext-tiny", "dinov2-vits14", "dinov2-vits14-reg", "dinov2-vitg14")}
-SHORT["dinov3-vit7b16-sat"] = replace(SHORT["dinov3-vit7b16-sat"], dims=(1024,), heads=8, hidden=2048, depths=(1,),
-                                      taps=(0,))
+SHORT = {
+    name: reference.shortened(catalog.get(name), 1 if "vitl" in name else 2)
+    for name in (
+        "dinov3-vits16",
+        "dinov3-vits16plus",
+        "dinov3-vitb16",
+        "dinov3-vitl16",
+        "dinov3-vitl16-sat",
+        "dinov3-vit7b16-sat",
+        "dinov3-convnext-tiny",
+        "dinov2-vits14",
+        "dinov2-vits14-reg",
+        "dinov2-vitg14",
+    )
+}
+SHORT["dinov3-vit7b16-sat"] = replace(
+    SHORT["dinov3-vit7b16-sat"], dims=(1024,), heads=8, hidden=2048, depths=(1,), taps=(0,)
+)
 SHORT["dinov2-vitg14"] = replace(SHORT["dinov2-vitg14"], depths=(1,), taps=(0,))
 FORMATS = [(name, layout) for name in SHORT for layout in layouts.LAYOUTS]
 
@@ -71,9 +83,17 @@ def test_each_format_gives_the_same_weights(name: str, layout: str, tmp_path) ->
         assert torch.equal(features(loaded), features(backbone))
 
 
-@pytest.mark.parametrize("name, keys", [("dinov3-vits16", 188), ("dinov3-vits16plus", 212), ("dinov3-vitl16", 368),
-                                        ("dinov3-vith16plus", 552), ("dinov3-convnext-tiny", 182),
-                                        ("dinov3-convnext-large", 344)])
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("dinov3-vits16", 188),
+        ("dinov3-vits16plus", 212),
+        ("dinov3-vitl16", 368),
+        ("dinov3-vith16plus", 552),
+        ("dinov3-convnext-tiny", 182),
+        ("dinov3-convnext-large", 344),
+    ],
+)
 def test_original_files_have_as_many_tensors_as_the_released_ones(name: str, keys: int, monkeypatch) -> None:
     monkeypatch.undo()
     spec = catalog.get(name)
@@ -83,9 +103,17 @@ def test_original_files_have_as_many_tensors_as_the_released_ones(name: str, key
     assert len(pieces | masks | training) == keys
 
 
-@pytest.mark.parametrize("name", ["dinov3-vits16", "dinov3-vits16plus", "dinov3-convnext-tiny", "dinov2-vits14",
-                                  "dinov2-vits14-reg",
-                                  "dinov2-vitg14"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dinov3-vits16",
+        "dinov3-vits16plus",
+        "dinov3-convnext-tiny",
+        "dinov2-vits14",
+        "dinov2-vits14-reg",
+        "dinov2-vitg14",
+    ],
+)
 def test_a_folder_that_transformers_wrote_gives_what_transformers_computes(name: str, tmp_path) -> None:
     pytest.importorskip("transformers")
     spec = SHORT[name]
@@ -100,9 +128,11 @@ def test_a_folder_that_transformers_wrote_gives_what_transformers_computes(name:
 
 def test_a_timm_file_gives_what_timm_computes(tmp_path) -> None:
     timm = pytest.importorskip("timm")
-    for name, made in (("dinov3-vits16plus", "vit_small_plus_patch16_dinov3_qkvb"),
-                       ("dinov3-convnext-tiny", "convnext_tiny"),
-                       ("dinov2-vits14-reg", "vit_small_patch14_reg4_dinov2")):
+    for name, made in (
+        ("dinov3-vits16plus", "vit_small_plus_patch16_dinov3_qkvb"),
+        ("dinov3-convnext-tiny", "convnext_tiny"),
+        ("dinov2-vits14-reg", "vit_small_patch14_reg4_dinov2"),
+    ):
         spec = SHORT[name]
         more = dict(depths=spec.depths, norm_eps=1e-6) if spec.convolutional else dict(depth=2, dynamic_img_size=True)
         model = timm.create_model(made, num_classes=0, **more).eval()
@@ -122,14 +152,24 @@ def test_a_timm_file_gives_what_timm_computes(tmp_path) -> None:
         assert torch.allclose(got, wanted, atol=1e-4, rtol=1e-4), name
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda t: {"model": t},
-    lambda t: {"teacher": {f"backbone.{n}": v for n, v in t.items()} | {"dino_head.mlp.0.weight": torch.zeros(2, 2)}},
-    lambda t: {"state_dict": {f"module.teacher.backbone.{n}": v for n, v in t.items()}
-               | {f"module.student.backbone.{n}": v + 1 for n, v in t.items()}, "epoch": 3},
-    lambda t: {"model": {f"_orig_mod.module.{n}": v for n, v in t.items()},
-               "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
-])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: {"model": t},
+        lambda t: {
+            "teacher": {f"backbone.{n}": v for n, v in t.items()} | {"dino_head.mlp.0.weight": torch.zeros(2, 2)}
+        },
+        lambda t: {
+            "state_dict": {f"module.teacher.backbone.{n}": v for n, v in t.items()}
+            | {f"module.student.backbone.{n}": v + 1 for n, v in t.items()},
+            "epoch": 3,
+        },
+        lambda t: {
+            "model": {f"_orig_mod.module.{n}": v for n, v in t.items()},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+        },
+    ],
+)
 def test_training_checkpoints_load_whatever_wraps_the_weights(wrap, tmp_path) -> None:
     backbone = drawn("dinov3-vits16plus")
     torch.save(wrap(layouts.to_layout(backbone.state_dict(), backbone.spec, "original")), tmp_path / "checkpoint.pth")
@@ -184,8 +224,24 @@ def test_rounded_periods_come_from_the_file(tmp_path) -> None:
     tensors["rope_embed.periods"] = tensors["rope_embed.periods"].to(torch.bfloat16)
     torch.save(tensors, tmp_path / "weights.pth")
     loaded = load_backbone("dinov3-vits16", tmp_path / "weights.pth")
-    released = [1, 1.3359375, 1.78125, 2.375, 3.15625, 4.21875, 5.625, 7.5, 10, 13.3125, 17.75, 23.75, 31.625, 42.25,
-                56.25, 75]
+    released = [
+        1,
+        1.3359375,
+        1.78125,
+        2.375,
+        3.15625,
+        4.21875,
+        5.625,
+        7.5,
+        10,
+        13.3125,
+        17.75,
+        23.75,
+        31.625,
+        42.25,
+        56.25,
+        75,
+    ]
     assert loaded.periods.tolist() == released
     assert loaded.weights_hash == backbone.weights_hash
     assert 0 < (features(loaded) - features(backbone)).abs().max() < 0.1
@@ -209,8 +265,9 @@ def test_satellite_weights_are_not_taken_for_web_weights(tmp_path) -> None:
     assert "belongs to dinov3-vitl16-sat, whose pixels are normalised differently" in said
     backbone = drawn("dinov3-vitl16")
     save_file(layouts.to_layout(backbone.state_dict(), backbone.spec, "huggingface"), tmp_path / "model.safetensors")
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.43, 0.411, 0.296],
-                                                                   "image_std": [0.213, 0.156, 0.143]}))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.43, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]})
+    )
     (tmp_path / "renamed.pth").unlink()
     assert "belongs to dinov3-vitl16-sat" in refused("dinov3-vitl16", tmp_path)
 
@@ -238,16 +295,20 @@ def test_the_wrong_model_is_named(tmp_path) -> None:
     torch.save(layouts.to_layout(backbone.state_dict(), backbone.spec, "original"), tmp_path / "b.pth")
     assert refused("dinov3-vits16", tmp_path / "b.pth").endswith(
         "b.pth holds a DINOv3 ViT with 2 layers of 768 channels, patch 16, 4 registers (dinov3-vitb16), not "
-        "dinov3-vits16")
+        "dinov3-vits16"
+    )
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path) -> None:
     backbone = drawn("dinov3-vits16")
     tensors = layouts.to_layout(backbone.state_dict(), backbone.spec, "huggingface")
-    save_file({n: t for n, t in tensors.items() if n != "layer.1.norm2.bias"} | {"layer.1.extra": torch.ones(1)},
-              tmp_path / "a.safetensors")
+    save_file(
+        {n: t for n, t in tensors.items() if n != "layer.1.norm2.bias"} | {"layer.1.extra": torch.ones(1)},
+        tmp_path / "a.safetensors",
+    )
     assert refused("dinov3-vits16", tmp_path / "a.safetensors").endswith(
-        "does not fit dinov3-vits16: missing layer.1.norm2.bias; unexpected layer.1.extra")
+        "does not fit dinov3-vits16: missing layer.1.norm2.bias; unexpected layer.1.extra"
+    )
     save_file(tensors | {"layer.0.mlp.up_proj.weight": torch.ones(1500, 384)}, tmp_path / "b.safetensors")
     said = refused("dinov3-vits16", tmp_path / "b.safetensors")
     assert "blocks.0.mlp.up.weight is [1500, 384] instead of [1536, 384]" in said
@@ -261,9 +322,12 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path) -> None:
 def test_tensors_cut_as_nobody_cuts_them_are_refused(tmp_path) -> None:
     backbone = drawn("dinov3-vits16")
     tensors = layouts.to_layout(backbone.state_dict(), backbone.spec, "original")
-    for name, odd in (("storage_tokens", torch.ones(4)), ("patch_embed.proj.weight", torch.tensor(1.0)),
-                      ("blocks.0.attn.qkv.bias_mask", torch.ones(7)),
-                      ("blocks.0.attn.qkv.weight", torch.ones(3))):
+    for name, odd in (
+        ("storage_tokens", torch.ones(4)),
+        ("patch_embed.proj.weight", torch.tensor(1.0)),
+        ("blocks.0.attn.qkv.bias_mask", torch.ones(7)),
+        ("blocks.0.attn.qkv.weight", torch.ones(3)),
+    ):
         torch.save(tensors | {name: odd}, tmp_path / "odd.pth")
         refused("dinov3-vits16", tmp_path / "odd.pth")
     files.write(tmp_path / "own.safetensors", backbone.state_dict(), {"content": "backbone"})
@@ -297,17 +361,21 @@ def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:
     tensors = layouts.to_layout(backbone.state_dict(), backbone.spec, "original")
     torch.save(tensors, tmp_path / "whole.pth")
     save_file(tensors, tmp_path / "whole.safetensors")
-    for name, said in (("whole.pth", "is not a whole torch file"),
-                       ("whole.safetensors", "is not a whole safetensors file")):
+    for name, said in (
+        ("whole.pth", "is not a whole torch file"),
+        ("whole.safetensors", "is not a whole safetensors file"),
+    ):
         content = (tmp_path / name).read_bytes()
         for keep in (0.9, 0.5, 0.001):
             cut = tmp_path / f"cut{Path(name).suffix}"
-            cut.write_bytes(content[:int(len(content) * keep)])
+            cut.write_bytes(content[: int(len(content) * keep)])
             assert said in refused("dinov3-vits16", cut)
-    for content, said in ((b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\noid",
-                                              "is a Git LFS pointer"),
-                          (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page, not weights"),
-                          (b"nonsense, but long enough to be something", "damaged")):
+    for content, said in (
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is a web page, not weights"),
+        (b"nonsense, but long enough to be something", "damaged"),
+    ):
         (tmp_path / "odd.pth").write_bytes(content)
         assert said in refused("dinov3-vits16", tmp_path / "odd.pth")
     assert "cannot be read: No such file or directory" in refused("dinov3-vits16", tmp_path / "absent.pth")
@@ -343,6 +411,8 @@ def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:
 
 def test_loading_does_not_start_torchs_compiler() -> None:
     """A node that comes back after a crash waits for its imports; the compiler's alone take longer than all the rest."""
-    code = ("import sys; from dino_perception.models.checkpoints import load_backbone; load_backbone('rover-tiny'); "
-            "sys.exit('torch._dynamo' in sys.modules)")
+    code = (
+        "import sys; from dino_perception.models.checkpoints import load_backbone; load_backbone('rover-tiny'); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -26,7 +26,7 @@ HARMLESS = {operator.getitem, torch.ops.aten._assert_tensor_metadata.default}
 
 def covered(target) -> bool:
     name = str(target)
-    return name in COVERED or (name.endswith(".default") and name[:-len(".default")] in COVERED)
+    return name in COVERED or (name.endswith(".default") and name[: -len(".default")] in COVERED)
 
 
 def operators(module: nn.Module, example: tuple[torch.Tensor, ...]) -> set:
@@ -58,8 +58,9 @@ def graphs() -> dict[str, catalog.BackboneSpec]:
 @pytest.mark.parametrize("spec", graphs().values(), ids=graphs())
 def test_every_backbone_exports_to_operators_of_tensorrt(spec: catalog.BackboneSpec) -> None:
     backbone = untrained(spec)
-    graph = backbone.at(6 * spec.stride, 8 * spec.stride, spec.taps, extras=("cls", "registers") if spec.registers
-                        else ("cls",))
+    graph = backbone.at(
+        6 * spec.stride, 8 * spec.stride, spec.taps, extras=("cls", "registers") if spec.registers else ("cls",)
+    )
     found = operators(graph, (graph.example(2),))
     assert {str(op) for op in found - HARMLESS if not covered(op)} == set()
     if not spec.convolutional:
@@ -67,9 +68,18 @@ def test_every_backbone_exports_to_operators_of_tensorrt(spec: catalog.BackboneS
     assert not any("sin" in str(op) or "cos" in str(op) or "tile" in str(op) or "repeat" in str(op) for op in found)
 
 
-@pytest.mark.parametrize("kind, arch", [("segmentation", "light"), ("segmentation", "fine"), ("segmentation", "linear"),
-                                        ("depth", "light"), ("depth", "fine"), ("depth", "linear"),
-                                        ("correspondences", "cosine")])
+@pytest.mark.parametrize(
+    "kind, arch",
+    [
+        ("segmentation", "light"),
+        ("segmentation", "fine"),
+        ("segmentation", "linear"),
+        ("depth", "light"),
+        ("depth", "fine"),
+        ("depth", "linear"),
+        ("correspondences", "cosine"),
+    ],
+)
 @pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-convnext-tiny"])
 def test_every_head_exports_to_operators_of_tensorrt(backbone_id: str, kind: str, arch: str) -> None:
     backbone = untrained(catalog.get(backbone_id))
@@ -83,6 +93,7 @@ def test_an_operator_that_tensorrt_lacks_is_noticed() -> None:
     class Unknown(nn.Module):
         def forward(self, x):
             return torch.special.i0(x)
+
     assert not all(covered(op) for op in operators(Unknown(), (torch.ones(2),)) - HARMLESS)
 
 
@@ -103,8 +114,9 @@ def test_the_list_is_what_the_wheel_registers() -> None:
     for source in sources:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dynamo_tensorrt_converter":
-                target = ast.unparse(node.args[0] if node.args
-                                     else next(k.value for k in node.keywords if k.arg == "key"))
+                target = ast.unparse(
+                    node.args[0] if node.args else next(k.value for k in node.keywords if k.arg == "key")
+                )
                 if target.startswith("torch.ops.aten."):
                     targets.add(target.removeprefix("torch.ops."))
     assert targets == COVERED
@@ -113,7 +125,10 @@ def test_the_list_is_what_the_wheel_registers() -> None:
 def _sources() -> list[str]:
     if wheel := os.environ.get("TORCH_TENSORRT"):
         with zipfile.ZipFile(wheel) as file:
-            return [file.read(n).decode() for n in file.namelist() if n.startswith("torch_tensorrt/dynamo/")
-                    and n.endswith(".py")]
+            return [
+                file.read(n).decode()
+                for n in file.namelist()
+                if n.startswith("torch_tensorrt/dynamo/") and n.endswith(".py")
+            ]
     spec = importlib.util.find_spec("torch_tensorrt")
     return [p.read_text() for p in (Path(spec.origin).parent / "dynamo").rglob("*.py")] if spec else []

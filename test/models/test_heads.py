@@ -18,8 +18,10 @@ from dino_perception.models.checkpoints import load_backbone, untrained
 from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 
-ARCHES = [*((kind, arch) for kind in ("segmentation", "depth") for arch in ("light", "fine", "linear")),
-          ("correspondences", "cosine")]
+ARCHES = [
+    *((kind, arch) for kind in ("segmentation", "depth") for arch in ("light", "fine", "linear")),
+    ("correspondences", "cosine"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,9 @@ def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -
 def test_depth_is_the_weighted_mean_of_the_bins(spacing: str, weighting: str) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (1, 256, 2, 3))
     bins = np.linspace(0.001, 10, 256) if spacing == "linear" else np.geomspace(0.001, 10, 256)
-    weights = {"relu": np.maximum(logits, 0) + 0.1, "softmax": np.exp(logits),
-               "sigmoid": 1 / (1 + np.exp(-logits))}[weighting]
+    weights = {"relu": np.maximum(logits, 0) + 0.1, "softmax": np.exp(logits), "sigmoid": 1 / (1 + np.exp(-logits))}[
+        weighting
+    ]
     wanted = (weights * bins[:, None, None]).sum(1) / weights.sum(1)
     got = bin_mean(torch.from_numpy(logits).float(), depth_bins(0.001, 10, 256, spacing), weighting)
     assert np.allclose(got[:, 0].numpy(), wanted, rtol=1e-5)
@@ -89,7 +92,7 @@ def test_depth_is_the_weighted_mean_of_the_bins(spacing: str, weighting: str) ->
 def test_descriptors_are_unit_vectors_row_by_row(backbone) -> None:
     head = create_head("correspondences", backbone)
     features = maps(backbone, head)
-    descriptors, = head.at(1, 1)(*features)
+    (descriptors,) = head.at(1, 1)(*features)
     wanted = features[0].permute(0, 2, 3, 1).reshape(2, 60, 256).numpy()
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
     assert np.allclose(descriptors.numpy(), wanted, atol=1e-6)
@@ -117,9 +120,13 @@ def test_three_heads_cost_less_than_a_tenth_of_the_backbone(backbone) -> None:
 
 @pytest.mark.parametrize("kind, arch", ARCHES)
 def test_a_head_file_gives_back_the_head(backbone, kind: str, arch: str, tmp_path) -> None:
-    head = create_head(kind, backbone, arch, labels=[ClassLabel(0, "go", (0, 255, 0)),
-                                                     ClassLabel(1, "stop", (255, 0, 0))],
-                       depth_range=(0.5, 40.0) if kind == "depth" else None)
+    head = create_head(
+        kind,
+        backbone,
+        arch,
+        labels=[ClassLabel(0, "go", (0, 255, 0)), ClassLabel(1, "stop", (255, 0, 0))],
+        depth_range=(0.5, 40.0) if kind == "depth" else None,
+    )
     head.spec = replace(head.spec, metrics={"miou": 0.5}, training={"frames": 3})
     save_head(head, tmp_path / "head.safetensors")
     loaded = load_head(kind, backbone, tmp_path / "head.safetensors")
@@ -158,21 +165,25 @@ def test_a_head_is_refused_where_it_does_not_belong(backbone, tmp_path) -> None:
         broken.net.out.bias[2] = float("nan")
     save_head(broken, tmp_path / "nan.safetensors")
     assert "holds values that are not finite in net.out.bias" in refused(
-        load_head, "segmentation", backbone, tmp_path / "nan.safetensors")
+        load_head, "segmentation", backbone, tmp_path / "nan.safetensors"
+    )
     path.write_bytes(path.read_bytes()[:2000])
     assert "is not a whole safetensors file" in refused(load_head, "segmentation", backbone, path)
 
 
-@pytest.mark.parametrize("change, said", [
-    (dict(version=2), "has version 2 of the head format; this package reads version 1"),
-    (dict(taps=(1, 9)), "taps [1, 9] do not fit rover-tiny; accepted are layers 0 to 7"),
-    (dict(taps=(1, 3)), "expects taps with [256, 256, 256, 256] channels"),
-    (dict(labels=LABELS[:4]), "does not fit a light segmentation head: net.out.bias is [5] instead of [4]"),
-    (dict(labels=LABELS[1:]), "the label ids are [1, 2, 3, 4]; accepted are 0, 1, 2, ... without gaps"),
-    (dict(arch="heavy"), "there is no segmentation head 'heavy'; accepted are light, fine, linear"),
-    (dict(options={"depth": 3}), "the options {'width': 64, 'depth': 3} do not fit a light segmentation head"),
-    (dict(normalisation=catalog.SATELLITE), "expects pixels normalised with"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(version=2), "has version 2 of the head format; this package reads version 1"),
+        (dict(taps=(1, 9)), "taps [1, 9] do not fit rover-tiny; accepted are layers 0 to 7"),
+        (dict(taps=(1, 3)), "expects taps with [256, 256, 256, 256] channels"),
+        (dict(labels=LABELS[:4]), "does not fit a light segmentation head: net.out.bias is [5] instead of [4]"),
+        (dict(labels=LABELS[1:]), "the label ids are [1, 2, 3, 4]; accepted are 0, 1, 2, ... without gaps"),
+        (dict(arch="heavy"), "there is no segmentation head 'heavy'; accepted are light, fine, linear"),
+        (dict(options={"depth": 3}), "the options {'width': 64, 'depth': 3} do not fit a light segmentation head"),
+        (dict(normalisation=catalog.SATELLITE), "expects pixels normalised with"),
+    ],
+)
 def test_a_head_file_whose_metadata_does_not_fit_is_refused(backbone, change: dict, said: str, tmp_path) -> None:
     head = create_head("segmentation", backbone)
     head.spec = replace(head.spec, **change)
@@ -184,8 +195,9 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
     files.write(tmp_path / "other.safetensors", {"a": torch.ones(1)}, {"content": "backbone"})
     assert "holds no depth head" in refused(load_head, "depth", backbone, tmp_path / "other.safetensors")
     files.write(tmp_path / "half.safetensors", {"a": torch.ones(1)}, {"content": "head", "spec": {"kind": "depth"}})
-    assert "does not describe its head completely" in refused(load_head, "depth", backbone,
-                                                              tmp_path / "half.safetensors")
+    assert "does not describe its head completely" in refused(
+        load_head, "depth", backbone, tmp_path / "half.safetensors"
+    )
     said = refused(load_head, "lidar", backbone)
     assert "there is no head 'lidar'; accepted are correspondences, depth, segmentation" in said
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
@@ -198,49 +210,63 @@ def test_linear_heads_of_dinov3s_evaluation_load(backbone, data_parallel: str, t
     generator = torch.Generator().manual_seed(0)
 
     def head(name: str, outputs: int) -> dict[str, torch.Tensor]:
-        return {"batchnorm_layer.weight": torch.rand(256, generator=generator) + 0.5,
-                "batchnorm_layer.bias": torch.randn(256, generator=generator),
-                "batchnorm_layer.running_mean": torch.randn(256, generator=generator),
-                "batchnorm_layer.running_var": torch.rand(256, generator=generator) + 0.5,
-                "batchnorm_layer.num_batches_tracked": torch.tensor(40000),
-                f"{name}.weight": torch.randn(outputs, 256, 1, 1, generator=generator) * 0.1,
-                f"{name}.bias": torch.randn(outputs, generator=generator)}
+        return {
+            "batchnorm_layer.weight": torch.rand(256, generator=generator) + 0.5,
+            "batchnorm_layer.bias": torch.randn(256, generator=generator),
+            "batchnorm_layer.running_mean": torch.randn(256, generator=generator),
+            "batchnorm_layer.running_var": torch.rand(256, generator=generator) + 0.5,
+            "batchnorm_layer.num_batches_tracked": torch.tensor(40000),
+            f"{name}.weight": torch.randn(outputs, 256, 1, 1, generator=generator) * 0.1,
+            f"{name}.bias": torch.randn(outputs, generator=generator),
+        }
 
     def logits(state, name, x):
         x = F.batch_norm(x, *(state[f"batchnorm_layer.{n}"] for n in ("running_mean", "running_var", "weight", "bias")))
         return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     state = head("conv", 150)
-    torch.save({"model": {f"{data_parallel}segmentation_model.1.{n}": t for n, t in state.items()}, "optimizer": {}},
-               tmp_path / "s.pth")
+    torch.save(
+        {"model": {f"{data_parallel}segmentation_model.1.{n}": t for n, t in state.items()}, "optimizer": {}},
+        tmp_path / "s.pth",
+    )
     loaded = load_head("segmentation", backbone, tmp_path / "s.pth")
     features = maps(backbone, loaded)
     wanted = F.interpolate(logits(state, "conv", features[0]), (48, 80), mode="bilinear").argmax(1)
     assert loaded.spec.taps == (7,) and loaded.spec.labels[149].name == "class_149"
     assert torch.equal(loaded.at(48, 80)(*features)[0].long(), wanted)
-    assert "tells 150 classes apart; 5 labels were given" in refused(load_head, "segmentation", backbone,
-                                                                     tmp_path / "s.pth", labels=LABELS)
+    assert "tells 150 classes apart; 5 labels were given" in refused(
+        load_head, "segmentation", backbone, tmp_path / "s.pth", labels=LABELS
+    )
 
     state = head("conv_depth", 256)
-    torch.save({"model": {data_parallel + n: t for n, t in state.items()}, "optimizer": {}, "iteration": 38400},
-               tmp_path / "d.pth")
+    torch.save(
+        {"model": {data_parallel + n: t for n, t in state.items()}, "optimizer": {}, "iteration": 38400},
+        tmp_path / "d.pth",
+    )
     loaded = load_head("depth", backbone, tmp_path / "d.pth")
     weights = logits(state, "conv_depth", features[0]).relu() + 0.1
     bins = torch.linspace(0.001, 10, 256).view(1, -1, 1, 1)
     wanted = (weights / weights.sum(1, keepdim=True) * bins).sum(1, keepdim=True)
     wanted = F.interpolate(wanted, (48, 80), mode="bilinear")[:, 0]
-    assert loaded.spec.depth_range == (0.001, 10.0) and torch.allclose(loaded.at(48, 80)(*features)[0], wanted,
-                                                                       rtol=1e-5)
+    assert loaded.spec.depth_range == (0.001, 10.0) and torch.allclose(
+        loaded.at(48, 80)(*features)[0], wanted, rtol=1e-5
+    )
 
     without = {n: t for n, t in state.items() if not n.startswith("batchnorm")}
     torch.save({"model": without}, tmp_path / "n.pth")
     plain = load_head("depth", backbone, tmp_path / "n.pth", depth_range=(0.1, 80))
-    assert torch.allclose(plain.net(features[0]), F.conv2d(features[0], without["conv_depth.weight"],
-                                                           without["conv_depth.bias"]), atol=1e-5)
-    torch.save({"model": {"conv_depth.weight": torch.zeros(256, 512, 1, 1), "conv_depth.bias": torch.zeros(256)}},
-               tmp_path / "c.pth")
-    assert "reads 512 channels; rover-tiny gives 256 for its last layer" in refused(load_head, "depth", backbone,
-                                                                                    tmp_path / "c.pth")
+    assert torch.allclose(
+        plain.net(features[0]),
+        F.conv2d(features[0], without["conv_depth.weight"], without["conv_depth.bias"]),
+        atol=1e-5,
+    )
+    torch.save(
+        {"model": {"conv_depth.weight": torch.zeros(256, 512, 1, 1), "conv_depth.bias": torch.zeros(256)}},
+        tmp_path / "c.pth",
+    )
+    assert "reads 512 channels; rover-tiny gives 256 for its last layer" in refused(
+        load_head, "depth", backbone, tmp_path / "c.pth"
+    )
 
 
 def test_a_head_learns() -> None:

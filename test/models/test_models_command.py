@@ -23,10 +23,12 @@ GATED = "facebook/dinov3-vits16-pretrain-lvd1689m"
 @pytest.fixture
 def command(capsys):
     """The command as the shell runs it, in this process: exit code, standard output, standard error."""
+
     def run(*arguments: object) -> tuple[int, str, str]:
         code = main(["models", *map(str, arguments)])
         out = capsys.readouterr()
         return code, out.out, out.err
+
     return run
 
 
@@ -48,10 +50,17 @@ class Hub(BaseHTTPRequestHandler):
             self._send(403, b"", body, {"X-Error-Code": "GatedRepo"})
         elif path.startswith("/api/models/"):
             name = path.removeprefix("/api/models/").removesuffix("/revision/main")
-            file = {"rfilename": "model.safetensors", "size": len(self.content),
-                    "lfs": {"sha256": self.stated, "size": len(self.content), "pointerSize": 1}}
-            self._send(200, json.dumps({"id": name, "sha": "0" * 40,
-                                        "siblings": [file, {"rfilename": "README.md"}]}).encode(), body, {})
+            file = {
+                "rfilename": "model.safetensors",
+                "size": len(self.content),
+                "lfs": {"sha256": self.stated, "size": len(self.content), "pointerSize": 1},
+            }
+            self._send(
+                200,
+                json.dumps({"id": name, "sha": "0" * 40, "siblings": [file, {"rfilename": "README.md"}]}).encode(),
+                body,
+                {},
+            )
         elif path.endswith("/model.safetensors"):
             self._send(200, self.content, body, {"ETag": '"weights"', "X-Repo-Commit": "0" * 40})
         else:
@@ -86,6 +95,7 @@ def server() -> Iterator[str]:
 def hub(server: str, monkeypatch) -> None:
     """huggingface_hub as HF_ENDPOINT sets it up, which it reads only when it is first imported."""
     from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "ENDPOINT", server)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server + "/{repo_id}/resolve/{revision}/{filename}")
 
@@ -103,7 +113,8 @@ def test_a_gated_repository_is_explained_in_one_sentence(hub, command, tmp_path:
     assert code == 1 and err.strip() == (
         f"dino-perception models: {GATED} is gated: accept its licence at https://huggingface.co/{GATED}, log in with "
         f"'hf auth login' "
-        "and try again, or take the open copy with --source timm")
+        "and try again, or take the open copy with --source timm"
+    )
 
 
 def test_a_download_that_differs_from_what_the_hub_states_is_deleted(hub, command, tmp_path: Path, monkeypatch) -> None:
@@ -117,8 +128,10 @@ def test_what_cannot_be_downloaded_is_said(command) -> None:
     assert "there is no backbone 'vit'; the ids are" in command("--download", "vit")[2]
     said = command("--download", "dinov3-vitl16plus")[2]
     assert f"dinov3-vitl16plus is not on huggingface.co; ask for it at {catalog.REQUEST}" in said
-    assert "eupe-vitt16 has no source 'huggingface'; accepted are timm" in command("--download", "eupe-vitt16",
-                                                                                   "--source", "huggingface")[2]
+    assert (
+        "eupe-vitt16 has no source 'huggingface'; accepted are timm"
+        in command("--download", "eupe-vitt16", "--source", "huggingface")[2]
+    )
 
 
 def test_the_table_lists_every_backbone_and_the_data_holds_more(command, tmp_path: Path) -> None:

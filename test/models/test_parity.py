@@ -21,14 +21,25 @@ pytest.importorskip("transformers")
 
 WHOLE, SMALL, ALL = 99, ((96, 160),), reference.SIZES
 QUICK = {
-    "rover-tiny": (WHOLE, ALL), "dinov3-vits16": (WHOLE, ALL), "dinov3-vits16plus": (WHOLE, ((224, 224), (96, 160))),
-    "dinov3-vitb16": (WHOLE, SMALL), "dinov3-vitl16": (2, SMALL), "dinov3-vitl16plus": (2, SMALL),
-    "dinov3-vith16plus": (2, SMALL), "dinov3-vit7b16": (1, SMALL),
+    "rover-tiny": (WHOLE, ALL),
+    "dinov3-vits16": (WHOLE, ALL),
+    "dinov3-vits16plus": (WHOLE, ((224, 224), (96, 160))),
+    "dinov3-vitb16": (WHOLE, SMALL),
+    "dinov3-vitl16": (2, SMALL),
+    "dinov3-vitl16plus": (2, SMALL),
+    "dinov3-vith16plus": (2, SMALL),
+    "dinov3-vit7b16": (1, SMALL),
     "dinov3-convnext-tiny": (WHOLE, ((224, 224), (96, 160))),
-    "dinov3-convnext-small": (2, SMALL), "dinov3-convnext-base": (2, SMALL), "dinov3-convnext-large": (2, SMALL),
-    "lingbot-vitg16": (2, SMALL), "dinov2-vits14": (WHOLE, SMALL), "dinov2-vitb14": (2, SMALL),
+    "dinov3-convnext-small": (2, SMALL),
+    "dinov3-convnext-base": (2, SMALL),
+    "dinov3-convnext-large": (2, SMALL),
+    "lingbot-vitg16": (2, SMALL),
+    "dinov2-vits14": (WHOLE, SMALL),
+    "dinov2-vitb14": (2, SMALL),
     "dinov2-vitl14": (2, SMALL),
-    "dinov2-vitg14": (2, SMALL), "dinov2-vits14-reg": (WHOLE, SMALL), "dinov2-vitg14-reg": (2, SMALL),
+    "dinov2-vitg14": (2, SMALL),
+    "dinov2-vits14-reg": (WHOLE, SMALL),
+    "dinov2-vitg14-reg": (2, SMALL),
 }
 EVERYTHING = os.environ.get("DINO_PERCEPTION_PARITY") == "all"
 
@@ -61,9 +72,15 @@ def test_the_comparison_sees_x_and_y_swapped(tiny, monkeypatch) -> None:
     right = vit.rotary_table
 
     def transposed(periods, rows, columns, prefix):
-        return [t[torch.cat([torch.arange(prefix), prefix
-                             + torch.arange(rows * columns).reshape(columns, rows).T.flatten()])]
-                for t in right(periods, columns, rows, prefix)]
+        return [
+            t[
+                torch.cat(
+                    [torch.arange(prefix), prefix + torch.arange(rows * columns).reshape(columns, rows).T.flatten()]
+                )
+            ]
+            for t in right(periods, columns, rows, prefix)
+        ]
+
     monkeypatch.setattr(vit, "rotary_table", transposed)
     assert difference(*tiny) > 100 * reference.TOLERANCE
 
@@ -100,8 +117,11 @@ def test_the_comparison_sees_a_position_table_scaled_the_original_way(monkeypatc
     spec = reference.shortened(catalog.get("dinov2-vits14"), 2)
     model = reference.reference_model(spec)
     right = dinov2.scale_table
-    monkeypatch.setattr(dinov2, "scale_table", lambda table, rows, columns, offset, antialias:
-                        right(table, rows, columns, 0.1, antialias))
+    monkeypatch.setattr(
+        dinov2,
+        "scale_table",
+        lambda table, rows, columns, offset, antialias: right(table, rows, columns, 0.1, antialias),
+    )
     assert difference(spec, model) > reference.TOLERANCE
 
 
@@ -120,16 +140,18 @@ def test_the_original_position_table_is_sampled_where_its_offset_puts_it() -> No
     assert np.allclose(scaled[5].numpy()[inside], wanted[inside], atol=1e-5) and inside.sum() > 25
 
 
-@pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-vits16", "dinov3-convnext-tiny", "dinov2-vitg14",
-                                         "dinov2-vits14-reg"])
+@pytest.mark.parametrize(
+    "backbone_id", ["rover-tiny", "dinov3-vits16", "dinov3-convnext-tiny", "dinov2-vitg14", "dinov2-vits14-reg"]
+)
 def test_our_weights_run_in_transformers(backbone_id: str, tmp_path) -> None:
     """The other direction: our random weights in a folder as the hub holds them, opened by transformers itself."""
     spec = reference.shortened(catalog.get(backbone_id), 2)
     backbone = untrained(spec)
     empty = reference.reference_model(spec)
     empty.config.save_pretrained(tmp_path)
-    save_file(layouts.to_layout(backbone.state_dict(), spec, "huggingface"), tmp_path / "model.safetensors",
-              {"format": "pt"})
+    save_file(
+        layouts.to_layout(backbone.state_dict(), spec, "huggingface"), tmp_path / "model.safetensors", {"format": "pt"}
+    )
     model, info = type(empty).from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) <= {"embeddings.mask_token"} and not info["unexpected_keys"]
     if spec.family == "dinov2-vit":
@@ -160,11 +182,14 @@ def test_graphs_share_the_parameters_and_differ_in_nothing_but_size() -> None:
     assert all(a is b for a, b in zip(*(g.parameters() for g in graphs)))
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ((480, 650, [7]), "480x650 pixels do not fit rover-tiny, whose sides must be multiples of 16; 480x656 does"),
-    ((480, 640, [8]), "taps [8] do not fit rover-tiny; accepted are layers 0 to 7"),
-    ((480, 640, []), "taps [] do not fit"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ((480, 650, [7]), "480x650 pixels do not fit rover-tiny, whose sides must be multiples of 16; 480x656 does"),
+        ((480, 640, [8]), "taps [8] do not fit rover-tiny; accepted are layers 0 to 7"),
+        ((480, 640, []), "taps [] do not fit"),
+    ],
+)
 def test_what_does_not_fit_is_refused_with_a_sentence(arguments, said: str) -> None:
     with pytest.raises(ValueError) as refused:
         load_backbone("rover-tiny").at(*arguments)

@@ -14,8 +14,11 @@ from safetensors.torch import save_file as library_save  # noqa: E402
 
 from dino_perception.models.plain_safetensors import DTYPES, SafetensorError, safe_open, save_file  # noqa: E402
 
-TENSORS = {**{name.lower(): (torch.arange(6).reshape(2, 3) % 2).to(dtype) for name, dtype in DTYPES.items()},
-           "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+TENSORS = {
+    **{name.lower(): (torch.arange(6).reshape(2, 3) % 2).to(dtype) for name, dtype in DTYPES.items()},
+    "scalar": torch.tensor(2.5),
+    "empty": torch.zeros(0, 4),
+}
 METADATA = {"dino_perception": json.dumps({"labels": ["soil", "größer"]})}
 
 
@@ -50,14 +53,22 @@ def written(path, text: bytes, data: bytes, length: int | None = None):
     return path
 
 
-@pytest.mark.parametrize("text, data, length", [
-    (json.dumps(header()).encode(), bytes(7), None),  # cut off
-    (json.dumps(header()).encode(), bytes(9), None),  # too long
-    (json.dumps(header(data_offsets=[0, 12])).encode(), bytes(12), None),  # place and shape differ
-    (json.dumps(header(data_offsets=[4, 12])).encode(), bytes(12), None),  # a gap
-    (json.dumps(header(shape=[-2])).encode(), bytes(8), None), (json.dumps(header(shape=[-2, -1])).encode(), bytes(8), None),
-    (json.dumps(header(dtype="F128")).encode(), bytes(8), None),
-    (b"[1, 2]", b"", None), (b"{", b"", None), (b"{}", b"", 1 << 40), (b"{}", b"", 1 << 62)])
+@pytest.mark.parametrize(
+    "text, data, length",
+    [
+        (json.dumps(header()).encode(), bytes(7), None),  # cut off
+        (json.dumps(header()).encode(), bytes(9), None),  # too long
+        (json.dumps(header(data_offsets=[0, 12])).encode(), bytes(12), None),  # place and shape differ
+        (json.dumps(header(data_offsets=[4, 12])).encode(), bytes(12), None),  # a gap
+        (json.dumps(header(shape=[-2])).encode(), bytes(8), None),
+        (json.dumps(header(shape=[-2, -1])).encode(), bytes(8), None),
+        (json.dumps(header(dtype="F128")).encode(), bytes(8), None),
+        (b"[1, 2]", b"", None),
+        (b"{", b"", None),
+        (b"{}", b"", 1 << 40),
+        (b"{}", b"", 1 << 62),
+    ],
+)
 def test_what_is_no_whole_file_is_refused_by_both(tmp_path, text, data, length):
     path = written(tmp_path / "bad", text, data, length)
     with pytest.raises(safetensors.SafetensorError):

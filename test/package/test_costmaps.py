@@ -11,8 +11,10 @@ from dino_perception.share import share
 
 NODE = "/dino_perception/"
 SOURCE_TOPICS = {  # the semantic layer's parameter -> our topic
-    "segmentation_topic": "segmentation/mask", "confidence_topic": "segmentation/confidence",
-    "labels_topic": "segmentation/label_info", "pointcloud_topic": "points",
+    "segmentation_topic": "segmentation/mask",
+    "confidence_topic": "segmentation/confidence",
+    "labels_topic": "segmentation/label_info",
+    "pointcloud_topic": "points",
 }
 
 
@@ -35,16 +37,16 @@ def test_a_costmap_has_the_parameters_as_their_declared_types(name):
     """Nav2 refuses `5` for a double and `5.0` for an integer."""
     declared = {
         float: "update_frequency publish_frequency transform_tolerance resolution robot_radius origin_z z_resolution "
-               "min_obstacle_height max_obstacle_height obstacle_min_range obstacle_max_range raytrace_min_range "
-               "raytrace_max_range observation_persistence expected_update_rate inflation_radius cost_scaling_factor "
-               "min_obstacle_distance max_obstacle_distance tile_map_decay_time",
+        "min_obstacle_height max_obstacle_height obstacle_min_range obstacle_max_range raytrace_min_range "
+        "raytrace_max_range observation_persistence expected_update_rate inflation_radius cost_scaling_factor "
+        "min_obstacle_distance max_obstacle_distance tile_map_decay_time",
         int: "width height combination_method z_voxels unknown_threshold mark_threshold sensor_data_depth base_cost "
-             "max_cost mark_confidence samples_to_max_cost",
+        "max_cost mark_confidence samples_to_max_cost",
         bool: "rolling_window track_unknown_space always_send_full_costmap enabled footprint_clearing_enabled "
-              "publish_voxel_map marking clearing use_approximate_time_sync use_cost_selection visualize_tile_map "
-              "dominant_priority",
+        "publish_voxel_map marking clearing use_approximate_time_sync use_cost_selection visualize_tile_map "
+        "dominant_priority",
         str: "global_frame robot_base_frame plugin observation_sources topic data_type segmentation_topic "
-             "confidence_topic labels_topic pointcloud_topic",
+        "confidence_topic labels_topic pointcloud_topic",
         list: "plugins class_types classes",
     }
     kinds = {parameter: kind for kind, parameters in declared.items() for parameter in parameters.split()}

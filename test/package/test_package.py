@@ -55,7 +55,9 @@ def test_every_ros_package_that_is_imported_is_a_dependency():
     assert ros - optional <= declared
 
 
-@pytest.mark.parametrize("room", ["models", "engines", "perception", "messages", "bags", "training", "cli"])
+@pytest.mark.parametrize(
+    "room", ["models", "engines", "perception", "messages", "bags", "training", "measuring", "cli"]
+)
 def test_only_the_live_room_imports_rclpy(room):
     """Directly: cli runs nodes through dino_perception.ros, when it is asked to."""
     for path in (ROOT / "dino_perception" / room).rglob("*.py"):
@@ -80,6 +82,9 @@ def test_imports_point_one_way():
         "messages": {"models", "engines", "perception"},
         "bags": {"models", "engines", "perception", "messages"},
         "ros": {"models", "engines", "perception", "messages"},
+        "training": {"models", "engines", "perception", "messages", "bags"},  # bags: a recording is a dataset
+        "measuring": {"models", "engines", "perception", "messages", "bags", "ros", "training"},
+        "cli": {"models", "engines", "perception", "messages", "bags", "ros", "training", "measuring"},
     }
     for room, allowed in order.items():
         for path in (ROOT / "dino_perception" / room).rglob("*.py"):
@@ -87,6 +92,13 @@ def test_imports_point_one_way():
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dino_perception."):
                     target = node.module.split(".")[1]
                     assert target in allowed | {room, "share"}, f"{path.relative_to(ROOT)} imports {node.module}"
+
+
+def test_the_code_is_formatted_and_has_no_lint():
+    ruff = [sys.executable, "-m", "ruff"]
+    for command in (["check", "--quiet"], ["format", "--check", "--quiet"]):
+        done = subprocess.run([*ruff, *command, "--no-cache", "."], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_command_line_answers_help_without_loading_torch():

@@ -13,7 +13,7 @@ def drive():
     from scenes import Drive
 
     from dino_perception.perception.frame import CameraModel
-    from dino_perception.training.terrain import Camera, World
+    from dino_perception.training.terrain.world import Camera, World
 
     world = World(14, "badlands")
     poses = world.drive(12, 10.0)

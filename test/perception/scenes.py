@@ -21,7 +21,9 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip((image - image.mean()) / image.std() * 40 + 128, 0, 255).astype(np.uint8)
 
 
-def moved(image: np.ndarray, affine: np.ndarray, gain: float = 1.0, offset: float = 0.0, noise: float = 0.0) -> np.ndarray:
+def moved(
+    image: np.ndarray, affine: np.ndarray, gain: float = 1.0, offset: float = 0.0, noise: float = 0.0
+) -> np.ndarray:
     """The image with each point x at `affine` (2, 3) x, and another exposure."""
     out = cv2.warpAffine(image, affine, image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     out = out * gain + offset + np.random.default_rng(1).normal(0, noise, out.shape)
@@ -61,7 +63,9 @@ class Drive:
         x0, y0 = np.clip(xy.astype(int), 0, [width - 2, height - 2]).T
         four = np.stack([self.depth[a][y0 + j, x0 + i] for j in (0, 1) for i in (0, 1)], axis=1)
         fx, fy = xy[:, 0] - x0, xy[:, 1] - y0
-        z = 1 / ((1 / four) * np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)).sum(axis=1)
+        z = 1 / ((1 / four) * np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)).sum(
+            axis=1
+        )
         k = self.camera.k
         point = np.concatenate([(xy - k[:2, 2]) / [k[0, 0], k[1, 1]], np.ones((len(xy), 1))], axis=1) * z[:, None]
         world = point @ self.poses[a][:3, :3].T + self.poses[a][:3, 3]

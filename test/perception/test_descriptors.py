@@ -45,7 +45,9 @@ def test_gradients_know_their_direction():
         assert histogram[..., direction].min() > 0.9, "shares of all gradients, which sum to one"
 
 
-@pytest.mark.parametrize("size, patch", [((720, 1280), (32.0, 32.0)), ((240, 320), (8.0, 8.0)), ((480, 752), (18.8, 18.8))])
+@pytest.mark.parametrize(
+    "size, patch", [((720, 1280), (32.0, 32.0)), ((240, 320), (8.0, 8.0)), ((480, 752), (18.8, 18.8))]
+)
 def test_gradients_fit_patches_of_any_size(size, patch):
     rows, columns = round(size[0] / patch[1]), round(size[1] / patch[0])
     scaled = cv2.resize(GREY, (round(640 * patch[0] / 16), round(480 * patch[1] / 16)), interpolation=cv2.INTER_CUBIC)
@@ -74,8 +76,10 @@ def test_what_all_patches_share_does_not_count():
 
 
 def test_nearest_neighbours_in_eight_bits_are_those_of_float32(monkeypatch):
-    pair = [(unit(seed) + 0.7 * unit(9), of(image)) for seed, image in
-            ((1, GREY), (2, moved(GREY, np.array([[1, 0, 9.0], [0, 1, 5.0]]))))]
+    pair = [
+        (unit(seed) + 0.7 * unit(9), of(image))
+        for seed, image in ((1, GREY), (2, moved(GREY, np.array([[1, 0, 9.0], [0, 1, 5.0]]))))
+    ]
     quick = similarities(*(codes(*p) for p in pair))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     exact = similarities(*(codes(*p) for p in pair))

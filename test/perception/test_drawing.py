@@ -87,7 +87,11 @@ def matches(height=480, width=640, n=40) -> Correspondences:
 
 def test_matches_are_drawn_from_where_a_point_was_to_where_it_is():
     found = dataclasses.replace(
-        matches(n=1), x=np.float32([300]), y=np.float32([200]), reference_x=np.float32([260]), reference_y=np.float32([180])
+        matches(n=1),
+        x=np.float32([300]),
+        y=np.float32([200]),
+        reference_x=np.float32([260]),
+        reference_y=np.float32([180]),
     )
     picture = drawing.correspondences_overlay(dataclasses.replace(percept(), correspondences=found), PLAIN).astype(int)
     coloured = np.argwhere(picture.max(axis=2) - picture.min(axis=2) > 60)

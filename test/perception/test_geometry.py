@@ -10,7 +10,17 @@ from dino_perception.perception import geometry
 from dino_perception.perception.frame import CameraModel
 from dino_perception.perception.geometry import GeometryError, letterbox
 
-SIZES = [(480, 640), (720, 1280), (1080, 1920), (1200, 1920), (480, 752), (240, 320), (640, 480), (97, 131), (1024, 1024)]
+SIZES = [
+    (480, 640),
+    (720, 1280),
+    (1080, 1920),
+    (1200, 1920),
+    (480, 752),
+    (240, 320),
+    (640, 480),
+    (97, 131),
+    (1024, 1024),
+]
 
 LENSES = {
     "none": ("plumb_bob", []),
@@ -178,7 +188,9 @@ def test_a_point_falls_back_onto_its_own_pixel_through_the_output_camera(lens, h
     cloud = geometry.points(depth, geometry.rays(c))
     assert cloud.dtype == np.float32
     if c.model == "equidistant":
-        pixel, _ = cv2.fisheye.projectPoints(cloud.reshape(-1, 1, 3).astype(np.float64), np.zeros(3), np.zeros(3), c.k, c.d)
+        pixel, _ = cv2.fisheye.projectPoints(
+            cloud.reshape(-1, 1, 3).astype(np.float64), np.zeros(3), np.zeros(3), c.k, c.d
+        )
     else:
         d = c.d if len(c.d) else None
         pixel, _ = cv2.projectPoints(cloud.reshape(-1, 3).astype(np.float64), np.zeros(3), np.zeros(3), c.k, d)

@@ -30,7 +30,9 @@ def test_a_letterboxed_view_keeps_only_patches_on_the_image():
     assert (v.rows, v.columns) == (22, 40)  # 360 of 480 rows are image: 22.5 patches
     assert v.patch == pytest.approx((32, 32))
     centres = v.centres().reshape(22, 40, 2)
-    assert centres[0, 0] == pytest.approx((15.5, 15.5)) and centres[21, 39] == pytest.approx((39 * 32 + 15.5, 21 * 32 + 15.5))
+    assert centres[0, 0] == pytest.approx((15.5, 15.5)) and centres[21, 39] == pytest.approx(
+        (39 * 32 + 15.5, 21 * 32 + 15.5)
+    )
     assert v.levels[0].shape == (720, 1280)
 
 

@@ -72,7 +72,9 @@ def test_outputs_are_those_of_the_models_run_by_hand(perceiver, size):
             assert np.abs(percept.segmentation.confidence.astype(int) - wanted[1]).max() <= 1
         else:
             assert percept.depth.metres == pytest.approx(wanted[0], rel=1e-4)
-    assert (percept.output_height, percept.output_width) == percept.depth.metres.shape == percept.segmentation.mask.shape
+    assert (
+        (percept.output_height, percept.output_width) == percept.depth.metres.shape == percept.segmentation.mask.shape
+    )
     assert percept.output_scale == box.output_scale
 
 
@@ -120,7 +122,9 @@ def test_a_graph_of_several_frames_gives_what_single_frames_give(tmp_path):
     wanted = [{"depth"}, {"depth", "segmentation"}, {"segmentation"}, {"depth"}]
     alone = [batched.perceive([f], [w])[0] for f, w in zip(frames, wanted)]
     for one, many, names in zip(alone, batched.perceive(frames, wanted), wanted):
-        assert (many.depth is not None) == ("depth" in names) and (many.segmentation is not None) == ("segmentation" in names)
+        assert (many.depth is not None) == ("depth" in names) and (many.segmentation is not None) == (
+            "segmentation" in names
+        )
         if "depth" in names:
             assert many.depth.metres == pytest.approx(one.depth.metres, rel=1e-3)
         if "segmentation" in names:
@@ -151,8 +155,8 @@ def test_what_needs_no_matches_is_told_before_points_are_matched(tmp_path, monke
         return match(self, *arguments, **options)
 
     monkeypatch.setattr(Tracker, "match", waiting)
-    percept, = perceiver.perceive([frame(photo())], None, lambda percepts: (told.extend(percepts), go.set()))
-    first, = told
+    (percept,) = perceiver.perceive([frame(photo())], None, lambda percepts: (told.extend(percepts), go.set()))
+    (first,) = told
     assert set(percept.stage_ms) == {"preprocess", "backbone", *ALL, "copy", "matching"}
     assert first.correspondences is None and percept.correspondences is not None
     assert first.depth is percept.depth and first.segmentation is percept.segmentation
@@ -216,7 +220,9 @@ def test_the_output_camera_has_the_outputs_size(perceiver):
         (calibrated(model="fisheye62"), "distortion model 'fisheye62' is not known"),
     ],
 )
-def test_without_a_usable_camera_model_everything_but_points_is_there_and_the_reason_is_told(perceiver, model, sentence):
+def test_without_a_usable_camera_model_everything_but_points_is_there_and_the_reason_is_told(
+    perceiver, model, sentence
+):
     percept = perceiver.perceive([frame(photo(), model=model)])[0]
     assert percept.output_camera is None and sentence in percept.camera_problem
     assert percept.depth is not None and percept.segmentation is not None
@@ -291,7 +297,9 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
     def load(kind, backbone, weights=""):
         if kind != "warmth":
             return load_head(kind, backbone, weights)
-        spec = HeadSpec(kind, "mean", backbone.spec.id, backbone.weights_hash, (7,), (256,), backbone.spec.normalisation)
+        spec = HeadSpec(
+            kind, "mean", backbone.spec.id, backbone.weights_hash, (7,), (256,), backbone.spec.normalisation
+        )
         return Warmth(spec).eval()
 
     monkeypatch.setattr("dino_perception.perception.perceiver.load_head", load)
@@ -303,5 +311,5 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
 def test_a_closed_perceiver_has_freed_its_engines(tmp_path):
     perceiver = build(tmp_path, heads=["depth"])
     perceiver.close()
-    with pytest.raises(Exception):
+    with pytest.raises(Exception):  # noqa: B017
         perceiver.perceive([frame(photo())])

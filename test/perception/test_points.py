@@ -108,7 +108,9 @@ def test_confidence_can_ride_along():
 
 
 def test_without_segmentation_points_carry_the_ignore_label():
-    cloud = perceive_points(dataclasses.replace(percept(), segmentation=None), settings(fields=["rgb", "label", "confidence"]))
+    cloud = perceive_points(
+        dataclasses.replace(percept(), segmentation=None), settings(fields=["rgb", "label", "confidence"])
+    )
     assert (cloud["label"] == 255).all() and (cloud["confidence"] == 1).all()
     assert _valid(cloud).all()
 
@@ -124,8 +126,13 @@ def test_colour_fits_where_the_grids_do_not_divide():
     box = geometry.letterbox(480, 752, 480, 640, 225, 300)
     k = np.array([[500, 0, 376], [0, 500, 240], [0, 0, 1.0]])
     size = (box.output_height, box.output_width)
-    p = Percept(Frame("c", 0, "f", image), *size, box.output_camera(CameraModel(752, 480, k)),
-                depth=Depth(np.ones(size, np.float32)), output_scale=box.output_scale)
+    p = Percept(
+        Frame("c", 0, "f", image),
+        *size,
+        box.output_camera(CameraModel(752, 480, k)),
+        depth=Depth(np.ones(size, np.float32)),
+        output_scale=box.output_scale,
+    )
     green = (perceive_points(p, settings())["rgb"].copy().view(np.uint32) >> 8) & 255
     column = box.from_output(np.stack([np.arange(size[1]), np.zeros(size[1])], axis=-1))[:, 0]
     assert np.abs(green[0] - column * 255 / 751).max() < 1.0

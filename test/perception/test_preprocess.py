@@ -85,4 +85,6 @@ def test_a_batch_holds_images_of_different_sizes_in_order():
 def test_views_with_odd_strides_are_read_right():
     image = photo(480, 640)
     flipped = image[::-1, :, ::-1]
-    assert np.array_equal(Preprocessor(480, 640, GREY)([flipped], boxes(flipped))[0].numpy(), np.ascontiguousarray(flipped))
+    assert np.array_equal(
+        Preprocessor(480, 640, GREY)([flipped], boxes(flipped))[0].numpy(), np.ascontiguousarray(flipped)
+    )

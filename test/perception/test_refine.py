@@ -47,8 +47,14 @@ def test_a_change_of_exposure_does_not_move_points_as_it_moves_opencvs_tracker()
     exposure = dict(gain=0.8, offset=12.0, noise=2.0)
     error, *_, (xy, seed, truth) = align(affine, **exposure)
     theirs, _, _ = cv2.calcOpticalFlowPyrLK(
-        IMAGE, moved(IMAGE, affine, **exposure), xy.astype(np.float32), seed.astype(np.float32), winSize=(13, 13),
-        maxLevel=2, flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+        IMAGE,
+        moved(IMAGE, affine, **exposure),
+        xy.astype(np.float32),
+        seed.astype(np.float32),
+        winSize=(13, 13),
+        maxLevel=2,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
     assert np.median(error) < 0.06 and (error < 1).mean() > 0.99
     assert np.median(error) < 0.5 * np.median(np.linalg.norm(theirs - truth, axis=1))
 
@@ -82,7 +88,9 @@ def test_the_score_is_opencvs_normalised_correlation():
     found, score, _ = Refiner().refine(pyramid(IMAGE), pyramid(other), xy, xy + [4, 2], shape)
     assert score.min() < 0.9 < score.max()
     for a, b, ours in zip(xy.astype(np.float32), found.astype(np.float32), score):
-        windows = [cv2.getRectSubPix(image.astype(np.float32), (13, 13), at.tolist()) for image, at in ((other, b), (IMAGE, a))]
+        windows = [
+            cv2.getRectSubPix(image.astype(np.float32), (13, 13), at.tolist()) for image, at in ((other, b), (IMAGE, a))
+        ]
         assert ours == pytest.approx(cv2.matchTemplate(*windows, cv2.TM_CCOEFF_NORMED)[0, 0], abs=0.03)
 
 
@@ -110,7 +118,9 @@ def test_points_that_leave_the_image_have_no_score():
 
 
 def test_no_points_is_no_error():
-    found, score, doubt = Refiner().refine(pyramid(IMAGE), pyramid(IMAGE), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2, 2)))
+    found, score, doubt = Refiner().refine(
+        pyramid(IMAGE), pyramid(IMAGE), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2, 2))
+    )
     assert found.shape == (0, 2) and len(score) == len(doubt) == 0
 
 

@@ -223,7 +223,8 @@ def lucas_kanade(drive: Drive, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
 def orb(drive: Drive, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
     detector = cv2.ORB_create(2000)
     (points, first), (others, second) = (
-        detector.detectAndCompute(cv2.cvtColor(drive.images[i], cv2.COLOR_RGB2GRAY), None) for i in (a, b))
+        detector.detectAndCompute(cv2.cvtColor(drive.images[i], cv2.COLOR_RGB2GRAY), None) for i in (a, b)
+    )
     pairs = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(first, second, k=2)
     kept = [m for m, n in (p for p in pairs if len(p) == 2) if m.distance < 0.75 * n.distance]
     return np.array([points[m.queryIdx].pt for m in kept]), np.array([others[m.trainIdx].pt for m in kept])
@@ -235,7 +236,9 @@ def errors(drive: Drive, a: int, b: int, matches) -> np.ndarray:
 
 
 def test_neighbouring_frames_are_matched_more_precisely_than_by_lucas_kanade(drive):
-    ours, theirs = ([errors(drive, a, a + 1, method(drive, a, a + 1)) for a in (0, 4, 8)] for method in (two_views, lucas_kanade))
+    ours, theirs = (
+        [errors(drive, a, a + 1, method(drive, a, a + 1)) for a in (0, 4, 8)] for method in (two_views, lucas_kanade)
+    )
     assert min(map(len, ours)) >= 300
     ours, theirs = np.concatenate(ours), np.concatenate(theirs)
     assert np.median(ours) <= 1.05 * np.median(theirs)
@@ -243,7 +246,10 @@ def test_neighbouring_frames_are_matched_more_precisely_than_by_lucas_kanade(dri
 
 
 def test_frames_a_second_apart_are_matched_better_than_by_orb(drive):
-    ours, theirs = (np.concatenate([errors(drive, a, a + 10, method(drive, a, a + 10)) for a in (0, 1)]) for method in (two_views, orb))
+    ours, theirs = (
+        np.concatenate([errors(drive, a, a + 10, method(drive, a, a + 10)) for a in (0, 1)])
+        for method in (two_views, orb)
+    )
     assert len(ours) > 400
     for limit in (1, 2, 4):
         assert (ours < limit).mean() > (theirs < limit).mean()

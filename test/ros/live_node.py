@@ -30,8 +30,15 @@ TIMEOUT_S = 60.0
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 TYPES = RclpyTypes()
 
-SMALL = {"engine": "torch", "threads": 1, "input_height": 96, "input_width": 128, "output_height": 48,
-         "output_width": 64, "max_age": 60.0}
+SMALL = {
+    "engine": "torch",
+    "threads": 1,
+    "input_height": 96,
+    "input_width": 128,
+    "output_height": 48,
+    "output_width": 64,
+    "max_age": 60.0,
+}
 """Parameters of a node that starts and looks quickly."""
 
 
@@ -47,8 +54,13 @@ def wait_for(condition, what: str, timeout: float = TIMEOUT_S):
 class LiveNode:
     """`python -m dino_perception.ros` with parameters and remappings, until `stop`."""
 
-    def __init__(self, parameters: dict, *arguments: str, name: str = "dino_perception",
-                 program: Sequence[str] = ("-m", "dino_perception.ros")):
+    def __init__(
+        self,
+        parameters: dict,
+        *arguments: str,
+        name: str = "dino_perception",
+        program: Sequence[str] = ("-m", "dino_perception.ros"),
+    ):
         self.name = name
         self._folder = tempfile.TemporaryDirectory()
         self._log = Path(self._folder.name, "log")
@@ -57,8 +69,9 @@ class LiveNode:
             # Without the profile for large messages, whatever the shell says: the node shall notice.
             bare = {key: value for key, value in os.environ.items() if key not in VARIABLES}
             command = [sys.executable, *program, "--ros-args", "-r", f"__node:={name}"]
-            self._process = subprocess.Popen([*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT,
-                                             env=bare)
+            self._process = subprocess.Popen(
+                [*command, *given, *arguments], stdout=log, stderr=subprocess.STDOUT, env=bare
+            )
 
     @property
     def pid(self) -> int:
@@ -132,8 +145,11 @@ class Client:
     def set(self, **values):
         """Set parameters in one atomic request (dots as two underscores), as `ros2 param set` does."""
         given = [Parameter(name=name.replace("__", "."), value=value) for name, value in values.items()]
-        return self.call(SetParametersAtomically, "set_parameters_atomically",
-                         parameters=[parameter.to_parameter_msg() for parameter in given]).result
+        return self.call(
+            SetParametersAtomically,
+            "set_parameters_atomically",
+            parameters=[parameter.to_parameter_msg() for parameter in given],
+        ).result
 
     def get(self, name: str):
         from rclpy.parameter import parameter_value_to_python
@@ -159,8 +175,9 @@ class Client:
             self.node.destroy_subscription(subscription)
         self._endings = []
 
-    def send(self, image, camera_info=None, topic: str = "/image", info_topic: str = "/camera_info",
-             qos=BEST_EFFORT) -> None:
+    def send(
+        self, image, camera_info=None, topic: str = "/image", info_topic: str = "/camera_info", qos=BEST_EFFORT
+    ) -> None:
         """Publish an image, and first its camera_info."""
         for message, name in ((camera_info, info_topic), (image, topic)):
             if message is not None:
@@ -198,23 +215,46 @@ class Client:
             pass
 
 
-def image(stamp_ns: int, height: int = 96, width: int = 128, encoding: str = "rgb8", frame_id: str = "camera_optical",
-          seed: int = 0) -> Image:
+def image(
+    stamp_ns: int,
+    height: int = 96,
+    width: int = 128,
+    encoding: str = "rgb8",
+    frame_id: str = "camera_optical",
+    seed: int = 0,
+) -> Image:
     """A picture with some structure."""
     channels = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4}.get(encoding, 3)
     blocks = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, channels), np.uint8)
     pixels = blocks.repeat(8, 0).repeat(8, 1)
-    return TYPES.make("sensor_msgs/msg/Image", header=TYPES.header(stamp_ns, frame_id), height=height, width=width,
-                      encoding=encoding, step=width * channels, data=pixels.reshape(-1))
+    return TYPES.make(
+        "sensor_msgs/msg/Image",
+        header=TYPES.header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        step=width * channels,
+        data=pixels.reshape(-1),
+    )
 
 
-def info(stamp_ns: int, height: int = 96, width: int = 128, frame_id: str = "camera_optical",
-         focal: float = 100.0) -> CameraInfo:
+def info(
+    stamp_ns: int, height: int = 96, width: int = 128, frame_id: str = "camera_optical", focal: float = 100.0
+) -> CameraInfo:
     """A calibrated pinhole camera without distortion."""
     k = np.array([focal, 0, (width - 1) / 2, 0, focal, (height - 1) / 2, 0, 0, 1.0])
     p = np.insert(k, [3, 6, 9], 0.0)
-    return TYPES.make("sensor_msgs/msg/CameraInfo", header=TYPES.header(stamp_ns, frame_id), height=height, width=width,
-                      distortion_model="plumb_bob", d=np.zeros(5), k=k, r=np.eye(3).reshape(-1), p=p)
+    return TYPES.make(
+        "sensor_msgs/msg/CameraInfo",
+        header=TYPES.header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=p,
+    )
 
 
 def stamp_ns(message) -> int:

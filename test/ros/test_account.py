@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_perception.ros.account import SAMPLES, WINDOW_S, Account, Rate, Spread
+from dino_perception.ros.frame_statistics import SAMPLES, WINDOW_S, Account, Rate, Spread
 
 
 def test_a_steady_rate_is_found_before_and_after_the_window_is_full():
@@ -37,7 +37,7 @@ def test_percentiles_are_those_of_the_latest_values():
 
 def test_a_stage_that_no_longer_runs_is_not_listed(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("dino_perception.ros.account.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dino_perception.ros.frame_statistics.time.monotonic", lambda: now[0])
     account = Account(["front"])
     account.spent({"backbone": 10.0, "depth": 2.0})
     now[0] = WINDOW_S

@@ -55,8 +55,9 @@ class Layer:
     def labels(self, message) -> None:
         unknown = [entry.class_name for entry in message.class_map if entry.class_name not in self._classes]
         self.refused.update(f"class '{name}' has no cost" for name in unknown)
-        self._names = {entry.class_id: entry.class_name for entry in message.class_map
-                       if entry.class_name in self._classes}
+        self._names = {
+            entry.class_id: entry.class_name for entry in message.class_map if entry.class_name in self._classes
+        }
 
     def mask(self, message) -> None:
         self._take("mask", message)
@@ -93,7 +94,8 @@ class Layer:
             "confidence data too short": len(confidence.data) < pixels,
             "no x y z as FLOAT32": any(types.get(axis) != FLOAT32 for axis in "xyz"),
             "cloud data too short": len(cloud.data) < cloud.row_step * cloud.height
-            or cloud.row_step != cloud.point_step * cloud.width or cloud.is_bigendian,
+            or cloud.row_step != cloud.point_step * cloud.width
+            or cloud.is_bigendian,
         }.items():
             if wrong:
                 self.refused[reason] += 1
@@ -111,8 +113,14 @@ class Layer:
 def read_xyz(cloud) -> np.ndarray:
     """(N, 3) float32 by the offsets that the fields state."""
     offsets = {field.name: field.offset for field in cloud.fields}
-    layout = np.dtype({"names": list("xyz"), "formats": ["<f4"] * 3, "offsets": [offsets[axis] for axis in "xyz"],
-                       "itemsize": cloud.point_step})
+    layout = np.dtype(
+        {
+            "names": list("xyz"),
+            "formats": ["<f4"] * 3,
+            "offsets": [offsets[axis] for axis in "xyz"],
+            "itemsize": cloud.point_step,
+        }
+    )
     table = np.frombuffer(cloud.data, layout, cloud.width * cloud.height)
     return np.stack([table[axis] for axis in "xyz"], 1)
 
@@ -136,22 +144,34 @@ def frame(stamp: int = 1) -> dict:
     ids = np.array([0, 0, 0, 0, 3, 255], np.uint8)
     table = np.zeros((6, 8), np.float32)
     table[:, [1, 2, 4]] = XYZ
-    fields = [TYPES.make("sensor_msgs/msg/PointField", name=name, offset=offset, datatype=FLOAT32, count=1)
-              for name, offset in (("x", 4), ("y", 8), ("z", 16))]
+    fields = [
+        TYPES.make("sensor_msgs/msg/PointField", name=name, offset=offset, datatype=FLOAT32, count=1)
+        for name, offset in (("x", 4), ("y", 8), ("z", 16))
+    ]
 
     def picture(pixels):
-        return TYPES.make("sensor_msgs/msg/Image", header=header, height=2, width=3, encoding="mono8", step=3,
-                          data=pixels)
+        return TYPES.make(
+            "sensor_msgs/msg/Image", header=header, height=2, width=3, encoding="mono8", step=3, data=pixels
+        )
 
-    cloud = TYPES.make("sensor_msgs/msg/PointCloud2", header=header, height=2, width=3, fields=fields, point_step=32,
-                       row_step=96, data=table.reshape(-1).view(np.uint8))
+    cloud = TYPES.make(
+        "sensor_msgs/msg/PointCloud2",
+        header=header,
+        height=2,
+        width=3,
+        fields=fields,
+        point_step=32,
+        row_step=96,
+        data=table.reshape(-1).view(np.uint8),
+    )
     return {"mask": picture(ids), "confidence": picture(np.full(6, 200, np.uint8)), "cloud": cloud}
 
 
 def label_info(**more: int):
     names = {**{label.name: label.id for label in LABELS}, **more}
-    classes = [TYPES.make("vision_msgs/msg/VisionClass", class_id=number, class_name=name)
-               for name, number in names.items()]
+    classes = [
+        TYPES.make("vision_msgs/msg/VisionClass", class_id=number, class_name=name) for name, number in names.items()
+    ]
     return TYPES.make("vision_msgs/msg/LabelInfo", class_map=classes)
 
 
@@ -205,17 +225,20 @@ def padded(messages, kind):
     messages[kind].step, messages[kind].data = 4, TYPES.make("sensor_msgs/msg/Image", data=rows.reshape(-1)).data
 
 
-@pytest.mark.parametrize("spoil, reason", [
-    (lambda m: padded(m, "mask"), "padded rows"),
-    (lambda m: padded(m, "confidence"), "padded rows"),
-    (lambda m: setattr(m["mask"], "encoding", "rgb8"), "not mono8"),
-    (lambda m: setattr(m["mask"], "data", m["mask"].data[:5]), "mask data too short"),
-    (lambda m: setattr(m["confidence"], "data", m["confidence"].data[:5]), "confidence data too short"),
-    (lambda m: setattr(m["cloud"], "width", 2), "mask and cloud differ in size"),
-    (lambda m: setattr(m["cloud"], "data", m["cloud"].data[:100]), "cloud data too short"),
-    (lambda m: setattr(m["cloud"].fields[2], "datatype", 8), "no x y z as FLOAT32"),
-    (lambda m: setattr(m["cloud"].fields[0], "name", "range"), "no x y z as FLOAT32"),
-])
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (lambda m: padded(m, "mask"), "padded rows"),
+        (lambda m: padded(m, "confidence"), "padded rows"),
+        (lambda m: setattr(m["mask"], "encoding", "rgb8"), "not mono8"),
+        (lambda m: setattr(m["mask"], "data", m["mask"].data[:5]), "mask data too short"),
+        (lambda m: setattr(m["confidence"], "data", m["confidence"].data[:5]), "confidence data too short"),
+        (lambda m: setattr(m["cloud"], "width", 2), "mask and cloud differ in size"),
+        (lambda m: setattr(m["cloud"], "data", m["cloud"].data[:100]), "cloud data too short"),
+        (lambda m: setattr(m["cloud"].fields[2], "datatype", 8), "no x y z as FLOAT32"),
+        (lambda m: setattr(m["cloud"].fields[0], "name", "range"), "no x y z as FLOAT32"),
+    ],
+)
 def test_the_rules_refuse_what_does_not_fit(layer, spoil, reason):
     layer.labels(label_info())
     messages = frame()
@@ -255,9 +278,11 @@ def test_the_layer_takes_every_frame_of_the_live_node(live, layer):
         time.sleep(0.05)
         return condition()
 
-    subscriptions = [subscribe("segmentation_topic", layer.mask, SENSOR),
-                     subscribe("confidence_topic", layer.confidence, SENSOR),
-                     subscribe("pointcloud_topic", layer.cloud, SENSOR)]
+    subscriptions = [
+        subscribe("segmentation_topic", layer.mask, SENSOR),
+        subscribe("confidence_topic", layer.confidence, SENSOR),
+        subscribe("pointcloud_topic", layer.cloud, SENSOR),
+    ]
     try:
         wait_for(lambda: sent_and(lambda: layer.refused["no labels yet"]), "a frame without labels")
         assert not layer.accepted
@@ -270,8 +295,9 @@ def test_the_layer_takes_every_frame_of_the_live_node(live, layer):
         sent = []
         for _ in range(15):
             sent.append(send())
-            wait_for(lambda: layer.refused or sent[-1] in [seen.stamp_ns for seen in layer.accepted],
-                     "the layer's answer")
+            wait_for(
+                lambda: layer.refused or sent[-1] in [seen.stamp_ns for seen in layer.accepted], "the layer's answer"
+            )
     finally:
         for subscription in subscriptions:
             client.node.destroy_subscription(subscription)

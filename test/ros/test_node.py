@@ -13,9 +13,15 @@ from std_srvs.srv import SetBool, Trigger
 from dino_perception.messages.percepts import TOPICS
 
 FRAMES = {  # topic -> encoding of an image, or None
-    "segmentation/mask": "mono8", "segmentation/confidence": "mono8", "segmentation/overlay": "rgb8",
-    "depth/image": "32FC1", "depth/camera_info": None, "depth/overlay": "rgb8", "points": None,
-    "correspondences": None, "correspondences/overlay": "rgb8",
+    "segmentation/mask": "mono8",
+    "segmentation/confidence": "mono8",
+    "segmentation/overlay": "rgb8",
+    "depth/image": "32FC1",
+    "depth/camera_info": None,
+    "depth/overlay": "rgb8",
+    "points": None,
+    "correspondences": None,
+    "correspondences/overlay": "rgb8",
 }
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -138,8 +144,10 @@ def test_nothing_runs_when_nobody_listens(client):
         return after and before[0] > after[0] and before[1] == after[1]
 
     wait_for(only_unwatched, "frames to go by unwatched")
-    wait_for(lambda: client.send(image(client.now_ns())) or "nobody listens" in client.found("camera camera").message,
-             "the diagnostics to say so")
+    wait_for(
+        lambda: client.send(image(client.now_ns())) or "nobody listens" in client.found("camera camera").message,
+        "the diagnostics to say so",
+    )
 
 
 def test_live_parameters_work_and_others_are_refused_with_a_reason(client):
@@ -152,10 +160,12 @@ def test_live_parameters_work_and_others_are_refused_with_a_reason(client):
     assert len(masks) == seen
     assert client.set(segmentation__enabled=True, max_age=30.0).successful
     published(client, masks)
-    for values, reason in [({"engine": "openvino"}, "takes effect only at configure time"),
-                           ({"max_age": -1.0}, "max_age"),
-                           ({"correspondences__reference": "last"}, "previous, keyframe"),
-                           ({"max_age": 9.0, "backbone": "x"}, "backbone")]:
+    for values, reason in [
+        ({"engine": "openvino"}, "takes effect only at configure time"),
+        ({"max_age": -1.0}, "max_age"),
+        ({"correspondences__reference": "last"}, "previous, keyframe"),
+        ({"max_age": 9.0, "backbone": "x"}, "backbone"),
+    ]:
         result = client.set(**values)
         assert not result.successful and reason in result.reason
     assert client.get("max_age") == 30.0
@@ -206,6 +216,7 @@ def test_without_calibration_everything_but_points_comes_and_diagnostics_say_why
 def test_resolution_and_intrinsics_may_change_while_running(client):
     infos = client.listen("depth/camera_info", "sensor_msgs/msg/CameraInfo")
     for height, width, focal in ((96, 128, 100.0), (192, 256, 100.0), (96, 128, 80.0)):
+
         def send(height=height, width=width, focal=focal):
             stamp = client.now_ns()
             client.send(image(stamp, height, width), info(stamp, height, width, focal=focal))
@@ -256,12 +267,16 @@ def test_diagnostics_tell_what_runs_and_how_fast(client):
     assert camera["image topic"] == "/image" and camera["image"] == "128x96 rgb8"
 
 
-@pytest.mark.parametrize("spoil, reason", [
-    (lambda m: setattr(m, "encoding", "32FC1"), "32FC1"),
-    (lambda m: setattr(m, "step", 10), "step"),
-    (lambda m: setattr(m, "data", m.data[:100]), "100 bytes"),
-    (lambda m: (setattr(m, "height", 0), setattr(m, "data", m.data[:0])), "0 pixels"),
-], ids=["a depth image", "a wrong step", "a truncated image", "an empty image"])
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (lambda m: setattr(m, "encoding", "32FC1"), "32FC1"),
+        (lambda m: setattr(m, "step", 10), "step"),
+        (lambda m: setattr(m, "data", m.data[:100]), "100 bytes"),
+        (lambda m: (setattr(m, "height", 0), setattr(m, "data", m.data[:0])), "0 pixels"),
+    ],
+    ids=["a depth image", "a wrong step", "a truncated image", "an empty image"],
+)
 def test_a_bad_image_is_counted_and_named_and_the_node_lives(client, spoil, reason):
     masks = client.listen("segmentation/mask", "sensor_msgs/msg/Image")
     published(client, masks)

@@ -19,8 +19,14 @@ CAMERAS = ("front", "rear", "left")
 def client(start):
     node, client = start(
         {**SMALL, "cameras": list(CAMERAS), "qos_overrides./left/image.subscription.reliability": "reliable"},
-        "-r", "front/image:=/boom/front/image_raw", "-r", "rear/image:=/boom/rear/image_raw",
-        "-r", "rear/camera_info:=/calibration/rear", name="three_eyes")
+        "-r",
+        "front/image:=/boom/front/image_raw",
+        "-r",
+        "rear/image:=/boom/rear/image_raw",
+        "-r",
+        "rear/camera_info:=/calibration/rear",
+        name="three_eyes",
+    )
     client.wait_for_state("active")
     yield client
     assert node.alive(), node.log()
@@ -43,8 +49,14 @@ def test_every_camera_has_topics_of_its_own(client):
 
 
 def test_camera_info_is_looked_for_beside_a_remapped_image(client):
-    for topic in ("/boom/front/image_raw", "/boom/front/camera_info", "/boom/rear/image_raw", "/calibration/rear",
-                  "/left/image", "/left/camera_info"):
+    for topic in (
+        "/boom/front/image_raw",
+        "/boom/front/camera_info",
+        "/boom/rear/image_raw",
+        "/calibration/rear",
+        "/left/image",
+        "/left/camera_info",
+    ):
         assert client.node.count_subscribers(topic) == 1, topic
 
 
@@ -95,8 +107,9 @@ def test_a_camera_that_falls_silent_is_an_error_and_recovers(client):
 
 
 def test_a_publisher_whose_qos_does_not_fit_is_named(client):
-    publisher = client.node.create_publisher(type(image(0)), "/left/image",
-                                             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    publisher = client.node.create_publisher(
+        type(image(0)), "/left/image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    )
     try:
         wait_for(lambda: "do not agree on QoS" in client.found("camera left").message, "the mismatch to be named", 20)
         assert client.found("camera left").level == DiagnosticStatus.ERROR
@@ -146,8 +159,12 @@ def test_images_that_come_less_often_than_their_camera_info_are_lost_on_the_way(
 
 def test_compressed_images_are_read_below_the_images_name(start):
     large = {"output_height": 360, "output_width": 480}
-    node, client = start({**SMALL, **large, "image_transport": "compressed", "max_age": 0.5},
-                         "-r", "image:=/cam/image_raw", name="reads_jpeg")
+    node, client = start(
+        {**SMALL, **large, "image_transport": "compressed", "max_age": 0.5},
+        "-r",
+        "image:=/cam/image_raw",
+        name="reads_jpeg",
+    )
     import cv2
 
     masks = client.listen("segmentation/mask", "sensor_msgs/msg/Image")

@@ -36,23 +36,29 @@ def test_a_bad_configuration_fails_to_configure_with_a_sentence_and_the_node_liv
     node, client = live
     assert client.transition("configure") is False
     assert client.state() == "unconfigured" and node.alive()
-    sentences = ("'engine' is 'warp'; accepted are auto, tensorrt, cuda, openvino, torch",
-                 "'output_height' is 3; accepted is 8 to 4096")
+    sentences = (
+        "'engine' is 'warp'; accepted are auto, tensorrt, cuda, openvino, torch",
+        "'output_height' is 3; accepted is 8 to 4096",
+    )
     assert all(sentence in node.log() for sentence in sentences)
     assert "Traceback" not in node.log()
     wait_for(lambda: client.found("perception").level == DiagnosticStatus.ERROR, "the diagnostics to show it")
     assert all(sentence in client.found("perception").message for sentence in sentences)
 
 
-@pytest.mark.parametrize("values, sentence", [
-    ({"backbone": "dinov9"}, "dinov9"),
-    ({"weights": "/nowhere/model.safetensors"}, "/nowhere/model.safetensors"),
-    ({"depth__weights": "/nowhere/depth.safetensors"}, "/nowhere/depth.safetensors"),
-    ({"input_height": 100}, "100"),
-    ({"cameras": ["front camera"]}, "'front camera'"),
-    ({"cameras": []}, "at least one camera"),
-    ({"heads": ["segmentation", "x_ray"]}, "x_ray"),
-], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"backbone": "dinov9"}, "dinov9"),
+        ({"weights": "/nowhere/model.safetensors"}, "/nowhere/model.safetensors"),
+        ({"depth__weights": "/nowhere/depth.safetensors"}, "/nowhere/depth.safetensors"),
+        ({"input_height": 100}, "100"),
+        ({"cameras": ["front camera"]}, "'front camera'"),
+        ({"cameras": []}, "at least one camera"),
+        ({"heads": ["segmentation", "x_ray"]}, "x_ray"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
 def test_what_only_loading_can_find_wrong_is_a_sentence_too(live, values, sentence):
     node, client = live
     before = {name: client.get(name.replace("__", ".")) for name in values}
@@ -146,32 +152,38 @@ def test_while_it_starts_by_itself_it_answers_and_an_interrupt_ends_it_at_once(s
 def test_a_node_whose_device_is_gone_ends_with_a_sentence_so_that_launch_can_start_it_again(tmp_path, start):
     # A process whose engine fails from the first frame on, as after a CUDA error that does not go away.
     script = tmp_path / "node.py"
-    script.write_text("import sys\n"
-                      "from dino_perception.perception.perceiver import Perceiver\n"
-                      "def perceive(self, *arguments):\n"
-                      "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
-                      "Perceiver.perceive, Perceiver.alive = perceive, lambda self: False\n"
-                      "from dino_perception.ros.node import main\n"
-                      "sys.exit(main())\n")
+    script.write_text(
+        "import sys\n"
+        "from dino_perception.perception.perceiver import Perceiver\n"
+        "def perceive(self, *arguments):\n"
+        "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
+        "Perceiver.perceive, Perceiver.alive = perceive, lambda self: False\n"
+        "from dino_perception.ros.node import main\n"
+        "sys.exit(main())\n"
+    )
     node, client = start(SMALL, name="bereft", program=[str(script)])
     client.wait_for_state("active")
     client.listen("segmentation/mask", "sensor_msgs/msg/Image")
     wait_for(lambda: client.send(image(client.now_ns())) or not node.alive(), "the end of the node")
     assert node.stop() == 3
-    assert "the device does not answer any more, leaving: RuntimeError: CUDA error: an illegal memory access" in node.log()
+    assert (
+        "the device does not answer any more, leaving: RuntimeError: CUDA error: an illegal memory access" in node.log()
+    )
 
 
 @pytest.mark.parametrize("first, code", [("rclpy.shutdown()", 0), ("pass", 1)], ids=["shut down", "running"])
 def test_an_error_of_a_callback_ends_it_badly_only_while_ros_is_up(tmp_path, start, first, code):
     script = tmp_path / "node.py"
-    script.write_text("import sys, rclpy\n"
-                      "from rclpy.executors import SingleThreadedExecutor\n"
-                      "def spin(self):\n"
-                      f"    {first}\n"
-                      "    raise RuntimeError('publisher is invalid')\n"
-                      "SingleThreadedExecutor.spin = spin\n"
-                      "from dino_perception.ros.node import main\n"
-                      "sys.exit(main())\n")
+    script.write_text(
+        "import sys, rclpy\n"
+        "from rclpy.executors import SingleThreadedExecutor\n"
+        "def spin(self):\n"
+        f"    {first}\n"
+        "    raise RuntimeError('publisher is invalid')\n"
+        "SingleThreadedExecutor.spin = spin\n"
+        "from dino_perception.ros.node import main\n"
+        "sys.exit(main())\n"
+    )
     node, _ = start({**SMALL, "autostart": False}, name="interrupted", program=[str(script)])
     wait_for(lambda: not node.alive(), "the end of the process")
     assert node.stop() == code

@@ -55,8 +55,15 @@ def test_every_setting_is_declared_with_its_default_description_and_range(declar
 
 
 def test_values_given_at_start_reach_the_settings(declare):
-    _, parameters, _ = declare({"engine": "torch", "max_age": 2.5, "points.exclude": ["sky", "sand"],
-                                "cameras": ["front", "rear"], "correspondences.max_matches": 50})
+    _, parameters, _ = declare(
+        {
+            "engine": "torch",
+            "max_age": 2.5,
+            "points.exclude": ["sky", "sand"],
+            "cameras": ["front", "rear"],
+            "correspondences.max_matches": 50,
+        }
+    )
     settings = parameters.settings()
     assert (settings.engine, settings.max_age, settings.cameras) == ("torch", 2.5, ["front", "rear"])
     assert settings.points.exclude == ["sky", "sand"]
@@ -95,26 +102,40 @@ def test_a_bad_value_at_start_is_named_with_what_is_accepted_until_it_is_mended(
     node, parameters, _ = declare({"engine": "warp", "max_age": -3.0, "threads": "many", "points.fields": ["xyz"]})
     with pytest.raises(SettingError) as error:
         parameters.lock()
-    for part in ("'engine' is 'warp'; accepted are auto, tensorrt, cuda, openvino, torch",
-                 "'max_age' is -3.0; accepted is 0.01 to 3600", "'threads' is 'many'; accepted is a whole number",
-                 "'points.fields' is ['xyz']; accepted are any of rgb, label, confidence"):
+    for part in (
+        "'engine' is 'warp'; accepted are auto, tensorrt, cuda, openvino, torch",
+        "'max_age' is -3.0; accepted is 0.01 to 3600",
+        "'threads' is 'many'; accepted is a whole number",
+        "'points.fields' is ['xyz']; accepted are any of rgb, label, confidence",
+    ):
         assert part in str(error.value)
     assert put(node, engine="torch", max_age=1.0, threads=2, points__fields=["rgb"]).successful
     assert parameters.lock().engine == "torch"
 
 
 def test_a_misspelt_name_is_found(declare):
-    _, parameters, _ = declare({"max_agee": 1.0, "depth.rat": 2.0, "max_age": 1.0, "use_sim_time": False,
-                                "qos_overrides./image.subscription.depth": 1})
+    _, parameters, _ = declare(
+        {
+            "max_agee": 1.0,
+            "depth.rat": 2.0,
+            "max_age": 1.0,
+            "use_sim_time": False,
+            "qos_overrides./image.subscription.depth": 1,
+        }
+    )
     assert parameters.unknown() == ["depth.rat", "max_agee"]
 
 
 def test_values_that_are_not_accepted_are_refused_with_a_reason_and_change_nothing(declare):
     node, parameters, _ = declare()
-    for bad, reason in [({"engine": "warp"}, "'engine' is 'warp'; accepted are auto"), ({"max_age": 0.0}, "max_age"),
-                        ({"points__max_range": -1}, "'points.max_range' is -1"),
-                        ({"autostart": "yes"}, "true or false"),
-                        ({"cameras": ["a", "a"]}, "once"), ({"max_age": float("nan")}, "max_age")]:
+    for bad, reason in [
+        ({"engine": "warp"}, "'engine' is 'warp'; accepted are auto"),
+        ({"max_age": 0.0}, "max_age"),
+        ({"points__max_range": -1}, "'points.max_range' is -1"),
+        ({"autostart": "yes"}, "true or false"),
+        ({"cameras": ["a", "a"]}, "once"),
+        ({"max_age": float("nan")}, "max_age"),
+    ]:
         result = put(node, **bad)
         assert not result.successful and reason in result.reason
     assert parameters.settings() == Settings()
@@ -168,4 +189,5 @@ def test_the_parameter_file_holds_every_parameter_with_its_default_and_descripti
     walk(tree, "")
     assert leaves == [p.name for p in Settings().parameters()]
     assert path.read_text() == runpy.run_path(str(ROOT / "tools" / "rover_yaml.py"))["text"](), (
-        "the settings changed; run: python tools/rover_yaml.py > config/rover.yaml")
+        "the settings changed; run: python tools/rover_yaml.py > config/rover.yaml"
+    )

@@ -14,12 +14,14 @@ from dino_perception.messages.images import decode_image
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
 from dino_perception.perception.settings import Settings
-from dino_perception.ros.account import Account
+from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 from dino_perception.ros.worker import Worker
 
 TYPES = RclpyTypes()
-MATCHES = Correspondences(0, "front_optical", 2, 2, np.zeros(1, np.uint64), *(np.zeros(1, np.float32) for _ in range(5)))
+MATCHES = Correspondences(
+    0, "front_optical", 2, 2, np.zeros(1, np.uint64), *(np.zeros(1, np.float32) for _ in range(5))
+)
 TOPICS = {"segmentation/mask", "depth/image", "depth/camera_info"}
 
 
@@ -46,8 +48,10 @@ class ScriptedPerceiver:
             return percepts
         early(percepts)
         self.matching()
-        return [replace(percept, correspondences=MATCHES) if "correspondences" in heads else percept
-                for percept, heads in zip(percepts, wanted)]
+        return [
+            replace(percept, correspondences=MATCHES) if "correspondences" in heads else percept
+            for percept, heads in zip(percepts, wanted)
+        ]
 
     def _percept(self, frame, heads):
         mask = np.zeros((4, 6), np.uint8)
@@ -93,14 +97,29 @@ class Bench:
         self.perceiver = ScriptedPerceiver(seconds)
         self.cameras = {name: ScriptedCamera(name) for name in cameras}
         self.settings = Settings.from_flat({"cameras": list(cameras), **settings})
-        self.worker = Worker(self.mailbox, self.perceiver, self.settings, self.cameras, TYPES, self.account,
-                             now_ns=lambda: round(self.now_s * 1e9), complain=self.complaints.append,
-                             lost=self.lost.append)
+        self.worker = Worker(
+            self.mailbox,
+            self.perceiver,
+            self.settings,
+            self.cameras,
+            TYPES,
+            self.account,
+            now_ns=lambda: round(self.now_s * 1e9),
+            complain=self.complaints.append,
+            lost=self.lost.append,
+        )
 
     def send(self, camera, stamp_s, first_pixel=0, encoding="rgb8"):
         header = TYPES.header(round(stamp_s * 1e9), f"{camera}_optical")
-        image = TYPES.make("sensor_msgs/msg/Image", header=header, height=2, width=2, encoding=encoding, step=6,
-                           data=np.full(12, first_pixel, np.uint8))
+        image = TYPES.make(
+            "sensor_msgs/msg/Image",
+            header=header,
+            height=2,
+            width=2,
+            encoding=encoding,
+            step=6,
+            data=np.full(12, first_pixel, np.uint8),
+        )
         return self.mailbox.put(camera, Letter(image, round(stamp_s * 1e9), time.monotonic()))
 
     def wait(self, condition):
@@ -143,7 +162,9 @@ def test_where_a_batch_gains_nothing_each_frame_is_out_before_the_next_is_looked
     out = []
     perceive = b.perceiver.perceive
     b.perceiver.perceive = lambda frames, wanted, early: (
-        out.append([name for name, camera in b.cameras.items() if camera.published]), perceive(frames, wanted, early))[1]
+        out.append([name for name, camera in b.cameras.items() if camera.published]),
+        perceive(frames, wanted, early),
+    )[1]
     for camera in b.cameras:
         b.send(camera, 1)
     b.worker.start()
@@ -363,8 +384,12 @@ def test_pictures_are_drawn_when_the_data_of_every_camera_is_on_its_way(bench):
         b.send(name, 1)
     b.worker.start()
     b.wait(lambda: len(sent) == 4)
-    assert sent == [("front", {"segmentation/mask"}), ("rear", {"segmentation/mask"}),
-                    ("front", {"segmentation/overlay"}), ("rear", {"segmentation/overlay"})]
+    assert sent == [
+        ("front", {"segmentation/mask"}),
+        ("rear", {"segmentation/mask"}),
+        ("front", {"segmentation/overlay"}),
+        ("rear", {"segmentation/overlay"}),
+    ]
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_data(bench, monkeypatch):

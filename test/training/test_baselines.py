@@ -8,7 +8,7 @@ import pytest
 from small_data import striped
 
 from dino_perception.perception.frame import IGNORE, CameraModel
-from dino_perception.training.baselines import (
+from dino_perception.training.evaluation.baselines import (
     ColourNeighbours,
     FlatGround,
     descent,

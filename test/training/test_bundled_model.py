@@ -15,9 +15,8 @@ from dino_perception.models.checkpoints import BUNDLED, load_backbone
 from dino_perception.models.heads import load_head
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
-from dino_perception.training import report
 from dino_perception.training.datasets import open_dataset
-from dino_perception.training.evaluation import evaluate
+from dino_perception.training.evaluation.evaluate import evaluate, report
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
 FILES = [BUNDLED / f"rover-tiny{part}.safetensors" for part in ("", "-segmentation", "-depth")]
@@ -25,8 +24,9 @@ FILES = [BUNDLED / f"rover-tiny{part}.safetensors" for part in ("", "-segmentati
 
 @pytest.fixture(scope="module")
 def perceiver(tmp_path_factory):
-    perceiver = Perceiver(Settings.from_flat({"engine": "torch"}), cache=tmp_path_factory.mktemp("engines"),
-                          report=lambda line: None)
+    perceiver = Perceiver(
+        Settings.from_flat({"engine": "torch"}), cache=tmp_path_factory.mktemp("engines"), report=lambda line: None
+    )
     yield perceiver
     perceiver.close()
 

@@ -9,10 +9,10 @@ from small_data import SIZE, picture, striped
 
 from dino_perception.models.heads import LABELS
 from dino_perception.perception.frame import IGNORE
-from dino_perception.training.baselines import lucas_kanade_matches
 from dino_perception.training.datasets import DataError, joined, open_dataset
 from dino_perception.training.datasets.terrain import parse_seeds
-from dino_perception.training.reprojection import end_point_errors
+from dino_perception.training.evaluation.baselines import lucas_kanade_matches
+from dino_perception.training.evaluation.reprojection import end_point_errors
 from dino_perception.training.splitting import with_truth
 
 

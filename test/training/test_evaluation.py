@@ -15,9 +15,17 @@ from dino_perception.perception.frame import IGNORE, Label, Percept
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
-from dino_perception.training import plots, report
 from dino_perception.training.datasets import DataError, open_dataset
-from dino_perception.training.evaluation import Evaluation, covering, evaluate, label_table, pairs_at, spread
+from dino_perception.training.evaluation.evaluate import (
+    Evaluation,
+    covering,
+    evaluate,
+    label_table,
+    pairs_at,
+    plots,
+    report,
+    spread,
+)
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
 SMALL = dict(input_height=96, input_width=128, output_height=48, output_width=64, engine="torch", threads=1)
@@ -171,7 +179,7 @@ def test_each_pixel_of_the_truth_gets_the_value_published_where_it_lies(image, t
 
 def test_a_percept_that_is_the_truth_scores_one(labelled, tmp_path):
     """The whole way from percept to number, without a network: masks at half size, judged at full size."""
-    from dino_perception.training.metrics import SegmentationScore
+    from dino_perception.training.evaluation.metrics import SegmentationScore
 
     box = letterbox(*SIZE, 96, 128, 48, 64)
     score = SegmentationScore(2)

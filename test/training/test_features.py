@@ -10,9 +10,9 @@ from small_data import SIZE, picture, striped
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets import DataError, open_dataset
+from dino_perception.training.evaluation.sampling import nearest
 from dino_perception.training.features import FeatureCache
-from dino_perception.training.sampling import nearest
-from dino_perception.training.views import View, views
+from dino_perception.training.looks import View, views
 
 TAPS = (3, 7)
 
@@ -56,10 +56,16 @@ def test_the_sky_of_a_rendered_drive_is_far_for_who_learns_depth_and_unknown_for
     classes = np.zeros((1, *SIZE), np.uint8)
     classes[:, :16] = 4
     depth = np.where(classes == 4, np.nan, 5.0).astype(np.float16)
-    np.savez(tmp_path / "drive.npz", rgb=np.zeros((1, *SIZE, 3), np.uint8), classes=classes, depth=depth,
-             pose=np.eye(4)[None], intrinsics=np.array([50.0, 50, 31.5, 23.5]))
+    np.savez(
+        tmp_path / "drive.npz",
+        rgb=np.zeros((1, *SIZE, 3), np.uint8),
+        classes=classes,
+        depth=depth,
+        pose=np.eye(4)[None],
+        intrinsics=np.array([50.0, 50, 31.5, 23.5]),
+    )
     data = opened(tmp_path, tmp_path / "open")
-    item, = cache.items(data, "depth", [View()])
+    (item,) = cache.items(data, "depth", [View()])
     truth = item.load()[1]
     assert np.isposinf(truth[:8]).all() and (truth[8:] == 5).all()
     assert np.isnan(data.samples[0].read_depth()[:16]).all()

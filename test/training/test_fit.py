@@ -18,9 +18,9 @@ from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets import open_dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.fit import Recipe, fit, measure, score
+from dino_perception.training.looks import View
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
 from dino_perception.training.splitting import limited, split, with_truth
-from dino_perception.training.views import View
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,10 @@ def test_a_depth_head_learns_a_slope(material, backbone):
     assert measure(head, items["depth"][8:])["abs_rel"] < 0.25  # the best constant reaches 0.47
 
 
-@pytest.mark.parametrize("weighting, arch, off", [
-    ("softmax", "light", 0.5), ("sigmoid", "light", 0.5), ("softmax", "fine", 0.5), ("relu", "linear", 2)])  # a tenth on every bin
+@pytest.mark.parametrize(
+    "weighting, arch, off",
+    [("softmax", "light", 0.5), ("sigmoid", "light", 0.5), ("softmax", "fine", 0.5), ("relu", "linear", 2)],
+)  # a tenth on every bin
 def test_depth_training_begins_at_the_depths_there_are(material, backbone, weighting, arch, off):
     """From all bins alike, 15 m here, the first steps drove the softmax into a corner that it never left: AbsRel 0.45 instead of
     0.05 on the sample drive."""
@@ -136,7 +138,9 @@ def test_without_frames_to_judge_by_all_steps_are_made(material, backbone):
 def test_overlap_loss_is_one_minus_the_mean_iou_of_the_classes_that_occur():
     truth = torch.tensor([[[0, 0, 0, 1, IGNORE]]], dtype=torch.uint8)
     sure = torch.full((1, 3, 1, 5), -50.0)
-    for column, told in enumerate((0, 0, 1, 1, 2)):  # one pixel of class 0 is taken for class 1; what is ignored is ignored
+    for column, told in enumerate(
+        (0, 0, 1, 1, 2)
+    ):  # one pixel of class 0 is taken for class 1; what is ignored is ignored
         sure[0, told, 0, column] = 50.0
     assert overlap_loss(sure, truth).item() == pytest.approx(1 - (2 / 3 + 1 / 2) / 2, abs=1e-6)
     even = torch.zeros(1, 3, 1, 5)  # a third each: class 0 has 1 of 3 + 4/3 - 1, class 1 has 1/3 of 1 + 4/3 - 1/3

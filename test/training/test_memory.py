@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from dino_perception.training.memory import keep_freed_memory
+from dino_perception.training.pretraining.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults(rounds):
@@ -26,6 +26,8 @@ print(faults(5))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_an_array_that_was_freed_is_not_cleared_anew_for_the_next():
-    plain, kept = (int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
-                   for how in ("plain", "keep"))
+    plain, kept = (
+        int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "keep")
+    )
     assert kept < 100 < plain

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dino_perception.perception.frame import IGNORE
-from dino_perception.training.metrics import DEPTH_EDGES, DepthScore, MatchScore, SegmentationScore, align
+from dino_perception.training.evaluation.metrics import DEPTH_EDGES, DepthScore, MatchScore, SegmentationScore, align
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dino_perception.training.muon import Muon, orthogonal
+from dino_perception.training.pretraining.muon import Muon, orthogonal
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -60,8 +60,9 @@ def test_processes_make_the_steps_that_one_makes(monkeypatch):
         for p in shared[rank]:
             p.grad = matrix(*p.shape, seed=100)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-        monkeypatch.setattr(torch.distributed, "all_reduce",
-                            lambda flat: flat.add_(seen[0]) if seen else seen.append(flat.clone()))
+        monkeypatch.setattr(
+            torch.distributed, "all_reduce", lambda flat: flat.add_(seen[0]) if seen else seen.append(flat.clone())
+        )
         Muon(shared[rank], 0.1).step()
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, shared[1]))
     assert not torch.allclose(shared[0][0], shared[1][0]) or not torch.allclose(shared[0][1], shared[1][1])

@@ -15,9 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from dino_perception.models.checkpoints import BUNDLED, load_backbone
-from dino_perception.training.pairs import Pairs, recoloured, seen, shrunk
-from dino_perception.training.pretrain import FAR, attention_for, average_gradients, depth_loss, in_the_frame, match_loss
-from dino_perception.training.terrain_styles import BIG_ROCK
+from dino_perception.training.pretraining.pairs import Pairs, recoloured, seen, shrunk
+from dino_perception.training.pretraining.pretrain import (
+    FAR,
+    attention_for,
+    average_gradients,
+    depth_loss,
+    in_the_frame,
+    match_loss,
+)
+from dino_perception.training.terrain.styles import BIG_ROCK
 
 INTRINSICS = np.array([200.0, 200.0, 79.5, 47.5])
 HEIGHT, WIDTH, PATCH = 96, 160, 16
@@ -80,8 +87,14 @@ def scene(folder, name: str, seed: int) -> None:
     step = np.tile(np.eye(4), (3, 1, 1))
     step[:, 0, 3] = 0.05 * np.arange(3)
     picture = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-    np.savez(folder / f"{name}.npz", rgb=np.stack([picture] * 3), depth=np.stack([wall(5.0)] * 3).astype(np.float16),
-             classes=(picture[..., 0] // 52).astype(np.uint8)[None].repeat(3, axis=0), pose=step, intrinsics=INTRINSICS)
+    np.savez(
+        folder / f"{name}.npz",
+        rgb=np.stack([picture] * 3),
+        depth=np.stack([wall(5.0)] * 3).astype(np.float16),
+        classes=(picture[..., 0] // 52).astype(np.uint8)[None].repeat(3, axis=0),
+        pose=step,
+        intrinsics=INTRINSICS,
+    )
 
 
 def test_a_mirrored_pair_keeps_its_matches_and_its_labels(tmp_path):
@@ -110,7 +123,7 @@ def test_a_crop_is_a_part_of_its_frame_and_its_matches_are_the_frames(tmp_path):
         places.add((row, column))
         assert batch["rgb"].shape == (2, 48, 64, 3) and batch["corner"].tolist()[0] == batch["corner"].tolist()[1]
         y, x = PATCH * row, PATCH * column
-        assert any(torch.equal(batch["rgb"][0], frame[y:y + 48, x:x + 64]) for frame in frames)
+        assert any(torch.equal(batch["rgb"][0], frame[y : y + 48, x : x + 64]) for frame in frames)
         target = batch["target"][0].view(3, 4, 2)
         moved = (target[..., 0] - torch.arange(4)).abs()
         assert moved[moved.isfinite()].div(shift).round().unique().tolist() in ([1.0], [2.0])
@@ -132,7 +145,7 @@ def test_parts_know_their_place_and_one_in_three_is_about_a_big_rock(tmp_path):
     assert batch["rgb"].shape == (80, 32, 48, 3) and batch["classes"].shape == batch["depth"].shape == (80, 32, 48)
     frames = whole["rgb"][0], whole["rgb"][0][:, ::-1]
     for rgb, (row, column) in zip(batch["rgb"].numpy(), PATCH * batch["corner"].numpy()):
-        assert any(np.array_equal(rgb, frame[row:row + 32, column:column + 48]) for frame in frames)
+        assert any(np.array_equal(rgb, frame[row : row + 32, column : column + 48]) for frame in frames)
     with_rock = (batch["classes"] == BIG_ROCK).flatten(1).any(dim=1).float().mean()
     assert 0.2 < with_rock < 0.5  # 1 of 40 places otherwise
 
@@ -149,13 +162,17 @@ def test_the_patches_of_a_crop_have_the_positions_that_they_have_in_the_frame():
     table = in_the_frame(frame.cos, torch.tensor([[1, 2], [0, 0]]), (48, 64), (HEIGHT, WIDTH), backbone.spec)
     grid = frame.cos[prefix:].view(HEIGHT // PATCH, WIDTH // PATCH, -1)
     assert table.shape == (2, 1, prefix + 12, frame.cos.shape[1])
-    assert torch.equal(table[0, 0, prefix:], grid[1:4, 2:6].flatten(0, 1)) and torch.equal(table[1, 0, prefix:], grid[:3, :4].flatten(0, 1))
+    assert torch.equal(table[0, 0, prefix:], grid[1:4, 2:6].flatten(0, 1)) and torch.equal(
+        table[1, 0, prefix:], grid[:3, :4].flatten(0, 1)
+    )
     assert torch.equal(table[:, 0, :prefix], frame.cos[:prefix].expand(2, -1, -1))
     # A crop of everything is the frame.
     picture = torch.randint(0, 255, (1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     wanted = frame(picture)[0]
-    frame.cos, frame.sin = (in_the_frame(t, torch.zeros(1, 2, dtype=torch.int64), (HEIGHT, WIDTH), (HEIGHT, WIDTH), backbone.spec)
-                            for t in (frame.cos, frame.sin))
+    frame.cos, frame.sin = (
+        in_the_frame(t, torch.zeros(1, 2, dtype=torch.int64), (HEIGHT, WIDTH), (HEIGHT, WIDTH), backbone.spec)
+        for t in (frame.cos, frame.sin)
+    )
     assert torch.allclose(frame(picture)[0], wanted, atol=1e-5)
 
 
@@ -175,16 +192,45 @@ def test_the_attention_of_few_tokens_is_another_way_to_the_same():
     assert fused in {e.key for e in large.key_averages()}
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch compiles with a C++ compiler: g++ or clang++")
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch compiles with a C++ compiler: g++ or clang++"
+)
 def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
     for seed in range(2):
         scene(tmp_path, f"s{seed}", seed)
     weights = []
     for more in ([], ["--compile"]):
         out = tmp_path / f"tiny{len(more)}.safetensors"
-        run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
-                              "--steps", "2", "--size", "48x80", "--crop", "32x48", "--parts", "2", "--part", "32x48", "--pairs", "1",
-                              "--rate", "1e-2", "--device", "cpu", *more], capture_output=True, text=True)
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "dino_perception.training.pretraining.pretrain",
+                "--scenes",
+                tmp_path,
+                "--out",
+                out,
+                "--steps",
+                "2",
+                "--size",
+                "48x80",
+                "--crop",
+                "32x48",
+                "--parts",
+                "2",
+                "--part",
+                "32x48",
+                "--pairs",
+                "1",
+                "--rate",
+                "1e-2",
+                "--device",
+                "cpu",
+                *more,
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert run.returncode == 0, run.stderr
         weights.append(load_file(out))
     plain, compiled = weights
@@ -194,14 +240,38 @@ def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
     assert all(a < 0.7 * m for a, m in zip(apart, moved))  # steps that had nothing in common: 1.4
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="cuda: torch finds no NVIDIA GPU"))])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="cuda: torch finds no NVIDIA GPU")
+        ),
+    ],
+)
 def test_a_short_run_writes_a_backbone_that_loads_as_trained_and_differs_from_its_start(tmp_path, device):
     for seed in range(2):
         scene(tmp_path, f"s{seed}", seed)
     out = tmp_path / "tiny.safetensors"
-    run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
-                          "--steps", "2", "--pairs", "1", "--device", device], capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dino_perception.training.pretraining.pretrain",
+            "--scenes",
+            tmp_path,
+            "--out",
+            out,
+            "--steps",
+            "2",
+            "--pairs",
+            "1",
+            "--device",
+            device,
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     backbone = load_backbone("rover-tiny", out)
     assert backbone.trained and backbone.weights_hash != load_backbone("rover-tiny", "").weights_hash
@@ -213,19 +283,61 @@ def test_a_run_goes_on_from_the_heads_that_lie_beside_a_backbone(tmp_path):
     for part in ("", "-segmentation", "-depth"):
         shutil.copy(BUNDLED / f"rover-tiny{part}.safetensors", tmp_path / f"rover-tiny{part}.safetensors")
     out = tmp_path / "on.safetensors"
-    run = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out,
-                          "--resume", tmp_path / "rover-tiny.safetensors", "--steps", "1", "--pairs", "1", "--rate", "1e-6",
-                          "--device", "cpu"], capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dino_perception.training.pretraining.pretrain",
+            "--scenes",
+            tmp_path,
+            "--out",
+            out,
+            "--resume",
+            tmp_path / "rover-tiny.safetensors",
+            "--steps",
+            "1",
+            "--pairs",
+            "1",
+            "--rate",
+            "1e-6",
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     trained, shipped = load_file(f"{out}.heads"), load_file(BUNDLED / "rover-tiny-depth.safetensors")
     assert torch.allclose(trained["depth.net.out.weight"], shipped["net.out.weight"].float(), atol=1e-4)
     for head in ("segmentation", "depth"):  # the heads of an interrupted run go before those
         (tmp_path / f"on-{head}.safetensors").write_text("none")
-    again = subprocess.run([sys.executable, "-m", "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", f"{out}2",
-                            "--resume", out, "--steps", "1", "--pairs", "1", "--rate", "1e-6", "--device", "cpu"],
-                           capture_output=True, text=True)
+    again = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dino_perception.training.pretraining.pretrain",
+            "--scenes",
+            tmp_path,
+            "--out",
+            f"{out}2",
+            "--resume",
+            out,
+            "--steps",
+            "1",
+            "--pairs",
+            "1",
+            "--rate",
+            "1e-6",
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0, again.stderr
-    assert torch.allclose(load_file(f"{out}2.heads")["depth.net.out.weight"], trained["depth.net.out.weight"], atol=1e-4)
+    assert torch.allclose(
+        load_file(f"{out}2.heads")["depth.net.out.weight"], trained["depth.net.out.weight"], atol=1e-4
+    )
 
 
 def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels(tmp_path):
@@ -234,12 +346,16 @@ def test_a_shrunk_scene_is_seen_by_a_camera_that_sees_the_same_with_fewer_pixels
         whole = {key: file[key] for key in file.files}
     small = shrunk(whole, (HEIGHT // 2, WIDTH // 2))
     assert small["rgb"].shape == (3, HEIGHT // 2, WIDTH // 2, 3)
-    assert np.allclose(small["rgb"][0], whole["rgb"][0].reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)), atol=1)
+    assert np.allclose(
+        small["rgb"][0], whole["rgb"][0].reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)), atol=1
+    )
     # A direction lies at corresponding places of both images: pixel edges at 0 and at the width stay where they are.
     fx, fy, cx, cy = whole["intrinsics"]
     direction = np.array([0.3, -0.2])
-    before, after = (np.array([f * d + c for f, d, c in zip((k[0], k[1]), direction, (k[2], k[3]))])
-                     for k in (whole["intrinsics"], small["intrinsics"]))
+    before, after = (
+        np.array([f * d + c for f, d, c in zip((k[0], k[1]), direction, (k[2], k[3]))])
+        for k in (whole["intrinsics"], small["intrinsics"])
+    )
     assert np.allclose((before + 0.5) / 2, after + 0.5)
 
 
@@ -251,7 +367,9 @@ def test_a_class_is_recoloured_and_the_others_are_left():
     tints[1, 2] = torch.tensor([1.5, 0.5, 3.0])
     plain, new = recoloured(rgb, classes, tints)
     assert torch.allclose(plain, torch.tensor(100.0))
-    assert torch.allclose(new[:, :76], torch.tensor(100.0)) and torch.allclose(new[:, 84:], torch.tensor([150.0, 50.0, 300.0]))
+    assert torch.allclose(new[:, :76], torch.tensor(100.0)) and torch.allclose(
+        new[:, 84:], torch.tensor([150.0, 50.0, 300.0])
+    )
     assert ((new[:, 76:84, 0] >= 99.9) & (new[:, 76:84, 0] <= 150.1)).all()
     assert (rgb == 100).all()
 
@@ -261,14 +379,18 @@ def test_pictures_of_a_pair_share_their_tints_and_every_picture_has_its_own_expo
     pairs = Pairs(tmp_path, PATCH, None, seed=0)
     tints = []
     pairs._photographed = lambda rgb: tints.append(rgb) or rgb.to(torch.uint8)
-    pairs._lit(torch.full((40, HEIGHT, WIDTH, 3), 100, dtype=torch.uint8), torch.zeros(40, HEIGHT, WIDTH, dtype=torch.uint8), 2)
+    pairs._lit(
+        torch.full((40, HEIGHT, WIDTH, 3), 100, dtype=torch.uint8), torch.zeros(40, HEIGHT, WIDTH, dtype=torch.uint8), 2
+    )
     factor = (tints[0][:, 0, 0] / 100).log()
     assert torch.equal(factor[0::2], factor[1::2])
     drawn = (factor[0::2].abs() > 1e-3).all(dim=1)
     assert 0.4 < drawn.float().mean() < 1 and 0.1 < factor[0::2][drawn].std() < 0.35  # 70 % of them, by about 20 %
     pictures = Pairs(tmp_path, PATCH, None, seed=0)._photographed(torch.full((40, HEIGHT, WIDTH, 3), 100.0))
     levels = pictures.float().mean(dim=(1, 2))
-    assert pictures.dtype == torch.uint8 and levels.mean() == pytest.approx(100, abs=15) and levels.mean(dim=1).std() > 10
+    assert (
+        pictures.dtype == torch.uint8 and levels.mean() == pytest.approx(100, abs=15) and levels.mean(dim=1).std() > 10
+    )
     grey = (levels.amax(dim=1) - levels.amin(dim=1)) < 0.5
     assert 1 <= grey.sum() < 20
     assert pictures.float().std(dim=(1, 2)).max() < 0.02 * 256 + 1
@@ -278,10 +400,38 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
     for seed in range(2):
         scene(tmp_path, f"s{seed}", seed)
     out = tmp_path / "tiny.safetensors"
-    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                          "dino_perception.training.pretrain", "--scenes", tmp_path, "--out", out, "--steps", "20",
-                          "--size", "48x80", "--crop", "32x48", "--parts", "3", "--part", "32x32", "--pairs", "1", "--device", "cpu"],
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "dino_perception.training.pretraining.pretrain",
+            "--scenes",
+            tmp_path,
+            "--out",
+            out,
+            "--steps",
+            "20",
+            "--size",
+            "48x80",
+            "--crop",
+            "32x48",
+            "--parts",
+            "3",
+            "--part",
+            "32x32",
+            "--pairs",
+            "1",
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     assert load_backbone("rover-tiny", out).trained
     assert len((tmp_path / "tiny.safetensors.log.jsonl").read_text().splitlines()) == 1
@@ -291,22 +441,47 @@ def test_processes_that_share_a_step_write_one_backbone(tmp_path):
 def test_no_thread_of_the_process_group_outlives_the_run(tmp_path):
     """One that does can want the interpreter while it ends: one run in thirty ended with an abort."""
     scene(tmp_path, "one", 1)
-    code = ("import os; from dino_perception.training.pretrain import main; main(); "
-            "print(sorted(open(f'/proc/self/task/{t}/comm').read().strip() for t in os.listdir('/proc/self/task')))")
+    code = (
+        "import os; from dino_perception.training.pretraining.pretrain import main; main(); "
+        "print(sorted(open(f'/proc/self/task/{t}/comm').read().strip() for t in os.listdir('/proc/self/task')))"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run = subprocess.run([sys.executable, "-c", code, "--scenes", tmp_path, "--out", tmp_path / "tiny.safetensors", "--steps", "1",
-                          "--pairs", "1", "--device", "cpu"], capture_output=True, text=True,
-                         env=dict(os.environ, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)))
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "--scenes",
+            tmp_path,
+            "--out",
+            tmp_path / "tiny.safetensors",
+            "--steps",
+            "1",
+            "--pairs",
+            "1",
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)),
+    )
     assert run.returncode == 0, run.stderr
     assert "python" in run.stdout and "gloo" not in run.stdout, run.stdout
 
 
 def test_gradients_of_processes_become_their_mean(monkeypatch):
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))]
+    parameters = [
+        torch.nn.Parameter(torch.zeros(2)),
+        torch.nn.Parameter(torch.zeros(3)),
+        torch.nn.Parameter(torch.zeros(1)),
+    ]
     parameters[0].grad, parameters[1].grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(torch.arange(5.0)))  # another's gradients
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda flat: flat.add_(torch.arange(5.0))
+    )  # another's gradients
     average_gradients(parameters, 2)
     assert parameters[0].grad.tolist() == [0.5, 1.5] and parameters[1].grad.tolist() == [2.5, 3.5, 4.5]
     assert parameters[2].grad is None

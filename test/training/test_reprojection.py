@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dino_perception.perception.frame import CameraModel
-from dino_perception.training.reprojection import end_point_errors, reproject
+from dino_perception.training.evaluation.reprojection import end_point_errors, reproject
 
 CAMERA = CameraModel(64, 48, np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]]))
 

@@ -14,8 +14,8 @@ from rosbags.typesys import Stores, get_typestore
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from dino_perception.training import sample_bag
-from dino_perception.training.terrain import Camera
+from dino_perception.training.terrain import sample_bag
+from dino_perception.training.terrain.world import Camera
 
 SHIPPED = Path(__file__).parents[2] / "data" / "sample_drive"
 
@@ -58,7 +58,7 @@ def depth_agreement(bag: dict[str, list], first: int, second: int) -> float:
     """Share of the nearer points of one depth picture that the next one puts at the same depth, within 2 %."""
     poses, k = camera_poses(bag), np.array(bag["/ground_truth/camera_info"][0].k).reshape(3, 3)
     a, b = (image(bag["/ground_truth/depth"][i]) / 1000.0 for i in (first, second))
-    v, u = np.mgrid[:a.shape[0], :a.shape[1]]
+    v, u = np.mgrid[: a.shape[0], : a.shape[1]]
     points = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(a)], -1) * a[..., None]
     move = np.linalg.inv(poses[second]) @ poses[first]
     points = points @ move[:3, :3].T + move[:3, 3]
@@ -146,7 +146,8 @@ def test_the_shipped_bag_is_whole_small_and_true():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 8_000_000
     bag = read(SHIPPED)
     assert {topic: len(messages) for topic, messages in bag.items()} == {
-        topic: 1 if topic == "/tf_static" else 100 for topic in sample_bag.TOPICS}
+        topic: 1 if topic == "/tf_static" else 100 for topic in sample_bag.TOPICS
+    }
     stamps = np.array([stamp(m) for m in bag["/camera/image_raw/compressed"]])
     assert (np.diff(stamps) == 100_000_000).all()
     for first, second in ((0, 1), (20, 30), (60, 90)):

@@ -8,11 +8,18 @@ import torch
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from dino_perception.perception.frame import CameraModel
-from dino_perception.training.terrain import (CLASSES, HELD_OUT_STYLES, STYLES, TRAIN_STYLES, Camera, World,
-                                              camera_mount)
-from dino_perception.training.terrain_ground import CELLS, SIZE, Ground
-from dino_perception.training.terrain_rocks import BALL, BUMPS
-from dino_perception.training.terrain_view import View
+from dino_perception.training.terrain.ground import CELLS, SIZE, Ground
+from dino_perception.training.terrain.rocks import BALL, BUMPS
+from dino_perception.training.terrain.view import View
+from dino_perception.training.terrain.world import (
+    CLASSES,
+    HELD_OUT_STYLES,
+    STYLES,
+    TRAIN_STYLES,
+    Camera,
+    World,
+    camera_mount,
+)
 
 CAMERA = Camera.of(160, 120)
 SEED = 45
@@ -35,7 +42,7 @@ def frames(world, poses):
 
 def rays(camera) -> np.ndarray:
     """(H, W, 3) unit-z rays, written here independently of the renderer."""
-    v, u = np.mgrid[:camera.height, :camera.width].astype(np.float64)
+    v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
     return np.stack([(u - camera.k[0, 2]) / camera.k[0, 0], (v - camera.k[1, 2]) / camera.k[1, 1], np.ones_like(u)], -1)
 
 
@@ -44,8 +51,9 @@ def seen_from(depth: np.ndarray, pose: np.ndarray, other: np.ndarray, camera) ->
     points = rays(camera) * depth[..., None] @ pose[:3, :3].T + pose[:3, 3]
     local = (points - other[:3, 3]) @ other[:3, :3]
     z = local[..., 2]
-    return np.stack([local[..., 0] / z * camera.k[0, 0] + camera.k[0, 2],
-                     local[..., 1] / z * camera.k[1, 1] + camera.k[1, 2]], -1), z
+    return np.stack(
+        [local[..., 0] / z * camera.k[0, 0] + camera.k[0, 2], local[..., 1] / z * camera.k[1, 1] + camera.k[1, 2]], -1
+    ), z
 
 
 def test_depth_is_the_first_crossing_of_each_ray_with_the_ground(world, poses):
@@ -224,8 +232,11 @@ def test_the_camera_rides_at_mast_height_above_the_ground(world, poses):
 
 def test_a_camera_model_of_the_perception_room_is_accepted_and_distortion_refused(world, poses):
     model = CameraModel(width=160, height=120, k=CAMERA.k)
-    assert np.array_equal(world.render(poses[[10]], model, colour=False).depth,
-                          world.render(poses[[10]], CAMERA, colour=False).depth, equal_nan=True)
+    assert np.array_equal(
+        world.render(poses[[10]], model, colour=False).depth,
+        world.render(poses[[10]], CAMERA, colour=False).depth,
+        equal_nan=True,
+    )
     with pytest.raises(ValueError, match="undistorted"):
         world.render(poses[[10]], CameraModel(width=160, height=120, k=CAMERA.k, d=np.array([0.1, 0, 0, 0, 0])))
 

@@ -1,5 +1,15 @@
 """The heads: one head, one file; `base` states the contract."""
 
-from .base import LABELS, ClassLabel, Head, HeadError, HeadSpec, create_head, kinds, load_head, save_head
+from dino_perception.models.heads.base import (
+    LABELS,
+    ClassLabel,
+    Head,
+    HeadError,
+    HeadSpec,
+    create_head,
+    kinds,
+    load_head,
+    save_head,
+)
 
 __all__ = ["LABELS", "ClassLabel", "Head", "HeadError", "HeadSpec", "create_head", "kinds", "load_head", "save_head"]

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import files
-from ..backbone import Backbone
-from ..catalog import Normalisation
-from .evaluation import linear_state
-
+from dino_perception.models import files
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.catalog import Normalisation
+from dino_perception.models.heads.dinov3_linear import linear_state
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -127,9 +126,16 @@ def kinds() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(folder) if hasattr(_module(m.name), "HEAD")]
 
 
-def create_head(kind: str, backbone: Backbone, arch: str = "", *, labels: Sequence[ClassLabel] = LABELS,
-                depth_range: tuple[float, float] | None = None, taps: Sequence[int] | None = None,
-                **options: Any) -> Head:
+def create_head(
+    kind: str,
+    backbone: Backbone,
+    arch: str = "",
+    *,
+    labels: Sequence[ClassLabel] = LABELS,
+    depth_range: tuple[float, float] | None = None,
+    taps: Sequence[int] | None = None,
+    **options: Any,
+) -> Head:
     """An untrained head for `backbone`: float32, in eval mode, drawn from a fixed seed. Raises HeadError.
 
     `arch` empty takes the kind's first. `labels` (segmentation) and `depth_range` (depth, metres) say what it
@@ -138,15 +144,31 @@ def create_head(kind: str, backbone: Backbone, arch: str = "", *, labels: Sequen
     cls = _class(kind)
     arch = arch or next(iter(cls.ARCHES))
     b = backbone.spec
-    spec = HeadSpec(kind, arch, b.id, backbone.weights_hash, tuple(taps or ()), (), b.normalisation,
-                    labels=tuple(labels), depth_range=depth_range, options=dict(options))
+    spec = HeadSpec(
+        kind,
+        arch,
+        b.id,
+        backbone.weights_hash,
+        tuple(taps or ()),
+        (),
+        b.normalisation,
+        labels=tuple(labels),
+        depth_range=depth_range,
+        options=dict(options),
+    )
     head = _build(cls, cls.complete(spec, backbone), backbone)
     _draw(head)
     return head
 
 
-def load_head(kind: str, backbone: Backbone, weights: str | Path = "", *, labels: Sequence[ClassLabel] | None = None,
-              depth_range: tuple[float, float] | None = None) -> Head:
+def load_head(
+    kind: str,
+    backbone: Backbone,
+    weights: str | Path = "",
+    *,
+    labels: Sequence[ClassLabel] | None = None,
+    depth_range: tuple[float, float] | None = None,
+) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
 
     Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` may
@@ -168,12 +190,15 @@ def load_head(kind: str, backbone: Backbone, weights: str | Path = "", *, labels
     elif tensors := linear_state(kind, content):
         spec = _linear_spec(kind, backbone, tensors, labels, depth_range, path)
     else:
-        raise HeadError(f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of "
-                        f"DINOv3's evaluation")
+        raise HeadError(
+            f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of "
+            f"DINOv3's evaluation"
+        )
     head = _build(cls, cls.complete(spec, backbone), backbone)
     if spec.channels and head.spec.channels != spec.channels:
-        raise HeadError(f"{path} expects taps with {list(spec.channels)} channels; {spec.backbone} gives "
-                        f"{list(head.spec.channels)}")
+        raise HeadError(
+            f"{path} expects taps with {list(spec.channels)} channels; {spec.backbone} gives {list(head.spec.channels)}"
+        )
     if problem := files.mismatch(head.state_dict(), tensors):
         raise HeadError(f"{path} does not fit a {spec.arch} {kind} head: {problem}")
     if bad := [name for name, t in tensors.items() if not torch.isfinite(t.float()).all()]:
@@ -195,9 +220,12 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
         labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
-        return HeadSpec(**{**data, "taps": tuple(data["taps"]), "channels": tuple(data["channels"])}, labels=labels,
-                        normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
-                        depth_range=tuple(reach) if reach else None)
+        return HeadSpec(
+            **{**data, "taps": tuple(data["taps"]), "channels": tuple(data["channels"])},
+            labels=labels,
+            normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
+            depth_range=tuple(reach) if reach else None,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise HeadError(f"{path} does not describe its head completely ({error})") from None
 
@@ -207,34 +235,55 @@ def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
     if spec.kind != kind:
         raise HeadError(f"{path} is a {spec.kind} head, not a {kind} head")
     if spec.version != HeadSpec.version:
-        raise HeadError(f"{path} has version {spec.version} of the head format; this package reads version "
-                        f"{HeadSpec.version}")
+        raise HeadError(
+            f"{path} has version {spec.version} of the head format; this package reads version {HeadSpec.version}"
+        )
     if spec.backbone != b.id:
         raise HeadError(f"{path} was trained on {spec.backbone}, not on {b.id}")
     if spec.backbone_hash != backbone.weights_hash:
-        raise HeadError(f"{path} was trained on weights of {b.id} with hash {spec.backbone_hash}, and those loaded "
-                        f"have {backbone.weights_hash}; load the ones it was trained on or train it again")
+        raise HeadError(
+            f"{path} was trained on weights of {b.id} with hash {spec.backbone_hash}, and those loaded "
+            f"have {backbone.weights_hash}; load the ones it was trained on or train it again"
+        )
     if spec.normalisation != b.normalisation:
         raise HeadError(f"{path} expects pixels normalised with {spec.normalisation}, not with {b.normalisation}")
 
 
-def _linear_spec(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], labels: Sequence[ClassLabel] | None,
-                 depth_range: tuple[float, float] | None, path: Path) -> HeadSpec:
+def _linear_spec(
+    kind: str,
+    backbone: Backbone,
+    tensors: Mapping[str, Tensor],
+    labels: Sequence[ClassLabel] | None,
+    depth_range: tuple[float, float] | None,
+    path: Path,
+) -> HeadSpec:
     b, (outputs, width) = backbone.spec, tensors["net.out.weight"].shape[:2]
     last = (b.depth - 1,)
     taps = next((taps for taps in (last, b.taps) if sum(map(b.channels, taps)) == width), None)
     if taps is None:
         four = sum(map(b.channels, b.taps))
-        raise HeadError(f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {four} for four "
-                        "(heads that also read the CLS token are not supported)")
+        raise HeadError(
+            f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {four} for four "
+            "(heads that also read the CLS token are not supported)"
+        )
     if kind == "segmentation":
         labels = labels or [ClassLabel(i, f"class_{i}", _colour(i)) for i in range(outputs)]
         if len(labels) != outputs:
             raise HeadError(f"{path} tells {outputs} classes apart; {len(labels)} labels were given")
     options = {"bins": outputs} if kind == "depth" else {}
-    return HeadSpec(kind, "linear", b.id, backbone.weights_hash, tuple(taps), (), b.normalisation,
-                    labels=tuple(labels or ()), depth_range=depth_range or (0.001, 10.0), options=options,
-                    training={"by": "DINOv3's evaluation code"})
+    return HeadSpec(
+        kind,
+        "linear",
+        b.id,
+        backbone.weights_hash,
+        tuple(taps),
+        (),
+        b.normalisation,
+        labels=tuple(labels or ()),
+        depth_range=depth_range or (0.001, 10.0),
+        options=options,
+        training={"by": "DINOv3's evaluation code"},
+    )
 
 
 def _colour(index: int) -> tuple[int, int, int]:

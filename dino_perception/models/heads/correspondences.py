@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ..backbone import Backbone
-from .base import Head, HeadSpec
-
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.heads.base import Head, HeadSpec
 
 CELL = 16
 """Pixels between descriptors, at most: a 640x480 image has 1200 of them. A ConvNeXt's last stage would give 300."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone
-from .base import Head, HeadError, HeadSpec
-from .decoders import LightDpt, Linear, SubPatch, resize
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.heads.base import Head, HeadError, HeadSpec
+from dino_perception.models.heads.decoders import LightDpt, Linear, SubPatch, resize
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
 SPACINGS = ("log", "linear")
@@ -56,8 +56,11 @@ class Depth(Head):
         near, far = spec.depth_range or ((0.001, 100.0) if linear else RANGE)
         if not 0 < near < far or not math.isfinite(far):
             raise HeadError(f"the depth range is {near} to {far} m; accepted is 0 < nearest < farthest")
-        default = (dict(bins=256, spacing="linear", weighting="relu", dropout=0.0) if linear
-                   else dict(bins=64, spacing="log", weighting="softmax", width=64 if spec.arch == "fine" else 48))
+        default = (
+            dict(bins=256, spacing="linear", weighting="relu", dropout=0.0)
+            if linear
+            else dict(bins=64, spacing="log", weighting="softmax", width=64 if spec.arch == "fine" else 48)
+        )
         options = {**default, **spec.options}
         for name, accepted in (("spacing", SPACINGS), ("weighting", WEIGHTINGS)):
             if options[name] not in accepted:

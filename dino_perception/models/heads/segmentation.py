@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone
-from .base import Head, HeadError, HeadSpec
-from .decoders import Linear, MultiTap, SubPatch, resize
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.heads.base import Head, HeadError, HeadSpec
+from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
 
 
 class Segmentation(Head):

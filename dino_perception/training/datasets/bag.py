@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dino_perception.bags.problems import BagError
-from dino_perception.bags.reader import BagReader, is_bag
+from dino_perception.bags.storage.problems import BagError
+from dino_perception.bags.storage.reader import BagReader, is_bag
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
 from dino_perception.messages.images import ImageError, decode_compressed, decode_image
 from dino_perception.training.datasets.base import DataError, Dataset, Sample, metres, text_key

@@ -1,4 +1,4 @@
-"""Rendered drives: a folder of .npz files as `dino_perception.training.scenes` writes them, one drive a file."""
+"""Rendered drives: a folder of .npz files as `dino_perception.training.terrain.scenes` writes them, one drive a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from dino_perception.models.heads import LABELS
 from dino_perception.perception.frame import CameraModel
 from dino_perception.training.datasets.base import DataError, Dataset, Sample, file_key, metres
-from dino_perception.training.terrain_styles import SKY
+from dino_perception.training.terrain.styles import SKY
 
 ARRAYS = ("rgb", "depth", "classes", "pose", "intrinsics")
 

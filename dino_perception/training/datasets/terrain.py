@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dino_perception.training import terrain
 from dino_perception.training.datasets.base import DataError, Dataset, text_key
 from dino_perception.training.datasets.scenes import of_files
-from dino_perception.training.memory import keep_freed_memory
+from dino_perception.training.pretraining.memory import keep_freed_memory
 
 FRAMES = (0, 1, 3, 10, 20, 21, 23, 30, 50)
 """The frames of a ten-per-second drive that are rendered: pairs 1, 3, 10 and 30 frames apart, two or more of each."""
@@ -37,7 +38,7 @@ def read(
     """One drive through the world of each seed ("9000-9019,9100"), styles taking turns; by default those that nothing
     is trained on. Cameras are drawn as those of the training scenes. Slow at first (on a CPU some 20 s a world); what
     is rendered is kept under `cache`. Raises DataError."""
-    from dino_perception.training.terrain import HELD_OUT_STYLES, STYLES
+    from dino_perception.training.terrain.world import HELD_OUT_STYLES, STYLES
 
     styles = tuple(styles) or HELD_OUT_STYLES
     if unknown := [style for style in styles if style not in STYLES]:
@@ -77,8 +78,8 @@ def parse_seeds(text: str) -> list[int]:
 def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Sequence[int]) -> None:
     import torch
 
-    from dino_perception.training.scenes import FIELD_OF_VIEW, HEIGHT, PITCH
-    from dino_perception.training.terrain import Camera, World
+    from dino_perception.training.terrain.scenes import FIELD_OF_VIEW, HEIGHT, PITCH
+    from dino_perception.training.terrain.world import Camera, World
 
     keep_freed_memory()
     rng = np.random.default_rng([seed, 1])
@@ -105,6 +106,6 @@ def _version() -> str:
     import torch
 
     digest = hashlib.sha256(str(torch.cuda.is_available()).encode())
-    for path in sorted(Path(__file__).parents[1].glob("terrain*.py")):
+    for path in sorted(Path(terrain.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:10]

@@ -1,0 +1,1 @@
+"""What a replay leaves for people: one page, charts, pictures, a video."""

@@ -1,0 +1,251 @@
+"""Any bag as one ordered stream of CDR messages: rosbag2 folders and files (mcap, sqlite3, split, compressed) and ROS
+1."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rosbags.rosbag1 import ReaderError
+from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+
+from dino_perception.bags.storage.mcap_format import McapError, zstd
+from dino_perception.bags.storage.mcap_read import McapSource
+from dino_perception.bags.storage.merge import merged
+from dino_perception.bags.storage.packed import PackedSource
+from dino_perception.bags.storage.problems import EMPTY, UNREADABLE, BagError, Problem
+from dino_perception.bags.storage.ros1_read import Ros1Error, Ros1Source
+from dino_perception.bags.storage.sqlite_read import SqliteError, SqliteSource
+from dino_perception.bags.storage.topic import Record, Topic
+from dino_perception.messages.types import RosbagsTypes
+
+SUFFIXES = (".mcap", ".db3", ".bag")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_NO_BAG = "it is neither a rosbag2 folder nor a .mcap, .db3 or .bag file"
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path looks like one bag: a rosbag2 folder, or a file of a known kind."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file()
+    return path.is_file() and _kind(path) in SUFFIXES
+
+
+class BagReader:
+    """One bag. Use it as a context manager.
+
+    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
+    to be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.problems: list[Problem] = []
+        self._sources: list[_Source] = []
+        try:
+            for file in self._files():
+                self._open(file)
+            if not self._sources:
+                raise BagError(
+                    self.problems[0].sentence if self.problems else f"{path} is no bag: {_NO_BAG}", UNREADABLE
+                )
+        except BaseException:
+            self.close()
+            raise
+        self._collect_topics()
+        times = [source for source in self._sources if any(topic.count for topic in source.topics)]
+        if not times:
+            self.close()
+            found = "".join(f"; {problem.sentence}" for problem in self.problems)
+            raise BagError(f"{path} holds no message{found}", EMPTY)
+        self.start_ns = min(source.start_ns for source in times)
+        self.end_ns = max(source.end_ns for source in times)
+        self.types = RosbagsTypes(self._typestore())
+        self._complete_topics()
+
+    def __enter__(self) -> BagReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    @property
+    def recorded_order(self) -> bool:
+        """Whether messages come in the order of recording instead of by time, because the clock jumped back."""
+        return any(source.recorded_order for source in self._sources)
+
+    @property
+    def message_count(self) -> int:
+        return sum(topic.count for topic in self.topics.values())
+
+    def messages(
+        self, names: Collection[str] | None = None, start: int | None = None, stop: int | None = None
+    ) -> Iterator[Record]:
+        """The messages of the topics `names` (default: all) with start <= record time < stop, by record time; at one
+        time in the order of the files and within them. Bags whose clock jumped back come in the order of recording."""
+
+        def part(source: _Source):
+            return lambda: (
+                (time, Record(self.topics[topic.name], time, data))
+                for time, topic, data in source.messages(names, start, stop)
+                if topic.type == self.topics[topic.name].type
+            )
+
+        if self.recorded_order:
+            stream = (entry for source in self._sources for entry in part(source)())
+        else:
+            stream = merged([(source.start_ns, part(source)) for source in self._sources])
+        for _, record in stream:
+            if record.data[:4] == _ZSTD:  # message compression; CDR starts with a zero
+                try:
+                    record = record._replace(data=zstd.decompress(record.data))
+                except zstd.ZstdError as error:
+                    self.note(
+                        Problem(
+                            "damaged",
+                            f"messages of {record.topic.name} cannot be decompressed ({error})",
+                            record.topic.name,
+                        )
+                    )
+                    continue
+            yield record
+
+    def decode(self, record: Record) -> Any:
+        """The message of a record. Raises rosbags' SerdeError, or KeyError when the type is unknown."""
+        return self.types.deserialize(record.data, record.topic.type)
+
+    def note(self, problem: Problem) -> None:
+        """Remember a problem, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def _files(self) -> list[Path]:
+        path = self.path
+        if not path.exists():
+            raise BagError(f"{path} does not exist", UNREADABLE)
+        if path.is_file():
+            if _kind(path) not in SUFFIXES:
+                raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE)
+            return [path]
+        found = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in SUFFIXES[:2])
+        try:
+            about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+            listed = [path / Path(name).name for name in about["relative_file_paths"]]
+        except FileNotFoundError:
+            if not found:
+                raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE) from None
+            self.note(Problem("unindexed", f"{path} has no metadata.yaml; its files are taken by name"))
+            return found
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            self.note(
+                Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name")
+            )
+            return found
+        for missing in [file for file in listed if not file.exists()]:
+            self.note(Problem("truncated", f"{missing.name} is missing from {path}"))
+        return [file for file in listed if file.exists()]
+
+    def _open(self, file: Path) -> None:
+        try:
+            kind = {".mcap": McapSource, ".db3": SqliteSource, ".bag": Ros1Source}[_kind(file)]
+            self._sources.append(
+                PackedSource(file, self.note, kind) if file.suffix == ".zstd" else kind(file, self.note)
+            )
+        except (McapError, SqliteError, Ros1Error, ReaderError, OSError) as error:
+            if self.path.is_file():
+                raise BagError(str(error), EMPTY if "is empty" in str(error) else UNREADABLE) from None
+            self.note(Problem("damaged", f"a file of the bag is left out: {error}"))
+
+    def _collect_topics(self) -> None:
+        self.topics: dict[str, Topic] = {}
+        for source in self._sources:
+            for topic in source.topics:
+                known = self.topics.get(topic.name)
+                if known is None:
+                    self.topics[topic.name] = topic
+                elif known.type == topic.type:
+                    best = known if known.definition else topic
+                    self.topics[topic.name] = Topic(**{**vars(best), "count": known.count + topic.count})
+                else:
+                    self.note(
+                        Problem(
+                            "unknown",
+                            f"topic {topic.name} has two types, {known.type} and {topic.type}; the second is left out",
+                            topic.name,
+                        )
+                    )
+
+    def _complete_topics(self) -> None:
+        """Give topics of known types the definition that the bag left out, so that a copy has it."""
+        store = self.types.typestore
+        for name, topic in self.topics.items():
+            if not topic.definition and topic.type in store.fielddefs:
+                text, _ = store.generate_msgdef(topic.type, ros_version=2)
+                self.topics[name] = Topic(
+                    **{**vars(topic), "definition": text, "encoding": "ros2msg", "hash": store.hash_rihs01(topic.type)}
+                )
+
+    def _typestore(self) -> Any:
+        """The bag's own definitions, and Jazzy's for what it does not define."""
+        jazzy = get_typestore(Stores.ROS2_JAZZY)
+        own: dict[str, Any] = {}
+        for topic in self.topics.values():
+            if not topic.definition:
+                if topic.type not in jazzy.fielddefs and topic.type not in RosbagsTypes().typestore.fielddefs:
+                    self.note(
+                        Problem(
+                            "unknown",
+                            f"topic {topic.name} is of type {topic.type or '(none)'}, which the bag does not "
+                            "define; its messages are copied as they are",
+                            topic.name,
+                        )
+                    )
+                continue
+            try:
+                own.update(_parsed(topic))
+            except (TypesysError, ValueError, KeyError) as error:
+                self.note(
+                    Problem(
+                        "unknown",
+                        f"topic {topic.name} has a definition that cannot be read; its messages are copied "
+                        f"as they are ({error})",
+                        topic.name,
+                    )
+                )
+        new = {name: fields for name, fields in own.items() if jazzy.fielddefs.get(name) != fields}
+        if new.keys() & jazzy.fielddefs.keys():  # an older or newer definition of a standard type
+            store = get_typestore(Stores.EMPTY)
+            store.register({**jazzy.fielddefs, **own})
+            return store
+        jazzy.register(new)
+        return jazzy
+
+
+_Source = McapSource | SqliteSource | Ros1Source | PackedSource
+
+
+def _kind(file: Path) -> str:
+    return Path(file.stem).suffix if file.suffix == ".zstd" else file.suffix
+
+
+def _parsed(topic: Topic) -> dict[str, Any]:
+    if topic.encoding != "ros2idl":
+        return get_types_from_msg(topic.definition, topic.type)
+    rule = "=" * 80 + "\n"
+    if not topic.definition.startswith(rule):
+        return get_types_from_idl(topic.definition)
+    found: dict[str, Any] = {}
+    for part in topic.definition.split(rule)[1:]:
+        head, _, text = part.partition("\n")
+        found.update(
+            get_types_from_idl(text)
+            if head.startswith("IDL: ")
+            else get_types_from_msg(text, head.removeprefix("MSG: "))
+        )
+    return found

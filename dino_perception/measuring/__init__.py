@@ -1,0 +1,1 @@
+"""What `demo` and `benchmark` measure and how they show it."""

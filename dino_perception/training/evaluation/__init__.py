@@ -1,0 +1,1 @@
+"""How good perception is on data with truth, beside simple baselines."""

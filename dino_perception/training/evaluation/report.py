@@ -1,0 +1,156 @@
+"""An evaluation as plain data and as a table."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from dino_perception.training.evaluation.baselines import MATCHERS
+from dino_perception.training.evaluation.metrics import DEPTH_EDGES, PCK_PIXELS, DepthScore, SegmentationScore
+
+if TYPE_CHECKING:
+    from dino_perception.training.evaluation.evaluate import Evaluation
+
+
+def as_data(evaluation: Evaluation) -> dict[str, Any]:
+    """The numbers, ready for JSON; what is not known is None. `segmentation.full_size` is there when the truth is finer
+    than what is published.
+
+    `segmentation` {miou, iou, pixel_accuracy, ece, baseline_miou, ...}, `depth` {abs_rel, rmse, delta1 .. delta3,
+    aligned, baseline_abs_rel, ...}, `correspondences` {gap: {pck1 .. pck16, median_px, matches, pairs, baseline_orb,
+    baseline_lk}}. A head without truth in the data is left out and named in `notes`.
+    """
+    data: dict[str, Any] = {"data": evaluation.source, "frames": evaluation.frames, "notes": evaluation.notes}
+    if evaluation.segmentation:
+        data["segmentation"] = _segmentation(evaluation)
+    if evaluation.depth:
+        data["depth"] = _depth(evaluation)
+    if evaluation.matches:
+        data["correspondences"] = {
+            str(gap): {
+                **scores["dino"].numbers(),
+                "pairs": len(scores["dino"].errors),
+                **{f"baseline_{name}": scores[name].numbers() for name in MATCHERS},
+            }
+            for gap, scores in evaluation.matches.items()
+        }
+    return plain(data)
+
+
+def _segmentation(evaluation: Evaluation) -> dict[str, Any]:
+    names = [label.name for label in evaluation.labels]
+    own, base = evaluation.segmentation, evaluation.segmentation_baseline
+
+    def numbers(score: SegmentationScore) -> dict[str, Any]:
+        return {"miou": score.miou, "iou": dict(zip(names, score.iou)), "pixel_accuracy": score.accuracy}
+
+    full = evaluation.segmentation_full
+    return {
+        **numbers(own),
+        "ece": own.ece(),
+        **({"full_size": numbers(full)} if full else {}),
+        **{f"baseline_{k}": v for k, v in numbers(base).items()},
+        "pixels": own.pixels,
+        "confusion": own.confusion.tolist(),
+        "reliability": own.reliability().tolist(),
+    }
+
+
+def _depth(evaluation: Evaluation) -> dict[str, Any]:
+    own, base = evaluation.depth, evaluation.depth_baseline
+
+    def by_range(score: DepthScore) -> list[dict[str, float]]:
+        return [
+            {"from_m": low, "to_m": high, "abs_rel": total / count, "pixels": int(count)}
+            for low, high, (count, total) in zip(DEPTH_EDGES, DEPTH_EDGES[1:], score.by_range)
+            if count
+        ]
+
+    return {
+        **own.numbers(),
+        "aligned": own.aligned(),
+        "by_range": by_range(own),
+        "coverage": own.coverage,
+        "up_to_m": own.farthest,
+        "frames": len(own.rows),
+        **{f"baseline_{k}": v for k, v in base.numbers().items()},
+        "baseline_aligned": base.aligned(),
+        "baseline_by_range": by_range(base),
+    }
+
+
+def tables(data: dict[str, Any]) -> list[Table]:
+    """What `as_data` gave, to be printed."""
+    found = []
+    if s := data.get("segmentation"):
+        table = _table(f"Segmentation, {data['frames']} frames", "", "this", "colour k-NN")
+        for key, name in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy")):
+            table.add_row(name, number(s[key]), number(s[f"baseline_{key}"]))
+        table.add_row("calibration error (ECE)", number(s["ece"]), "", end_section="full_size" not in s)
+        if "full_size" in s:
+            table.add_row("mIoU at the size of the truth", number(s["full_size"]["miou"]), "", end_section=True)
+        for name, value in s["iou"].items():
+            table.add_row(f"IoU {name}", number(value), number(s["baseline_iou"][name]))
+        found.append(table)
+    if d := data.get("depth"):
+        table = _table(
+            f"Depth up to {d['up_to_m']:g} m, {d['frames']} frames", "", "this", "flat ground", "this, aligned"
+        )
+        for key, name in (
+            ("abs_rel", "AbsRel"),
+            ("rmse", "RMSE (m)"),
+            ("delta1", "delta < 1.25"),
+            ("delta2", "delta < 1.25²"),
+            ("delta3", "delta < 1.25³"),
+        ):
+            table.add_row(name, number(d[key]), number(d[f"baseline_{key}"]), number(d["aligned"][key]))
+        found.append(table)
+    if data.get("correspondences"):
+        table = _table(
+            "Matches: share within so many pixels",
+            "frames apart",
+            "matcher",
+            *(f"{p} px" for p in PCK_PIXELS),
+            "median px",
+            "matches",
+        )
+        for gap, numbers in data["correspondences"].items():
+            for i, (name, row) in enumerate(
+                (("this", numbers), ("ORB + ratio", numbers["baseline_orb"]), ("Lucas-Kanade", numbers["baseline_lk"]))
+            ):
+                table.add_row(
+                    "" if i else gap,
+                    name,
+                    *(number(row[f"pck{p}"]) for p in PCK_PIXELS),
+                    number(row["median_px"], 2),
+                    number(row["matches"], 0),
+                    end_section=i == 2,
+                )
+        found.append(table)
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 or column == "matcher" else "right")
+    return table
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: float instead of NumPy's, None instead of NaN and infinity."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""How the bundled backbone is trained on rendered drives."""

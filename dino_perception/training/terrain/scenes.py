@@ -1,0 +1,135 @@
+"""Renders drives through many worlds to a folder, one file a drive: what the bundled model is trained on.
+
+    python -m dino_perception.training.terrain.scenes --out SCENES --worlds 400 --size 240x320
+
+A scene is an .npz with rgb (K, H, W, 3) uint8, depth (K, H, W) float16 metres with NaN in the sky, classes (K, H, W)
+uint8, pose (K, 4, 4) float64 camera to world and intrinsics (4,) fx fy cx cy. Its name holds style and seed; a file
+that is there already is kept, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from dino_perception.training.pretraining.memory import keep_freed_memory
+
+HEIGHT = (1.04, 1.16)
+"""Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
+so a model of metric depth learns one mast, within a few percent."""
+PITCH = (0.10, 0.30)
+FIELD_OF_VIEW = (62.0, 70.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    out: Path
+    seed: int
+    style: str
+    height: int
+    width: int
+    frames: int
+    drives: int
+    suns: int
+    rate_hz: float
+    device: str
+
+
+def render(job: Job) -> Path:
+    """One world under `suns` lights, `drives` drives of `frames` frames under each: one file a drive."""
+    from dino_perception.training.terrain.world import Camera, World
+
+    paths = [job.out / f"{job.style}-{job.seed}-{drive}.npz" for drive in range(job.suns * job.drives)]
+    if all(path.exists() for path in paths):
+        return paths[-1]
+    rng = np.random.default_rng(job.seed)
+    world = World(job.seed, job.style, device=job.device)
+    for sun in range(job.suns):
+        if sun:
+            world.relight(job.seed * 17 + sun)
+        camera = Camera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
+        numbers = range(sun * job.drives, (sun + 1) * job.drives)
+        drives = [
+            world.drive(
+                job.frames,
+                job.rate_hz,
+                seed=number,
+                camera_height=rng.uniform(*HEIGHT),
+                camera_pitch=rng.uniform(*PITCH),
+            )
+            for number in numbers
+        ]
+        seen = world.render(np.concatenate(drives), camera, first_frame=100 * sun)
+        k = camera.k
+        for i, (number, drive) in enumerate(zip(numbers, drives)):
+            part, frames = paths[number].with_suffix(".part"), slice(i * job.frames, (i + 1) * job.frames)
+            with part.open("wb") as file:
+                np.savez(
+                    file,
+                    rgb=seen.rgb[frames],
+                    depth=seen.depth[frames].astype(np.float16),
+                    classes=seen.classes[frames],
+                    pose=drive,
+                    intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
+                )
+            os.replace(part, paths[number])
+    return paths[-1]
+
+
+def main() -> None:
+    from dino_perception.training.terrain.world import STYLES, TRAIN_STYLES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the scenes")
+    parser.add_argument("--worlds", type=int, default=400, help="how many worlds")
+    parser.add_argument("--first-seed", type=int, default=1, help="seed of the first world")
+    parser.add_argument(
+        "--styles", default=",".join(TRAIN_STYLES), help=f"any of {','.join(STYLES)}; worlds take turns"
+    )
+    parser.add_argument("--size", default="240x320", help="height x width in pixels")
+    parser.add_argument("--frames", type=int, default=6, help="frames a drive")
+    parser.add_argument("--rate", type=float, default=1.0, help="frames a second of driving, at 0.3 to 0.6 m/s")
+    parser.add_argument("--drives", type=int, default=1, help="drives under each light, each in another place")
+    parser.add_argument("--suns", type=int, default=2, help="lights a world")
+    parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
+    parser.add_argument("--device", default="cpu", help="torch device; four or five workers keep a GPU busy")
+    arguments = parser.parse_args()
+    height, width = (int(side) for side in arguments.size.split("x"))
+    styles = arguments.styles.split(",")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(
+            arguments.out,
+            arguments.first_seed + i,
+            styles[i % len(styles)],
+            height,
+            width,
+            arguments.frames,
+            arguments.drives,
+            arguments.suns,
+            arguments.rate,
+            arguments.device,
+        )
+        for i in range(arguments.worlds)
+    ]
+    with multiprocessing.get_context("spawn").Pool(arguments.workers, initializer=_begin) as pool:
+        for _ in track(pool.imap_unordered(render, jobs), "worlds", total=len(jobs)):
+            pass
+
+
+def _begin() -> None:
+    """Of every worker: they share the cores, one each."""
+    import torch
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+if __name__ == "__main__":
+    main()
