@@ -18,6 +18,7 @@ import torch
 from dino_perception import engines
 from dino_perception.engines import Compiled
 from dino_perception.engines.parity_pictures import parity_inputs
+from dino_perception.models import taps
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, load_head
@@ -75,10 +76,10 @@ class Perceiver:
             Label(label.id, label.name, tuple(label.colour))
             for label in (segmentation.spec.labels if segmentation else ())
         )
-        self._taps = tuple(sorted({tap for head in heads.values() for tap in head.spec.taps}))
-        self._head_taps = {kind: [self._taps.index(tap) for tap in head.spec.taps] for kind, head in heads.items()}
+        self._taps = taps.union(tap for head in heads.values() for tap in head.spec.taps)
+        self._head_taps = {kind: taps.places(self._taps, head.spec.taps) for kind, head in heads.items()}
         self._stride = (
-            backbone.spec.tap_stride(heads["correspondences"].spec.taps[0]) if "correspondences" in heads else 0
+            backbone.spec.tap_stride(heads["correspondences"].spec.taps[0].layer) if "correspondences" in heads else 0
         )
         self._build(backbone, heads, batch_sizes, frames)
         one = next(iter(self._backbone.values())).info
@@ -221,7 +222,9 @@ class Perceiver:
                 engine = graph.info.engine  # the heads and other sizes belong on the same device
             inputs = functools.cache(functools.partial(_head_inputs, graph, example, pictures))
             for kind, head in heads.items():
-                features = tuple(self._map_zeros(backbone, size, tap) for tap in head.spec.taps)
+                features = tuple(
+                    self._feature_zeros(backbone, size, *output) for output in taps.outputs(head.spec.taps)
+                )
                 # Asked for only when the head must be built; given at once when the user's own pictures are to judge it.
                 maps = lambda kind=kind: [tuple(f[i] for i in self._head_taps[kind]) for f in inputs()]  # noqa: E731
                 self._heads[kind][size] = engines.build(
@@ -229,15 +232,10 @@ class Perceiver:
                     parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 
-    def _map_zeros(self, backbone: Backbone, size: int, tap: int) -> torch.Tensor:
-        stride = backbone.spec.tap_stride(tap)
-        shape = (
-            size,
-            backbone.spec.channels(tap),
-            self.settings.input_height // stride,
-            self.settings.input_width // stride,
-        )
-        return torch.zeros(shape, device=self.device)
+    def _feature_zeros(self, backbone: Backbone, size: int, what: str, layer: int, norm: bool) -> torch.Tensor:
+        s, stride = self.settings, backbone.spec.tap_stride(layer)
+        sides = (s.input_height // stride, s.input_width // stride) if what == "map" else ()
+        return torch.zeros(size, backbone.spec.channels(layer), *sides, device=self.device)
 
     def _chunks(self, frames: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         """Which frames run together, and in the graph of which batch size."""
