@@ -237,7 +237,7 @@ class Perceiver:
             self.settings.input_height // stride,
             self.settings.input_width // stride,
         )
-        return torch.zeros(shape, device=self.device)
+        return torch.zeros(shape)  # on the CPU: only an engine places what it runs
 
     def _chunks(self, frames: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         """Which frames run together, and in the graph of which batch size."""
@@ -401,8 +401,8 @@ def _usable_camera(frame: Frame, is_rectified: bool):
 
 
 def _head_inputs(graph: Compiled, example: torch.Tensor, pictures) -> list[tuple[torch.Tensor, ...]]:
-    """What the heads see on the parity pictures: the backbone's maps, copied."""
-    return [tuple(t.clone() for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]
+    """What the heads see on the parity pictures: the backbone's maps, copied to the CPU."""
+    return [tuple(t.to("cpu", copy=True) for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]
 
 
 def _describe_parts(backbone: Backbone, heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
