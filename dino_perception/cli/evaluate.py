@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         untrained = ", ".join(name for name, part in model["parts"].items() if not part["trained"])
         console.print(f"without trained weights, so that the numbers mean little: {untrained}", style="yellow")
     if args.plots:
-        from dino_perception.training.evaluation.evaluate import plots
+        from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
     if args.json:

@@ -235,7 +235,9 @@ class Perceiver:
     def _feature_zeros(self, backbone: Backbone, size: int, what: str, layer: int, norm: bool) -> torch.Tensor:
         s, stride = self.settings, backbone.spec.tap_stride(layer)
         sides = (s.input_height // stride, s.input_width // stride) if what == "map" else ()
-        return torch.zeros(size, backbone.spec.channels(layer), *sides, device=self.device)
+        return torch.zeros(
+            size, backbone.spec.channels(layer), *sides
+        )  # on the CPU: only an engine places what it runs
 
     def _chunks(self, frames: Sequence[int]) -> list[tuple[Sequence[int], int]]:
         """Which frames run together, and in the graph of which batch size."""
@@ -399,8 +401,8 @@ def _usable_camera(frame: Frame, is_rectified: bool):
 
 
 def _head_inputs(graph: Compiled, example: torch.Tensor, pictures) -> list[tuple[torch.Tensor, ...]]:
-    """What the heads see on the parity pictures: the backbone's maps, copied."""
-    return [tuple(t.clone() for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]
+    """What the heads see on the parity pictures: the backbone's maps, copied to the CPU."""
+    return [tuple(t.to("cpu", copy=True) for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]
 
 
 def _describe_parts(backbone: Backbone, heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
