@@ -151,9 +151,9 @@ class Graphs:
     def _map_zeros(self, size: int, tap: int) -> torch.Tensor:
         stride, s = self._spec.tap_stride(tap), self._settings
         shape = (size, self._spec.channels(tap), s.input_height // stride, s.input_width // stride)
-        return torch.zeros(shape, device=self.device)
+        return torch.zeros(shape)  # on the CPU: only an engine places what it runs
 
 
 def _head_inputs(graph: Compiled, example: torch.Tensor, pictures) -> list[tuple[torch.Tensor, ...]]:
-    """What the heads see on the parity pictures: the backbone's maps, copied."""
-    return [tuple(t.clone() for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]
+    """What the heads see on the parity pictures: the backbone's maps, copied to the CPU."""
+    return [tuple(t.to("cpu", copy=True) for t in graph(*inputs)) for inputs in parity_inputs((example,), pictures)]

@@ -69,7 +69,7 @@ class Worker:
         types: Any,
         account: Account,
         now_ns: Callable[[], int],
-        complain: Callable[[str], None],
+        complain: Callable[[str, Exception, str], None],
         lost: Callable[[str], None] = lambda text: None,
     ):
         self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
@@ -292,14 +292,15 @@ class Worker:
         account = self._account.cameras[camera]
         account.bad.tick(time.monotonic())
         account.bad_reason = str(error)
-        self._complain(f"camera '{camera}': {error}")
+        self._complain(f"camera '{camera}': {error}", error, camera)
 
     def _fail(self, cameras, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
         self._account.error(text)
         for camera in cameras:
             self._account.cameras[camera].failed.tick(time.monotonic())
-        self._complain(f"camera {', '.join(cameras)}: {text}" if cameras else text)
+        who = ", ".join(cameras)
+        self._complain(f"camera {who}: {text}" if cameras else text, error, who)
 
 
 def _is_picture(topic: str) -> bool:

@@ -108,7 +108,7 @@ class Bench:
             TYPES,
             self.account,
             now_ns=lambda: round(self.now_s * 1e9),
-            complain=self.complaints.append,
+            complain=lambda text, error, who: self.complaints.append(text),
             lost=self.lost.append,
         )
 
