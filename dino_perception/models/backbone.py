@@ -124,6 +124,11 @@ class FixedBackbone(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
 
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return ("features",) * (len(self.taps) * (1 + len(self.extras)))
+
     def example(self, batch: int = 1) -> Tensor:
         """An input of the right shape and type, all zeros: what an exporter traces with."""
         device = self.scale.device
