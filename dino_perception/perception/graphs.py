@@ -14,6 +14,7 @@ import torch
 from dino_perception import engines
 from dino_perception.engines import Compiled
 from dino_perception.engines.parity_pictures import parity_inputs
+from dino_perception.models import taps
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head
 from dino_perception.perception.settings import SettingError, Settings
@@ -41,8 +42,8 @@ class Graphs:
         pictures: Sequence[str | Path] | None = None,
     ):
         self._settings, self._spec = settings, backbone.spec
-        self._taps = tuple(sorted({tap for head in heads.values() for tap in head.spec.taps}))
-        self.head_taps = {kind: [self._taps.index(tap) for tap in head.spec.taps] for kind, head in heads.items()}
+        self._taps = taps.union(tap for head in heads.values() for tap in head.spec.taps)
+        self.head_taps = {kind: taps.places(self._taps, head.spec.taps) for kind, head in heads.items()}
         """Which of the backbone graph's outputs go into each head's graph, in order."""
         self._backbone: dict[int, Compiled] = {}
         self._heads: dict[str, dict[int, Compiled]] = {kind: {} for kind in heads}
@@ -70,7 +71,7 @@ class Graphs:
         return chunks
 
     def maps(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The backbone's feature maps, one a tap, valid until it runs again at this batch size."""
+        """The backbone's feature maps and CLS tokens (see `taps.outputs`), valid until it runs again at this batch size."""
         return self._backbone[len(pixels)](pixels)
 
     def head(self, kind: str, maps: Sequence[torch.Tensor], chosen: Sequence[int]) -> list[list[torch.Tensor]]:
@@ -140,7 +141,7 @@ class Graphs:
                 engine = graph.info.engine  # the heads and other sizes belong on the same device
             inputs = functools.cache(functools.partial(_head_inputs, graph, example, pictures))
             for kind, head in heads.items():
-                features = tuple(self._map_zeros(size, tap) for tap in head.spec.taps)
+                features = tuple(self._feature_zeros(size, *output) for output in taps.outputs(head.spec.taps))
                 # Asked for only when the head must be built; given at once when the user's own pictures are to judge it.
                 maps = lambda kind=kind: [tuple(f[i] for i in self.head_taps[kind]) for f in inputs()]  # noqa: E731
                 self._heads[kind][size] = engines.build(
@@ -148,10 +149,11 @@ class Graphs:
                     parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 
-    def _map_zeros(self, size: int, tap: int) -> torch.Tensor:
-        stride, s = self._spec.tap_stride(tap), self._settings
-        shape = (size, self._spec.channels(tap), s.input_height // stride, s.input_width // stride)
-        return torch.zeros(shape)  # on the CPU: only an engine places what it runs
+    def _feature_zeros(self, size: int, what: str, layer: int, norm: bool) -> torch.Tensor:
+        """Such a map or CLS token, on the CPU: only an engine places what it runs."""
+        stride, s = self._spec.tap_stride(layer), self._settings
+        sides = (s.input_height // stride, s.input_width // stride) if what == "map" else ()
+        return torch.zeros(size, self._spec.channels(layer), *sides)
 
 
 def _head_inputs(graph: Compiled, example: torch.Tensor, pictures) -> list[tuple[torch.Tensor, ...]]:
