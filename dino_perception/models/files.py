@@ -143,7 +143,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         there = {entry.name for entry in folder.iterdir() if entry.is_file()}
         for name in names:
             if name not in there:
-                raise FileError(f"{index} names {name[:200]!r}, which is no file of its folder")
+                raise FileError(f"{index} names {name[:200]!r}, which is outside its folder or not there")
             tensors.update(read(folder / name)[0])
         return tensors, {}
     try:

@@ -249,7 +249,7 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     except KeyError as error:
         raise HeadError(f"{path} does not describe its head completely: {error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise HeadError(f"{path} does not describe its head as this package does: {error}") from None
+        raise HeadError(f"{path} does not describe its head completely and rightly: {error}") from None
 
 
 def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:

@@ -19,9 +19,6 @@ def check_spec(data: Mapping[str, Any]) -> None:
     for name, (fits, accepted) in _FIELDS.items():
         if name in data and not fits(data[name]):
             raise ValueError(f"its '{name}' is {_short(data[name])}; accepted is {accepted}")
-    taps, channels = data.get("taps", ()), data.get("channels", ())
-    if len(taps) != len(channels):
-        raise ValueError(f"its 'channels' are {_short(channels)}; accepted is one for each of the {len(taps)} taps")
 
 
 def _text(value: Any) -> bool:
