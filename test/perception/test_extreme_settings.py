@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.percepts import TOPICS, outputs
+from dino_perception.messages.topics import TOPICS, outputs
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.perceiver import Perceiver
@@ -57,7 +57,7 @@ def look(perceiver, settings):
 
 
 def _data():
-    return {name for name, about in TOPICS.items() if about.qos == "data"}
+    return {name for name, about in TOPICS.items() if not about.latched}
 
 
 @pytest.fixture(scope="module")
