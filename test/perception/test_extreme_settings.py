@@ -50,7 +50,7 @@ def look(perceiver, settings):
     for number in range(2):
         topics, heads = demand.decide("front", frame(number).stamp_ns, _data(), dict(settings.head))
         percept = perceiver.perceive([frame(number)], [heads])[0]
-        for name, message in outputs(types, percept, settings, perceiver.labels, topics).items():
+        for name, message in outputs(types, percept, settings, topics).items():
             types.serialize(message)
             seen.add(name)
     return seen
