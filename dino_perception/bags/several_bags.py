@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_perception.bags.job import Job, Result, run
-from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, BagError
+from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import is_bag
 from dino_perception.perception.settings import Settings
 
@@ -26,15 +26,17 @@ Progress = Callable[[int, int, int], None]
 """Told (number of the bag, frames done, frames in all)."""
 
 
-def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """The bags that paths name: each a bag, or a folder of bags, searched to the bottom in the order of names.
-    Raises BagError."""
+def find_bags(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """The bags that paths name: each a bag, or a folder of bags, searched to the bottom in the order of names but for
+    the folder `out`, which the outputs go to. Raises BagError."""
     found: list[Path] = []
     for path in paths:
         if is_bag(path) or not path.is_dir():
             found.append(path)
             continue
-        inside = list(_inside(path))
+        if out is not None and out.exists() and out.samefile(path):
+            raise BagError(f"{out} is the folder of the recordings; give another one for the outputs", USAGE)
+        inside = list(_inside(path, out))
         if not inside:
             raise BagError(f"{path} holds no bag: no rosbag2 folder and no .mcap, .db3 or .bag file", UNREADABLE)
         found += inside
@@ -95,12 +97,14 @@ def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None
     return [_result(job, future) for job, future in zip(jobs, futures)]
 
 
-def _inside(folder: Path):
+def _inside(folder: Path, out: Path | None):
     for path in sorted(folder.iterdir()):
+        if out is not None and out.exists() and path.is_dir() and out.samefile(path):
+            continue
         if is_bag(path):
             yield path
         elif path.is_dir():
-            yield from _inside(path)
+            yield from _inside(path, out)
 
 
 def _gpus() -> int:
