@@ -8,6 +8,7 @@ What a head returns is compared in its own terms, because that is what a planner
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,11 +63,9 @@ class Reference:
 
     def __init__(self, module: nn.Module, inputs: Sequence[tuple[torch.Tensor, ...]], device: torch.device):
         self.inputs = [tuple(t.to(device) for t in tensors) for tensors in inputs]
-        home = next((t.device for t in [*module.parameters(), *module.buffers()]), device)
+        placed = (module if device.type == "cpu" else copy.deepcopy(module).to(device)).eval()
         with torch.inference_mode(), _plain_float32():
-            module.to(device).eval()
-            self.outputs = [tuple(t.to("cpu", copy=True) for t in module(*tensors)) for tensors in self.inputs]
-            module.to(home)
+            self.outputs = [tuple(t.to("cpu", copy=True) for t in placed(*tensors)) for tensors in self.inputs]
         self.kinds = kinds(self.outputs[0])
 
     def compare(self, compiled: Compiled) -> dict[str, Any]:

@@ -287,3 +287,12 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "load": os.getloadavg()[0],
     }
+
+
+def about(machine: dict[str, Any]) -> str:
+    """A machine in words."""
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
+        f"load before the run {machine['load']:.1f}"
+    )

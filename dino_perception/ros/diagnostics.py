@@ -9,6 +9,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+from dino_perception.messages.printable import printable
+
 try:
     from diagnostic_updater import Updater
 except ImportError:
@@ -16,6 +18,8 @@ except ImportError:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1.0
+LONGEST = 4000
+"""Characters of one value."""
 
 
 class Finding(NamedTuple):
@@ -73,7 +77,7 @@ class Diagnostics:
 
 def filled(status: DiagnosticStatus, finding: Finding) -> DiagnosticStatus:
     """The status with the finding written into it."""
-    status.level, status.message = finding.level, finding.message
+    status.level, status.message = finding.level, printable(finding.message, LONGEST)
     status.values.extend(KeyValue(key=key, value=value) for key, value in flat(finding.values).items())
     return status
 
@@ -85,7 +89,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             lines.update(flat(value, f"{prefix}{key}."))
         else:
-            lines[f"{prefix}{key}"] = _text(value)
+            lines[printable(f"{prefix}{key}")] = printable(_text(value), LONGEST)
     return lines
 
 

@@ -13,18 +13,21 @@ import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.percepts import TOPICS, label_info
+from dino_perception.messages.printable import printable
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
+from dino_perception.ros.complaints import CallbackErrors, Complaints
 from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.inputs import CameraInput
+from dino_perception.ros.lasting import LastingExecutor, answer_always
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
 from dino_perception.ros.parameters import Parameters
@@ -35,8 +38,6 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
     from dino_perception.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-COMPLAIN_S = 10.0
-"""The same complaint is logged again only after this many seconds."""
 DEVICE_LOST = 3
 """Exit code of a node that has lost its GPU."""
 GOODBYE_S = 2.0
@@ -58,18 +59,22 @@ class PerceptionNode(PatientLifecycleNode):
         self._doing = ""
         self._problem = ""
         self._warnings: list[str] = []
-        self._complained: dict[str, float] = {}
+        self._complain = Complaints(lambda text: self.get_logger().error(text))
+        self.callback_errors = CallbackErrors(self._complain)
         self._declared = Parameters(self, self._change)
         self._diagnostics = Diagnostics(self)
         self._diagnostics.add("perception", self._find)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
+        answer_always(self, self.callback_errors)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
         )
         for name in self._declared.unknown():
-            self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
+            self.get_logger().warn(
+                f"'{printable(name)}' was given but is no parameter of this node; is it spelled right?"
+            )
         if self.get_parameter("autostart").value:
             # A coroutine of the executor in a group of its own, so that everything is answered while engines are built.
             self._start = self.create_timer(
@@ -89,7 +94,7 @@ class PerceptionNode(PatientLifecycleNode):
         except Exception as error:
             # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
             known = type(error).__module__.startswith("dino_perception.")
-            self._problem = str(error) if known else f"{type(error).__name__}: {error}"
+            self._problem = printable(error if known else f"{type(error).__name__}: {error}")
             self.get_logger().error(f"not configured: {self._problem}")
             self._unload()
             return FAILURE
@@ -256,13 +261,6 @@ class PerceptionNode(PatientLifecycleNode):
         self._warnings.append(text)
         self.get_logger().warn(text)
 
-    def _complain(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self._complained.get(text, -COMPLAIN_S) >= COMPLAIN_S:
-            self._complained = {known: at for known, at in self._complained.items() if now - at < COMPLAIN_S}
-            self._complained[text] = now
-            self.get_logger().error(text)
-
     def _leave(self, reason: str) -> None:
         """End the process: without its device it can do nothing, and launch (`respawn:=true`) or systemd start it anew."""
         self.get_logger().fatal(f"the device does not answer any more, leaving: {reason}")
@@ -279,6 +277,7 @@ class PerceptionNode(PatientLifecycleNode):
             self._warnings,
             self._account,
             self._perceiver,
+            self.callback_errors,
         )
 
     def _find_camera(self, camera: str) -> Finding:
@@ -301,7 +300,7 @@ def main(args: list[str] | None = None) -> int:
     node = None
     try:
         node = PerceptionNode()
-        executor = SingleThreadedExecutor()
+        executor = LastingExecutor(node.callback_errors)
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -309,7 +308,6 @@ def main(args: list[str] | None = None) -> int:
     except Exception:
         if rclpy.ok():
             raise
-        # A signal shut ROS down under a callback that was just about to publish: that is an end like any other.
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C shall not tear the clean-up apart
         if node is not None and not node.leave(GOODBYE_S):
