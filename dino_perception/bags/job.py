@@ -70,7 +70,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
     with BagReader(job.source) as bag:
         own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
         cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
-        part = Part(*_span(job, bag), every=job.every, copy=_copied(job, bag))
+        part = Part(
+            *_span(job, bag), every=job.every, copy=_copied(job, bag), max_megapixels=job.settings.max_megapixels
+        )
         place = Place(job.output, _fingerprint(job, bag))
         place.prepare(resume=job.resume, force=job.force)
         if place.done:
