@@ -102,7 +102,7 @@ def measure(
 def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     """Each of: the bare backbone, the pipeline with all heads, one pipeline a head, the machine's matrix rate."""
     perceiver, device = subject.perceiver, subject.perceiver.device
-    backbone = perceiver.graph("backbone", subject.batch)
+    backbone = perceiver.graphs.graph("backbone", subject.batch)
     size = backbone.signature[0][0][1:3]
     pixels = torch.from_numpy(np.stack([resized(decode_image(m), size) for m in messages])).to(device)
     wait(device)

@@ -332,17 +332,17 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
     import torch
 
     heads = list(perceiver.settings.heads)
-    taps = perceiver.head_taps()
+    taps = perceiver.graphs.head_taps
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         for i in range(-2, count):
             sample: dict[str, float] = {}
             start = time.perf_counter()
-            maps = perceiver.graph("backbone")(pixels[i % len(pixels)])
+            maps = perceiver.graphs.graph("backbone")(pixels[i % len(pixels)])
             sample["backbone"] = _since(start, perceiver.device)
             for head in heads:
                 start = time.perf_counter()
-                perceiver.graph(head)(*(maps[tap] for tap in taps[head]))
+                perceiver.graphs.graph(head)(*(maps[tap] for tap in taps[head]))
                 sample[head] = _since(start, perceiver.device)
             sample["all"] = sum(sample.values())
             if i >= 0:

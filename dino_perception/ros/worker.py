@@ -12,8 +12,9 @@ from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.percepts import outputs, waiting
 from dino_perception.perception.frame import Frame, Percept
-from dino_perception.perception.perceiver import FrameError, Sight
+from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 

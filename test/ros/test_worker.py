@@ -14,8 +14,8 @@ import pytest
 from dino_perception.messages.images import decode_image
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
-from dino_perception.perception.perceiver import Sight
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 from dino_perception.ros.worker import Worker

@@ -1,7 +1,8 @@
 """The head contract: what a head says about itself, what it computes, and how one is made, loaded and saved.
 
 A head is one file in this folder. It defines a `Head` subclass named in `HEAD`, whose `ARCHES` maps the name of each
-architecture to a module that turns feature maps into raw maps; nothing else has to know it.
+architecture to a module that turns feature maps into raw maps, and whose `OUTPUTS` say what its arrays mean: by that
+they are checked, kept, drawn, reported and compared (outputs.py). What it publishes stands in messages/topics.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dino_perception.models import files
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
 from dino_perception.models.heads.dinov3_linear import linear_state
+from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -87,6 +89,8 @@ class Head(nn.Module):
 
     KIND = ""
     ARCHES: Mapping[str, type[nn.Module]] = {}
+    OUTPUTS: tuple[Output, ...] = ()
+    """What `reduce` gives, in order."""
 
     def __init__(self, spec: HeadSpec):
         super().__init__()
@@ -119,6 +123,11 @@ class FixedHead(nn.Module):
         super().__init__()
         self.head, self.height, self.width = head, height, width
         self.eval()
+
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return tuple(output.meaning for output in self.head.OUTPUTS)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         return self.head.reduce(self.head(*features), self.height, self.width)

@@ -10,6 +10,7 @@ from torch import Tensor
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
+from dino_perception.models.outputs import Output
 
 NO_CLASS = 255
 """The id of a pixel whose logits are NaN: no class reaches the largest. The mask's consumers ignore it."""
@@ -20,6 +21,7 @@ class Segmentation(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
+    OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
     ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear}
 
     def __init__(self, spec: HeadSpec):
