@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dino_perception.children import ends_with_parent
 from dino_perception.messages.topics import TOPICS
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.rig.isolation import isolated
@@ -105,6 +106,7 @@ def _play(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        **ends_with_parent(),
     )
     try:
         mask = f"{NODE}/segmentation/mask"
