@@ -1,7 +1,8 @@
 """The head contract: what a head says about itself, what it computes, and how one is made, loaded and saved.
 
 A head is one file in this folder. It defines a `Head` subclass named in `HEAD`, whose `ARCHES` maps the name of each
-architecture to a module that turns feature maps into raw maps; nothing else has to know it.
+architecture to a module that turns feature maps into raw maps, and whose `OUTPUTS` say what its arrays mean: by that
+they are checked, kept, drawn, reported and compared (outputs.py). What it publishes stands in messages/topics.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from dino_perception.models import files, head_catalog, label_sets
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
 from dino_perception.models.heads.released import LayoutError, release_from
+from dino_perception.models.heads.spec_check import check_spec
 from dino_perception.models.label_sets import LABELS, ClassLabel
+from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -68,6 +71,8 @@ class Head(nn.Module):
 
     KIND = ""
     ARCHES: Mapping[str, type[nn.Module]] = {}
+    OUTPUTS: tuple[Output, ...] = ()
+    """What `reduce` gives, in order."""
 
     def __init__(self, spec: HeadSpec):
         super().__init__()
@@ -100,6 +105,11 @@ class FixedHead(nn.Module):
         super().__init__()
         self.head, self.height, self.width = head, height, width
         self.eval()
+
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return tuple(output.meaning for output in self.head.OUTPUTS)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         return self.head.reduce(self.head(*features), self.height, self.width)
@@ -202,6 +212,7 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     """The spec from a file's metadata. Raises HeadError."""
     try:
         data = dict(data)
+        check_spec(data)
         labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
@@ -211,8 +222,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
             normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
             depth_range=tuple(reach) if reach else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"{path} does not describe its head completely ({error})") from None
+    except KeyError as error:
+        raise HeadError(f"{path} does not describe its head completely: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{path} does not describe its head completely and rightly: {error}") from None
 
 
 def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:

@@ -15,6 +15,7 @@ from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import LightDpt, Linear, LinearWithToken, SubPatch, resize
 from dino_perception.models.heads.dpt import Dpt
 from dino_perception.models.heads.one_map import Pyramid
+from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
@@ -50,6 +51,7 @@ class Depth(Head):
         "dpt": Dpt,
         "pyramid": Pyramid,
     }
+    OUTPUTS = (Output("metres", "metres"),)
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)

@@ -11,6 +11,7 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
 from dino_perception.models.heads.one_map import Branches
+from dino_perception.models.outputs import Output
 
 NO_CLASS = 255
 """The id of a pixel whose logits are NaN: no class reaches the largest. The mask's consumers ignore it."""
@@ -30,6 +31,7 @@ class Segmentation(Head):
 
     KIND = "segmentation"
     ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear, "branches": Branches}
+    OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
