@@ -23,6 +23,7 @@ from dino_perception.models import files
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
 from dino_perception.models.heads.dinov3_linear import linear_state
+from dino_perception.models.heads.spec_check import check_spec
 from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap, tap
 
@@ -235,6 +236,7 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     """The spec from a file's metadata. Raises HeadError."""
     try:
         data = dict(data)
+        check_spec(data)
         labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
@@ -244,8 +246,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
             normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
             depth_range=tuple(reach) if reach else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"{path} does not describe its head completely ({error})") from None
+    except KeyError as error:
+        raise HeadError(f"{path} does not describe its head completely: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{path} does not describe its head completely and rightly: {error}") from None
 
 
 def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
