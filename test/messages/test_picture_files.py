@@ -15,11 +15,12 @@ from dino_perception.messages.picture_files import picture_kind, picture_size
 SCENE = cv2.resize(np.random.default_rng(4).integers(0, 255, (24, 32, 3), np.uint8), (325, 243))
 KINDS = {
     "baseline": (".jpg", []),
-    "4:4:4": (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
     "progressive": (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
     "restarts": (".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, 7]),
     "png": (".png", []),
 }
+if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):  # from OpenCV 4.6 on
+    KINDS["4:4:4"] = (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
 
 
 def encoded(kind, picture=SCENE):
