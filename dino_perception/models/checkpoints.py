@@ -172,7 +172,7 @@ def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[Backb
 
 def _only(found: Found, fitting: list[BackboneSpec], path: Path) -> BackboneSpec:
     """The one backbone that a file can be: by its released name, or because nothing else has the shape."""
-    fitting = [s for s in fitting if s.file == path.name and s.file] or fitting
+    fitting = [s for s in fitting if s.file == path.name and s.file] or [s for s in fitting if not s.tuned]
     if not fitting:
         raise CheckpointError(f"{path} holds {found}; no backbone of this package has that shape")
     if len(fitting) > 1:
