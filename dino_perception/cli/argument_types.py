@@ -34,7 +34,7 @@ def threads(text: str) -> int:
 def positive(text: str) -> float:
     value = _float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
