@@ -43,5 +43,5 @@ setup(
         "safetensors",
         "torch",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
 )
