@@ -23,7 +23,7 @@ from dino_perception.bags.state import State
 from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.writer import BagWriter, NotContinued
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS, of_kind
 from dino_perception.perception.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -135,11 +135,10 @@ def _topics(job: Job) -> tuple[str, ...]:
     unknown = [name for name in job.outputs if name not in TOPICS]
     if unknown:
         raise BagError(f"there is no output {unknown[0]}; they are {', '.join(TOPICS)}", USAGE)
-    chosen = job.outputs or tuple(name for name in TOPICS if not name.endswith("/overlay"))
+    chosen = job.outputs or tuple(name for name in TOPICS if name not in of_kind("picture"))
     if job.overlays:
-        chosen = tuple(dict.fromkeys([*chosen, *(name for name in TOPICS if name.endswith("/overlay"))]))
-    heads = set(job.settings.heads)
-    return tuple(name for name in chosen if not TOPICS[name].heads or TOPICS[name].heads[0] in heads)
+        chosen = tuple(dict.fromkeys([*chosen, *of_kind("picture")]))
+    return tuple(name for name in chosen if TOPICS[name].fits(job.settings.heads))
 
 
 def _span(job: Job, bag: BagReader) -> tuple[int | None, int | None]:

@@ -164,8 +164,7 @@ def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -
     from dino_perception.engines.parity import compare
     from dino_perception.engines.parity_pictures import FOLDER, read
     from dino_perception.models.outputs import ON_GRID
-    from dino_perception.perception.answers import array_of
-    from dino_perception.perception.frame import Frame
+    from dino_perception.perception.frame import Frame, array_of
     from dino_perception.perception.perceiver import Perceiver
 
     reference = Perceiver(

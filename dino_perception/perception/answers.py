@@ -28,11 +28,6 @@ def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:
     return tuple(Label(l.id, l.name, tuple(l.colour)) for l in spec.labels) if spec else ()
 
 
-def array_of(said: Any, name: str) -> np.ndarray:
-    """One array of an answer, by its output's name."""
-    return said[name] if isinstance(said, Answer) else getattr(said, name)
-
-
 def _whole(array: torch.Tensor, box: Letterbox) -> np.ndarray:
     return array.to("cpu", copy=True).contiguous().numpy()
 

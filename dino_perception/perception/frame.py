@@ -116,6 +116,11 @@ ANSWERS: Mapping[str, type] = {"segmentation": Segmentation, "depth": Depth}
 """The heads whose answer has a class of its own, with the head's outputs as fields."""
 
 
+def array_of(answer: Any, name: str) -> np.ndarray:
+    """One array of a head's answer, by its output's name."""
+    return answer[name] if isinstance(answer, Answer) else getattr(answer, name)
+
+
 @dataclass(frozen=True)
 class Percept:
     """Everything one pass says about one frame; a head nobody wanted is None, or not among the `others`.
