@@ -69,6 +69,11 @@ def latched(types: Any, specs: Mapping[str, HeadSpec], topics: Collection[str]) 
     return {topic.name: topic.make(types, specs) for topic in chosen if topic.latched and topic.fits(specs)}
 
 
+def offered(heads: Collection[str]) -> dict[str, Topic]:
+    """The topics on which there can be messages where these heads are loaded, by name."""
+    return {name: topic for name, topic in TOPICS.items() if topic.fits(heads)}
+
+
 def waiting(heads: Collection[str]) -> frozenset[str]:
     """The topics that wait for the answer of one of these heads."""
     return frozenset(name for name, topic in TOPICS.items() if set(heads) & set(topic.heads))
