@@ -19,8 +19,8 @@ class ImageError(ValueError):
 
 
 # encoding -> (bytes of one sample, samples a pixel, OpenCV conversion to RGB; None: it is RGB already).
-# ROS names a Bayer pattern by its first 2x2 block. OpenCV's old names (BayerBG for RGGB) mean the block one row and one
-# column further on; its newer names, used here, agree with ROS.
+# ROS names a Bayer pattern by its first 2x2 block. OpenCV's names that every version has (BayerBG for RGGB) mean the
+# block one row and one column further on; those that agree with ROS came with 4.5.5, after Ubuntu 22.04's.
 _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "rgb8": (1, 3, None),
     "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
@@ -42,9 +42,14 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "nv12": (1, 1, cv2.COLOR_YUV2RGB_NV12),
     "nv21": (1, 1, cv2.COLOR_YUV2RGB_NV21),
 }
-for _pattern in ("RGGB", "BGGR", "GBRG", "GRBG"):
+for _pattern, _theirs in (
+    ("rggb", cv2.COLOR_BayerBG2RGB),
+    ("bggr", cv2.COLOR_BayerRG2RGB),
+    ("gbrg", cv2.COLOR_BayerGR2RGB),
+    ("grbg", cv2.COLOR_BayerGB2RGB),
+):
     for _bits in (8, 16):
-        _ENCODINGS[f"bayer_{_pattern.lower()}{_bits}"] = (_bits // 8, 1, getattr(cv2, f"COLOR_Bayer{_pattern}2RGB"))
+        _ENCODINGS[f"bayer_{_pattern}{_bits}"] = (_bits // 8, 1, _theirs)
 
 ENCODINGS = tuple(_ENCODINGS)
 """Every encoding that `decode_image` takes without help."""
@@ -104,7 +109,7 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
     original = form.partition(";")[0].strip()
     mosaic = original.startswith("bayer_") and original in _ENCODINGS
     depth = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
+    decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR))
     try:
         pixels = decode(data)
         fault = "its pixels cannot be read" if pixels is None else ""
@@ -116,10 +121,8 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
         raise ImageError(f"the {kind} of {data.size} bytes is damaged or cut off: {fault}")
     if mosaic and pixels.ndim == 2:
         return _rgb(pixels, _ENCODINGS[original][2])
-    if mosaic:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if "compressed rgb" in form:  # the sender handed RGB to an encoder that takes BGR
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if mosaic or "compressed rgb" not in form:  # else the sender handed RGB to an encoder that takes BGR
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
     return _rgb(pixels, None)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dino_perception.models.yaml_text import YamlError, load_file
 
 
 class SettingError(ValueError):
@@ -151,8 +151,8 @@ class Settings:
         """Settings from a ROS parameter file (`<node or /**>: ros__parameters:`), later nodes and overrides winning."""
         values: dict[str, Any] = {}
         try:
-            document = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
+            document = load_file(Path(path)) or {}
+        except (OSError, YamlError) as error:
             raise SettingError(f"{path} cannot be read as a parameter file: {error}") from None
         for node in document.values() if isinstance(document, dict) else ():
             if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict):
