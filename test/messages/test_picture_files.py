@@ -35,6 +35,8 @@ def decode(data, **options):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
 @pytest.mark.parametrize("size", [(325, 243), (1, 1), (17, 3000)])
 def test_the_size_in_the_header_is_the_size_that_is_decoded(suffix, size):
+    if (suffix, size) == (".tiff", (1, 1)) and cv2.__version__ < "4.6":
+        pytest.skip("OpenCV 4.5 cannot write a TIFF of one pixel")
     data = cv2.imencode(suffix, np.full((size[1], size[0], 3), 77, np.uint8))[1].tobytes()
     assert picture_kind(data) and picture_size(data) == size
     for end in range(0, 40):
