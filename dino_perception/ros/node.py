@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.printable import printable
-from dino_perception.messages.topics import TOPICS, latched
+from dino_perception.messages.topics import latched, offered
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
@@ -164,9 +164,7 @@ class PerceptionNode(PatientLifecycleNode):
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
         topics = []
-        for name, topic in TOPICS.items():
-            if not topic.fits(settings.heads):
-                continue
+        for name, topic in offered(settings.heads).items():
             if not self._types.available(topic.type):
                 self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
                 continue
