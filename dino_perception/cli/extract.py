@@ -83,7 +83,7 @@ def _write(sample, out: Path, mask: bool, depth: bool) -> None:
         files["masks"] = sample.truth("segmentation", image)
     if depth:
         metres = sample.truth("depth", image)
-        if np.nanmax(metres, initial=0) <= 65.535:
+        if np.nan_to_num(metres).max(initial=0) <= 65.535:
             files["depth"] = np.nan_to_num(np.round(metres * 1000)).astype(np.uint16)
         else:
             (out / "depth").mkdir(parents=True, exist_ok=True)

@@ -232,8 +232,11 @@ def test_a_full_disk(tmp_path, replay, monkeypatch):
     )
     found = percepts(tmp_path)
     assert found == list(range(figures["frames_out"])) and 3 <= len(found) < 12
-    assert (tmp_path / "out.mcap.resume").exists() is False  # no checkpoint was due; see the next test
     assert len(contents(tmp_path / "out.mcap")) == sum(figures["topics"].values())
+    expected = replay(source, "whole.mcap")[1]["output_sha256"]
+    code, figures, said = replay(source, "out.mcap", "--resume")  # no checkpoint was due until then
+    assert code == 0 and "begins at the beginning" in said and figures["output_sha256"] == expected
+    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.mcap"]
 
 
 def test_a_full_disk_is_gone_on_from_once_there_is_room(tmp_path, replay, monkeypatch):
@@ -306,3 +309,15 @@ def test_a_message_that_is_no_image_in_the_middle(tmp_path, replay):
     assert code == PROBLEMS["images"][0] and "its message is damaged" in said and percepts(tmp_path) == [0, 1, 2, 4, 5]
     depth = [m.header.stamp.nanosec // PERIOD for m in decoded(tmp_path / "out.mcap", "/dino_perception/depth/image")]
     assert depth == [0, 2, 4]
+
+
+def test_a_calibration_that_cannot_be_used_costs_the_points_and_is_said(tmp_path):
+    messages = list(drive(6))
+    for index, (topic, time, content) in enumerate(messages):
+        if topic.endswith("camera_info") and START + PERIOD < time < START + 4 * PERIOD:
+            content.d = np.full(5, 1e300)
+    source = record(tmp_path / "in", messages)
+    result = recorded.replay(source, tmp_path / "out.mcap")
+    counts = {name: result.figures["topics"].get(f"/dino_perception/{name}") for name in ("depth/image", "points")}
+    assert counts == {"depth/image": 6, "points": 3}, result.lines
+    assert sum("D of the camera" in line for line in result.lines) == 1

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
 from dino_perception.bags.storage.reader import BagReader  # noqa: E402
 from dino_perception.measuring.demo_run import NODE, output_topics  # noqa: E402
-from dino_perception.messages.percepts import TOPICS  # noqa: E402
+from dino_perception.messages.topics import TOPICS  # noqa: E402
 
 SMALL = {
     "engine": "torch",

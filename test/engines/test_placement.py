@@ -68,7 +68,7 @@ def test_after_placement_every_part_of_every_graph_names_the_one_device(tiny):
             typed = typed_on(Program(module, example, name), precision, META)
             found = list(placement.parts(typed))
             assert len(found) > 5 and {device.type for _, device in found} == {"meta"}, (name, precision)
-        assert {t.device.type for t in [*module.parameters(), *module.buffers()]} == {"cpu"}, "the caller's stays"
+        assert {t.device.type for t in [*module.parameters(), *module.buffers()]} <= {"cpu"}, "the caller's stays"
 
 
 class Lookup(nn.Module):

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.share import share
 
 PICTURES = {f"/dino_perception/{name}" for name in TOPICS if name.endswith("/overlay")} | {"/dino_perception/points"}

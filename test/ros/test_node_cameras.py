@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from live_node import SMALL, TYPES, image, info, stamp_ns, wait_for
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 
 CAMERAS = ("front", "rear", "left")
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.rosbag1 import ReaderError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -20,6 +19,7 @@ from dino_perception.bags.storage.ros1_read import Ros1Error, Ros1Source
 from dino_perception.bags.storage.sqlite_read import SqliteError, SqliteSource
 from dino_perception.bags.storage.topic import Record, Topic
 from dino_perception.messages.types import RosbagsTypes
+from dino_perception.models.yaml_text import YamlError, load_file
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -36,7 +36,7 @@ def is_bag(path: Path) -> bool:
 class BagReader:
     """One bag. Use it as a context manager.
 
-    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
+    `files` hold its messages, `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
     to be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
     """
 
@@ -45,7 +45,8 @@ class BagReader:
         self.problems: list[Problem] = []
         self._sources: list[_Source] = []
         try:
-            for file in self._files():
+            self.files = self._files()
+            for file in self.files:
                 self._open(file)
             if not self._sources:
                 raise BagError(
@@ -135,14 +136,14 @@ class BagReader:
             return [path]
         found = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in SUFFIXES[:2])
         try:
-            about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+            about = load_file(path / "metadata.yaml")["rosbag2_bagfile_information"]
             listed = [path / Path(name).name for name in about["relative_file_paths"]]
         except FileNotFoundError:
             if not found:
                 raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE) from None
             self.note(Problem("unindexed", f"{path} has no metadata.yaml; its files are taken by name"))
             return found
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        except (OSError, YamlError, LookupError, TypeError, ValueError) as error:
             self.note(
                 Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name")
             )

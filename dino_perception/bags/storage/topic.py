@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from dino_perception.models.yaml_text import YamlError, load
+
 log = logging.getLogger(__name__)
 
 _FOREVER = {"sec": 9223372036, "nsec": 854775807}  # what rosbag2 writes for "no limit"
@@ -68,13 +70,13 @@ def named_qos(text: str | list) -> str:
     """Offered profiles of any metadata version, numbers or names, as YAML text with names. What cannot be read is "",
     which a player takes as its default."""
     try:
-        profiles = yaml.safe_load(text) if isinstance(text, str) else text
+        profiles = load(text) if isinstance(text, str) else text
         profiles = [dict(profile) for profile in profiles or []]
         for profile in profiles:
             for policy, names in _NAMES.items():
                 value = profile.get(policy, 0)
                 profile[policy] = names[value] if isinstance(value, int) else str(value)
-    except (yaml.YAMLError, TypeError, ValueError, IndexError) as error:
+    except (YamlError, AttributeError, LookupError, TypeError, ValueError) as error:
         log.warning("offered_qos_profiles cannot be read and are left out: %s", error)
         return ""
     return yaml.safe_dump(profiles, sort_keys=False) if profiles else ""

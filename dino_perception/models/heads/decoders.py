@@ -27,6 +27,25 @@ class Linear(nn.Module):
         return self.out(self.norm(self.dropout(x)))
 
 
+class LinearWithToken(nn.Module):
+    """A 1x1 convolution on the concatenated taps, each with its CLS token beside every patch, `upsample` times enlarged:
+    DINOv2's linear depth heads. What the CLS tokens add is the same everywhere, so it is computed once an image.
+
+    n maps (B, C_i, h, w) and then n tokens (B, C_i) -> (B, outputs, upsample * h, upsample * w).
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int, upsample: int):
+        super().__init__()
+        self.upsample = upsample
+        self.out = nn.Conv2d(sum(channels), outputs, 1)
+        self.token = nn.Linear(sum(channels), outputs, bias=False)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        maps, tokens = features[: len(features) // 2], features[len(features) // 2 :]
+        x = self.out(torch.cat(maps, dim=1)) + self.token(torch.cat(tokens, dim=1))[:, :, None, None]
+        return resize(x, (self.upsample * x.shape[2], self.upsample * x.shape[3]))
+
+
 class MultiTap(nn.Module):
     """A light decoder: taps are projected and summed at patch resolution, mixed there, refined at twice that.
 
@@ -88,7 +107,7 @@ class SubPatch(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.mix = Residual(width)
-        self.unfold = nn.ConvTranspose2d(width, width // 2, 4, stride=4)
+        self.unfold = Unfold(width, width // 2, 4)
         self.refine = nn.Conv2d(width // 2, width // 2, 3, padding=1)
         self.out = nn.Conv2d(width // 2, outputs, 1)
 
@@ -99,13 +118,34 @@ class SubPatch(nn.Module):
         return self.out(F.relu(self.refine(F.relu(self.unfold(x)))))
 
 
+class Unfold(nn.Module):
+    """A transposed convolution whose stride is its kernel, as the 1x1 convolution and the pixel shuffle that it is.
+
+    Outputs of neighbouring cells do not overlap, so each cell becomes a block of `factor` x `factor` pixels by one matrix
+    product: (B, C, h, w) -> (B, outputs, factor * h, factor * w). TensorRT has no bfloat16 kernel for transposed
+    convolutions, and other runtimes take no longer this way. `weight` (C, outputs, factor,
+    factor) and `bias` (outputs,) are those of `nn.ConvTranspose2d(C, outputs, factor, stride=factor)`.
+    """
+
+    def __init__(self, channels: int, outputs: int, factor: int):
+        super().__init__()
+        self.factor = factor
+        like = nn.ConvTranspose2d(channels, outputs, factor, stride=factor)
+        self.weight, self.bias = like.weight, like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1).t()[:, :, None, None]  # an output's factor^2 rows follow one another
+        bias = self.bias.repeat_interleave(self.factor**2)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias), self.factor)
+
+
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x))))"""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, bias: bool = True):
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))

@@ -10,6 +10,19 @@ from torch import Tensor
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
+from dino_perception.models.heads.one_map import Branches
+from dino_perception.models.outputs import Output
+
+NO_CLASS = 255
+"""The id of a pixel whose logits are NaN: no class reaches the largest. The mask's consumers ignore it."""
+
+
+DEFAULTS = {
+    "light": dict(width=64),
+    "fine": dict(width=64),
+    "linear": dict(dropout=0.1),
+    "branches": dict(width=576, branch=288),
+}
 
 
 class Segmentation(Head):
@@ -17,11 +30,14 @@ class Segmentation(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
-    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear}
+    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear, "branches": Branches}
+    OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
         self.net = self.ARCHES[spec.arch](spec.channels, len(spec.labels), **spec.options)
+        ids = torch.arange(len(spec.labels), dtype=torch.float32).view(1, -1, 1, 1)
+        self.register_buffer("ids", ids, persistent=False)
 
     def forward(self, *features: Tensor) -> Tensor:
         return self.net(*features)
@@ -29,19 +45,20 @@ class Segmentation(Head):
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         logits = resize(raw, (height, width))
         # The largest probability is 1 / sum(exp(logit - largest logit)). The class comes from the logits: in a narrow
-        # float type probabilities near one are equal, logits are not. One pass gives both; softmax and argmax are four.
-        largest, mask = logits.max(dim=1, keepdim=True)
+        # float type probabilities near one are equal, logits are not. It is the first that reaches the largest: TensorRT
+        # has no converter for max with indices, and torch's argmax over channels takes a CPU fifty times as long.
+        largest = logits.amax(dim=1, keepdim=True)
+        mask = torch.where(logits >= largest, self.ids, float(NO_CLASS)).amin(dim=1)
         confidence = 255 / (logits - largest).exp().sum(dim=1)
-        return mask[:, 0].to(torch.uint8), confidence.round().to(torch.uint8)
+        return mask.to(torch.uint8), confidence.round().to(torch.uint8)
 
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
         ids = [label.id for label in spec.labels]
         if ids != list(range(len(ids))) or not 2 <= len(ids) <= 255:
             raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, 2 to 255 of them")
-        linear = spec.arch == "linear"
-        taps = spec.taps or ((backbone.spec.depth - 1,) if linear else backbone.spec.taps)
-        options = {**({"dropout": 0.1} if linear else {"width": 64}), **spec.options}
+        taps = spec.taps or (backbone.spec.taps if spec.arch in ("light", "fine") else (backbone.spec.depth - 1,))
+        options = {**DEFAULTS.get(spec.arch, {}), **spec.options}
         return replace(spec, taps=taps, options=options, depth_range=None)
 
 
