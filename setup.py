@@ -57,5 +57,5 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
 )
