@@ -28,7 +28,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["dino_perception", "dino_perception.*"]),
-    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]},
+    package_data={
+        "": ["*.safetensors", "*.json", "*.yaml", "*.html", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]
+    },
     data_files=shared("config", "launch", "data"),
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
@@ -43,5 +45,5 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+    extras_require={"openvino": ["openvino"], "viewer": ["aiohttp"], "pictures": ["matplotlib"]},
 )
