@@ -69,6 +69,11 @@ def latched(types: Any, specs: Mapping[str, HeadSpec], topics: Collection[str]) 
     return {topic.name: topic.make(types, specs) for topic in chosen if topic.latched and topic.fits(specs)}
 
 
+def offered(heads: Collection[str]) -> dict[str, Topic]:
+    """The topics on which there can be messages where these heads are loaded, by name."""
+    return {name: topic for name, topic in TOPICS.items() if topic.fits(heads)}
+
+
 def waiting(heads: Collection[str]) -> frozenset[str]:
     """The topics that wait for the answer of one of these heads."""
     return frozenset(name for name, topic in TOPICS.items() if set(heads) & set(topic.heads))
@@ -116,6 +121,11 @@ def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> A
     return correspondences(types, header, percept.correspondences)
 
 
+def _descriptor(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    answer = percept.others["descriptor"]
+    return types.make("dino_perception/msg/Descriptor", header=header, model=answer.model, vector=answer["vector"])
+
+
 def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, [Label(l.id, l.name, tuple(l.colour)) for l in specs["segmentation"].labels])
 
@@ -131,6 +141,8 @@ _ROWS = (
     Topic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
     Topic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
+    Topic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
+    _overlay("descriptor"),
 )
 TOPICS: Mapping[str, Topic] = {topic.name: topic for topic in _ROWS}
 """Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are

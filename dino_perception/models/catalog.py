@@ -81,6 +81,13 @@ class BackboneSpec:
             object.__setattr__(self, "taps", even)
 
     @property
+    def address(self) -> str:
+        """Where the released file is for everybody, "" where one has to ask or it is kept on huggingface.co only."""
+        if self.family != "dinov2-vit" or self.tuned:
+            return ""
+        return f"https://dl.fbaipublicfiles.com/dinov2/{self.file.split('_reg4')[0].split('_pretrain')[0]}/{self.file}"
+
+    @property
     def convolutional(self) -> bool:
         return self.family == "dinov3-convnext"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_perception.models import catalog, files, layouts
+from dino_perception.models import catalog, files, layouts, weights_folder
 from dino_perception.models.backbone import Backbone, hash_of
 from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.convnext import ConvNext
@@ -32,8 +32,8 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
 
     `weights` is a file or folder in the original, Hugging Face, timm or this package's format, or a training
     checkpoint that contains one of these; which it is, is found from its tensors. `backbone_id` "auto" takes the
-    architecture from the file as well. Without `weights` it is the file bundled with the package or, where there is
-    none, a random initialisation from a fixed seed (`trained` is then False). Raises CheckpointError.
+    architecture from the file as well. Without `weights` it is the file bundled with the package, else the released one
+    in the weights folder or, where there is none, a random initialisation from a fixed seed (`trained` is then False). Raises CheckpointError.
     """
     if backbone_id == "auto":
         if not weights:
@@ -45,9 +45,9 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
         except catalog.UnknownBackbone as error:
             raise CheckpointError(str(error)) from None
     bundled = BUNDLED / f"{backbone_id}.safetensors"
-    if weights or bundled.is_file():
-        return _load(spec, Path(weights or bundled).expanduser())
-    return untrained(spec)
+    if not weights:
+        weights = bundled if bundled.is_file() else weights_folder.backbone_file(spec)
+    return _load(spec, Path(weights).expanduser()) if weights else untrained(spec)
 
 
 def untrained(spec: BackboneSpec) -> Backbone:

@@ -20,7 +20,7 @@ def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequenc
     labels = {"labels": labels_of(spec)} if spec.labels else {}
     if kind in ANSWERS:
         return ANSWERS[kind](**own, **labels)
-    return Answer(own, tuple(outputs), **labels)
+    return Answer(own, tuple(outputs), model=f"{spec.backbone} {spec.backbone_hash} {spec.kind} {spec.arch}", **labels)
 
 
 def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:

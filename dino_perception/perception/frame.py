@@ -97,8 +97,8 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a head without a class of its own here says: its arrays by name, what they mean (models/outputs.py), and its
-    classes where it knows any.
+    """What a head without a class of its own here says: its arrays by name, what they mean (models/outputs.py), its
+    classes where it knows any, and which backbone, weights and head say it.
 
     `labels`, `levels` and `metres` are (h, w) of the percept's output size; `vector` is (D,); `boxes` are (N, 6): left,
     top, right, bottom in pixels of the image, score, class.
@@ -107,6 +107,7 @@ class Answer:
     arrays: Mapping[str, np.ndarray]
     outputs: tuple[Output, ...]
     labels: tuple[Label, ...] = ()
+    model: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]

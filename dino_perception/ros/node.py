@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.printable import printable
-from dino_perception.messages.topics import TOPICS, latched
+from dino_perception.messages.topics import latched, offered
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
@@ -148,12 +148,11 @@ class PerceptionNode(PatientLifecycleNode):
         for camera, prefix in names.items():
             outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
-            inputs.max_megapixels = settings.max_megapixels
+            inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)
             outputs.publish(latched(self._types, self._perceiver.specs, topics))
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
         about = self._perceiver.describe()
-        self._diagnostics.hardware_id = about["device"]
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
         self.get_logger().info(
@@ -164,9 +163,7 @@ class PerceptionNode(PatientLifecycleNode):
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
         topics = []
-        for name, topic in TOPICS.items():
-            if not topic.fits(settings.heads):
-                continue
+        for name, topic in offered(settings.heads).items():
             if not self._types.available(topic.type):
                 self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
                 continue
@@ -215,7 +212,6 @@ class PerceptionNode(PatientLifecycleNode):
             perceiver.close()
             del perceiver
             gc.collect()
-        self._diagnostics.hardware_id = "none"
         self._declared.unlock()
 
     # Services, parameters and time
@@ -244,6 +240,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._settings = settings
         for camera in self._cameras.values():
             camera.inputs.max_megapixels = settings.max_megapixels
+            camera.inputs.image_bits = settings.image_bits
         if self._worker is not None:
             self._worker.change(settings)
 

@@ -19,10 +19,12 @@ from dino_perception.bags.job import Job, run  # noqa: E402
 from dino_perception.bags.storage.reader import BagReader  # noqa: E402
 from dino_perception.bags.storage.topic import Record, Topic  # noqa: E402
 from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
-from dino_perception.messages.topics import TOPICS  # noqa: E402
+from dino_perception.messages.topics import offered as offered_topics  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
+
+TOPICS = offered_topics(Settings().heads)
 
 NODE = "/dino_perception/"
 PARAMETERS = {**SMALL, "precision": "float32", "max_age": 3600.0}

@@ -225,15 +225,20 @@ def test_label_info_names_the_classes():
     assert info.threshold == 0.5 and info.header.frame_id == "front"
 
 
-def test_the_field_list_in_python_is_the_message_file():
-    text = (Path(__file__).parents[2] / "msg" / "Correspondences.msg").read_text()
-    fields = [" ".join(line.split("#")[0].split()) for line in text.splitlines()]
-    assert [f for f in fields if f] == DEFINITIONS["dino_perception/msg/Correspondences"].splitlines()
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "msg").glob("*.msg")), ids=lambda path: path.stem)
+def test_the_field_list_in_python_is_the_message_file(path):
+    fields = [" ".join(line.split("#")[0].split()) for line in path.read_text().splitlines()]
+    assert [f for f in fields if f] == DEFINITIONS[f"dino_perception/msg/{path.stem}"].splitlines()
 
 
 def test_type_hashes_are_those_of_the_ros_installation():
     """A hash is how ROS 2 and rosbag2 tell two definitions of one name apart."""
-    for name in ("dino_perception/msg/Correspondences", "vision_msgs/msg/LabelInfo", "sensor_msgs/msg/PointCloud2"):
+    for name in (
+        "dino_perception/msg/Correspondences",
+        "dino_perception/msg/Descriptor",
+        "vision_msgs/msg/LabelInfo",
+        "sensor_msgs/msg/PointCloud2",
+    ):
         types = RclpyTypes()
         if not types.available(name):
             continue

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.topics import TOPICS, outputs
+from dino_perception.messages.topics import offered, outputs
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import SettingError, Settings
+
+TOPICS = offered(Settings().heads)
 
 SMALL = {
     "engine": "torch",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dino_perception.cli.__main__ import main  # noqa: E402
 from dino_perception.messages.types import RclpyTypes  # noqa: E402
 from dino_perception.ros.viewer.birdseye import AHEAD_M, ASIDE_M, PIXELS_PER_M, birdseye  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = "/viewed/segmentation/overlay"
 
 
@@ -159,6 +161,14 @@ def test_a_looker_gets_every_picture_and_nobody_looking_costs_nothing(live):
         wait_for(lambda: watchers() == 0, "the viewer stopped listening", 20)
     assert any(one["name"].startswith("viewed") and one["values"] for one in words["status"])
     assert words["channels"][0]["topic"] == "/camera/image_raw"
+
+
+def test_foxgloves_status_panel_chooses_a_status_that_the_node_sends(live):
+    layout = json.loads((ROOT / "config" / "foxglove" / "rover.json").read_text())
+    panel = layout["configById"]["DiagnosticStatusPanel!node"]
+    name = panel["selectedName"].replace("dino_perception:", "viewed:")
+    status = wait_for(lambda: live.diagnostics.get(name), "the panel's status")
+    assert status.hardware_id == panel["selectedHardwareId"]
 
 
 @pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine")

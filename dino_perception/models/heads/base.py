@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_perception.models import files, head_catalog, label_sets
+from dino_perception.models import files, head_catalog, label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
 from dino_perception.models.heads.released import LayoutError, release_from
@@ -166,10 +166,21 @@ def load_head(
 ) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
 
-    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` may
-    also be a head that others released (released.py); as such files do not say so themselves, `labels` name its classes
+    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` is a
+    file, or the name of a released head in the weights folder (head_catalog.py, weights_folder.py). The file may
+    be a head that others released (released.py); as such files do not say so themselves, `labels` name its classes
     (else the catalogue's for a file of that name, else "class_0", ...) and `depth_range` is how far it reaches in metres.
     """
+    try:
+        named = weights_folder.head_file(backbone.spec.id, kind, weights)
+    except weights_folder.MissingWeights as error:
+        raise HeadError(f"{kind}.weights: {error}") from None
+    if named and not backbone.trained:
+        raise HeadError(
+            f"{kind}.weights: '{weights}' needs the released weights of {backbone.spec.id}, which are not in "
+            f"{weights_folder.folder()}; fetch them: {weights_folder.command(backbone.spec.id)}"
+        )
+    weights = named or weights
     bundled = BUNDLED / f"{backbone.spec.id}-{kind}.safetensors"
     if not weights and not (_class(kind).needs_weights() and bundled.is_file()):
         return create_head(kind, backbone, labels=labels or LABELS, depth_range=depth_range).requires_grad_(False)
