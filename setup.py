@@ -43,5 +43,5 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
 )

@@ -69,10 +69,10 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
     check_apart([job.source], [job.output])
     with BagReader(job.source) as bag:
         own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
-        cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
-        part = Part(
-            *_span(job, bag), every=job.every, copy=_copied(job, bag), max_megapixels=job.settings.max_megapixels
-        )
+        settings = job.settings
+        cameras = choose_cameras(bag, job.cameras, settings.cameras, own, settings.max_megapixels)
+        limits = (settings.max_megapixels, settings.image_bits)
+        part = Part(*_span(job, bag), job.every, _copied(job, bag), *limits)
         place = Place(job.output, _fingerprint(job, bag))
         place.prepare(resume=job.resume, force=job.force)
         if place.done:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import at_least_0
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workspace",
-        type=float,
+        type=at_least_0,
         default=0.0,
         metavar="MB",
         help="most scratch memory of a TensorRT kernel (default: no limit)",

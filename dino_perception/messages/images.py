@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -12,6 +13,10 @@ from dino_perception.messages.picture_files import jpeg_fault, picture_kind, pic
 
 MAX_MEGAPIXELS = 64.0
 """Larger pictures are refused before they are decoded, unless the caller says otherwise."""
+
+
+log = logging.getLogger(__name__)
+_WARNED: set[str] = set()  # encodings
 
 
 class ImageError(ValueError):
@@ -57,10 +62,11 @@ ENCODINGS = tuple(_ENCODINGS)
 _DEPTH = re.compile(r"^(16UC1|32FC1)\b|compressedDepth", re.IGNORECASE)
 
 
-def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS, bits: int = 16) -> np.ndarray:
     """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/Image, C-contiguous and writable.
 
-    Rows may be padded (`step`), 16-bit samples may be of either byte order. 16 bits become 8 by round(v * 255 / 65535),
+    Rows may be padded (`step`), 16-bit samples may be of either byte order. Samples of 16 bits, of which the camera uses `bits`,
+    become 8 by round(v * 255 / (2^bits - 1)),
     YUV is ITU-R BT.601 in studio range, both as OpenCV has them. Where the encoding is rgb8 without padding and the
     message's buffer is writable, the result shares it. An encoding beyond `ENCODINGS` is handed to cv_bridge where
     that is installed. Raises ImageError.
@@ -88,11 +94,11 @@ def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray
         pixels = np.ascontiguousarray(pixels).view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16, copy=False)
     if samples > 1:
         pixels = np.ascontiguousarray(pixels).reshape(rows, width, samples)
-    return _rgb(pixels, conversion)
+    return _rgb(pixels, conversion, bits, encoding)
 
 
-def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
-    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG or a PNG.
+def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS, bits: int = 16) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG, PNG, TIFF or WebP.
 
     The format string is read as image_transport writes it: "jpeg", "rgb8; jpeg compressed bgr8", "bayer_rggb8; png
     compressed ". What the bytes are is read from the bytes. An orientation tag inside the file is not applied, since
@@ -103,8 +109,12 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
         raise ImageError(f"the compressed image's format is '{form}': a depth image, not a camera picture")
     data = np.frombuffer(msg.data, np.uint8)
     kind = picture_kind(data.data)
-    if kind not in ("JPEG", "PNG"):
-        raise ImageError(f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG")
+    if not kind:
+        raise ImageError(
+            f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG, TIFF or WebP"
+        )
+    if kind in ("TIFF", "WebP") and not picture_size(data.data):
+        raise ImageError(f"the {kind} (format '{form}', {data.size} bytes) does not state its size; it is cut off")
     check_picture_size(data, max_megapixels)
     original = form.partition(";")[0].strip()
     mosaic = original.startswith("bayer_") and original in _ENCODINGS
@@ -120,10 +130,10 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
     if fault:
         raise ImageError(f"the {kind} of {data.size} bytes is damaged or cut off: {fault}")
     if mosaic and pixels.ndim == 2:
-        return _rgb(pixels, _ENCODINGS[original][2])
+        return _rgb(pixels, _ENCODINGS[original][2], bits, form)
     if mosaic or "compressed rgb" not in form:  # else the sender handed RGB to an encoder that takes BGR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
-    return _rgb(pixels, None)
+    return _rgb(pixels, None, bits, form)
 
 
 def _rows(encoding: str, width: int, height: int) -> int:
@@ -139,13 +149,33 @@ def _rows(encoding: str, width: int, height: int) -> int:
     return height
 
 
-def _rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
+def _rgb(pixels: np.ndarray, conversion: int | None, bits: int = 16, encoding: str = "") -> np.ndarray:
+    if pixels.dtype == np.uint16 and bits == 16:
+        _warn_of_few_bits(pixels, encoding)
     if conversion is not None:
         pixels = cv2.cvtColor(pixels, conversion)
     if pixels.dtype == np.uint16:
-        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
+        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / (2**bits - 1))
+    elif pixels.dtype != np.uint8:
+        raise ImageError(
+            f"the image (format '{encoding}') has samples of type {pixels.dtype}; accepted are 8 and 16 bits"
+        )
     pixels = np.ascontiguousarray(pixels)
     return pixels if pixels.flags.writeable else pixels.copy()
+
+
+def _warn_of_few_bits(pixels: np.ndarray, encoding: str) -> None:
+    """Say once an encoding that a picture is nearly black because its camera uses fewer bits than the encoding has."""
+    brightest = int(pixels.max())
+    if 0 < brightest < 4096 and encoding not in _WARNED:
+        _WARNED.add(encoding)
+        log.warning(
+            "the brightest sample of a '%s' image is %d of 65535, as of a camera of %d bits, and it is seen nearly black; "
+            "set image_bits to the camera's bits",
+            encoding,
+            brightest,
+            next(bits for bits in (8, 10, 12) if brightest < 2**bits),
+        )
 
 
 def check_picture_size(data: Any, max_megapixels: float = MAX_MEGAPIXELS) -> None:

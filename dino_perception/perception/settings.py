@@ -123,6 +123,9 @@ class Settings:
         high=3600.0,
         live=True,
     )
+    image_bits: int = setting(
+        16, "Bits that the camera uses of 16-bit samples (mono16, bayer_*16): 12 for a 12-bit camera.", low=8, high=16
+    )
     max_megapixels: float = setting(
         64.0,
         "Largest image in megapixels that is looked at; a compressed one is refused by its header, before it is decoded.",

@@ -151,7 +151,7 @@ class PerceptionNode(PatientLifecycleNode):
         for camera, prefix in names.items():
             outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
-            inputs.max_megapixels = settings.max_megapixels
+            inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)
             outputs.publish(self._intake.once(camera, topics))
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
@@ -244,6 +244,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._settings = settings
         for camera in self._cameras.values():
             camera.inputs.max_megapixels = settings.max_megapixels
+            camera.inputs.image_bits = settings.image_bits
         if self._worker is not None:
             self._worker.change(settings)
 
