@@ -14,6 +14,7 @@ from torch import Tensor
 from dino_perception.models.heads import Head
 from dino_perception.models.heads.decoders import Residual
 from dino_perception.perception.frame import IGNORE
+from dino_perception.training.datasets import DataError
 from dino_perception.training.evaluation.metrics import DepthScore, SegmentationScore
 from dino_perception.training.features import Item
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
@@ -70,8 +71,11 @@ def fit(
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
     AdamW, a linear warm-up over a twentieth of the steps, then a cosine to zero. A segmentation head is judged by mIoU,
-    a depth head by AbsRel.
+    a depth head by AbsRel. Raises DataError for frames in which nothing is known.
     """
+    for items, what in ((train, "to learn from"), (validation, "to judge by")):
+        if items:
+            _refuse_without_truth(head, items, what)
     torch.manual_seed(recipe.seed)
     order = torch.Generator().manual_seed(recipe.seed)
     if not head.trained:
@@ -190,6 +194,25 @@ def _weights(head: Head, items: Sequence[Item], recipe: Recipe) -> Tensor:
         counts += np.bincount(np.load(item.truth).ravel(), minlength=256)
     counts[IGNORE] = 0
     return class_weights(torch.from_numpy(counts[: len(head.spec.labels)]).double(), recipe.class_weights)
+
+
+def _refuse_without_truth(head: Head, items: Sequence[Item], what: str) -> None:
+    """Raises DataError when no pixel of any frame says anything: a head would learn nothing, and be saved as trained."""
+    if head.spec.kind == "depth":
+        near, far = head.spec.depth_range
+        if not any(((t >= near) & (t <= far)).any() for t in _truths(items)):
+            raise DataError(
+                f"the {len(items)} frames {what} hold no depth from {near:g} to {far:g} m; is it in metres (.npy) or "
+                "millimetres (16-bit PNG)?"
+            )
+    elif not any((t != IGNORE).any() for t in _truths(items)):
+        raise DataError(
+            f"the {len(items)} masks {what} are unlabelled ({IGNORE}) everywhere; check ignore in labels.yaml"
+        )
+
+
+def _truths(items: Sequence[Item]):
+    return (np.load(item.truth, mmap_mode="r") for item in items)
 
 
 @torch.no_grad()
