@@ -156,7 +156,6 @@ class PerceptionNode(PatientLifecycleNode):
             outputs.publish(self._intake.once(camera, topics))
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
         about = self._perceiver.describe()
-        self._diagnostics.hardware_id = about["device"]
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
         self.get_logger().info(
@@ -215,7 +214,6 @@ class PerceptionNode(PatientLifecycleNode):
             perceiver.close()
             del perceiver
             gc.collect()
-        self._diagnostics.hardware_id = "none"
         self._declared.unlock()
 
     # Services, parameters and time
