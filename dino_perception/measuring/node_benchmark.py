@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.messages.percepts import LATE, TOPICS
+from dino_perception.messages.percepts import TOPICS, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.isolation import isolated
@@ -301,7 +301,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
             if turn < 0:
                 continue
             late += list(bench.latencies(camera, span))
-            dense += list(bench.latencies(camera, span, without=LATE))
+            dense += list(bench.latencies(camera, span, without=waiting({"correspondences"})))
             for name, ms in times_now.items():
                 times.setdefault(name, []).extend(ms)
     about = perceiver.describe()

@@ -148,6 +148,7 @@ class PerceptionNode(PatientLifecycleNode):
         for camera, prefix in names.items():
             outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
+            inputs.max_megapixels = settings.max_megapixels
             self._cameras[camera] = Camera(inputs, outputs)
             if "segmentation/label_info" in topics:
                 outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels)})
@@ -244,6 +245,8 @@ class PerceptionNode(PatientLifecycleNode):
 
     def _change(self, settings: Settings) -> None:
         self._settings = settings
+        for camera in self._cameras.values():
+            camera.inputs.max_megapixels = settings.max_megapixels
         if self._worker is not None:
             self._worker.change(settings)
 

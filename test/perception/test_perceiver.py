@@ -93,7 +93,7 @@ class Reusing(Compiled):
 
 def test_percepts_own_their_memory(tmp_path):
     perceiver = build(tmp_path)
-    for graphs in (perceiver._backbone, *perceiver._heads.values()):
+    for graphs in perceiver._graphs._all().values():
         graphs[1] = Reusing(graphs[1])
     wide = cv2.cvtColor(texture(480, 700), cv2.COLOR_GRAY2RGB)
     views = [frame(np.ascontiguousarray(wide[:, x : x + 640]), stamp=x) for x in (0, 9, 18)]
@@ -145,7 +145,7 @@ def test_only_wanted_heads_run_and_nothing_runs_for_nobody(perceiver):
 
 @pytest.mark.parametrize("beside", [False, True], ids=["after the heads", "beside them, as where these run on a GPU"])
 def test_what_needs_no_matches_is_told_before_points_are_matched(tmp_path, monkeypatch, beside):
-    perceiver, told, go = build(tmp_path), [], threading.Event()
+    perceiver, go = build(tmp_path), threading.Event()
     if beside:
         perceiver._off_cpu = True
     match = Tracker.match
@@ -155,12 +155,16 @@ def test_what_needs_no_matches_is_told_before_points_are_matched(tmp_path, monke
         return match(self, *arguments, **options)
 
     monkeypatch.setattr(Tracker, "match", waiting)
-    (percept,) = perceiver.perceive([frame(photo())], None, lambda percepts: (told.extend(percepts), go.set()))
-    (first,) = told
+    (sight,) = perceiver.look([frame(photo())])
+    first, pending = sight.percept, sight.pending
+    go.set()
+    percept = perceiver.complete(sight)
+    assert pending == {"correspondences"}
     assert set(percept.stage_ms) == {"preprocess", "backbone", *ALL, "copy", "matching"}
     assert first.correspondences is None and percept.correspondences is not None
     assert first.depth is percept.depth and first.segmentation is percept.segmentation
-    perceiver.perceive([frame(photo(), stamp=1)], [{"depth"}], lambda percepts: pytest.fail("nothing is matched"))
+    (sight,) = perceiver.look([frame(photo(), stamp=1)], [{"depth"}])
+    assert not sight.pending and perceiver.complete(sight) is sight.percept, "nothing is matched"
 
 
 def test_a_disabled_head_does_not_run_by_default(tmp_path):

@@ -131,6 +131,31 @@ def test_bytes_that_are_no_message_leave_the_node_looking_at_the_next_image(live
     client.deafen()
 
 
+def test_a_calibration_that_cannot_be_used_costs_the_points_and_is_said(live):
+    node, client = live
+    topics = {"depth/image": "sensor_msgs/msg/Image", "points": "sensor_msgs/msg/PointCloud2"}
+    masks, clouds = (client.listen(topic, kind) for topic, kind in topics.items())
+    for distortion, with_points in ((1e300, False), (0.0, True)):
+        camera_info = info(client.now_ns())
+        camera_info.d = [distortion] * 5
+        masks.clear()
+        clouds.clear()
+
+        def seen(camera_info=camera_info):
+            client.send(image(client.now_ns()), camera_info)
+            time.sleep(0.05)
+            return len(masks) > 5
+
+        wait_for(seen, "depth with a bad calibration")
+        if with_points:
+            wait_for(lambda: seen() and clouds, "points")
+            continue
+        assert not clouds
+        wait_for(lambda: seen() and "D of the camera" in client.found("camera camera").message, "the sentence")
+    assert node.alive(), node.log()
+    client.deafen()
+
+
 def test_an_executor_goes_on_after_a_callback_that_raises_and_a_service_that_raises_answers(ros):
     logged = []
     errors = CallbackErrors(Complaints(logged.append))
