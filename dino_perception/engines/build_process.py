@@ -97,9 +97,10 @@ class BuildProcess:
 
     def build(
         self, graph: Graph, engine: Engine, precision: str, threads: int, blob: Path, log: Path,
-        report: Callable[[str], None], expected_s: float | None = None,
+        report: Callable[[str], None], expected_s: float | None = None, built: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Build `engine` into the file `blob`, load it from there, run and compare it: the parity record.
+        """Build `engine` into the file `blob`, load it from there, run and compare it: the parity record. With `built` it is
+        in the file already.
 
         Whatever the build prints goes to the file `log`. Raises BuildDied, or EngineError with the child's own error.
         """
@@ -108,7 +109,7 @@ class BuildProcess:
             {"engine": engine, "precision": precision, "threads": threads, "torch_threads": torch.get_num_threads()},
             job,
         )
-        order = {"graph": str(graph.file()), "job": str(job), "blob": str(blob), "log": str(log)}
+        order = {"graph": str(graph.file()), "job": str(job), "blob": str(blob), "log": str(log), "built": built}
         with self._lock:
             try:
                 return self._run(order, engine, f"{graph.name}: engine {engine.label(precision)}", report, expected_s)

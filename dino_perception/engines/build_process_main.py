@@ -49,17 +49,16 @@ def main(parent: int) -> None:
     _end()
 
 
-def _serve(order: dict[str, str], say) -> dict[str, Any]:
+def _serve(order: dict[str, Any], say) -> dict[str, Any]:
     import torch
 
     job = torch.load(order["job"], weights_only=False)  # written by the process that started this one
     torch.set_num_threads(job["torch_threads"])
     program, reference = _graph(order["graph"])
     engine, precision, threads = job["engine"], job["precision"], job["threads"]
-    say(stage="building")
-    blob = engine.build(program, precision, threads)
-    Path(order["blob"]).write_bytes(blob)
-    del blob
+    if not order["built"]:
+        say(stage="building")
+        Path(order["blob"]).write_bytes(engine.build(program, precision, threads))
     say(stage="loading")
     mapped = _mapped(Path(order["blob"]))
     compiled = engine.load(mapped, program.example, precision, threads)

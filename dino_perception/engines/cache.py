@@ -64,6 +64,22 @@ class Entry:
         finally:
             os.close(handle)
 
+    @contextlib.contextmanager
+    def tried(self) -> Iterator[int]:
+        """While this process has the engine in hand a file says so; one that is found was left by a process that ended
+        hard. Yields how many did so in a row. Call with the lock held."""
+        path = self.folder / f"{self.stem}.trying"
+        try:
+            deaths = len(path.read_bytes()) if path.exists() else 0
+            path.write_bytes(b"x" * (deaths + 1))
+        except OSError:
+            yield 0
+            return
+        try:
+            yield deaths
+        finally:
+            path.unlink(missing_ok=True)
+
     def read(self) -> tuple[dict[str, Any] | None, str]:
         """The record, or None and why there is none (empty: nothing was ever stored)."""
         try:
@@ -147,8 +163,11 @@ def clean(folder: Path) -> tuple[int, int]:
         handle = _lock(folder / f"{stem}.lock", lambda: None)
         try:
             for path in folder.glob(f"{stem}*"):
-                if path.suffix in (".engine", ".json", ".part", ".lock", ".log"):
-                    files, freed = files + (path.suffix not in (".lock", ".log")), freed + path.stat().st_size
+                if path.suffix in (".engine", ".json", ".part", ".lock", ".log", ".trying"):
+                    files, freed = (
+                        files + (path.suffix not in (".lock", ".log", ".trying")),
+                        freed + path.stat().st_size,
+                    )
                     path.unlink()
         finally:
             os.close(handle)

@@ -34,7 +34,6 @@ class OpenVino(Engine):
     name = "openvino"
     precisions = ("bfloat16", "float32")
     helpers = (retype, exact_upsampling)
-    isolated = True
 
     def unavailable(self) -> str:
         if importlib.util.find_spec("openvino") is None:

@@ -24,6 +24,9 @@ from dino_perception.engines.parity_pictures import parity_inputs as default_inp
 
 Inputs = Sequence[tuple[torch.Tensor, ...]]
 
+MOST_DEATHS = 3
+"""After so many processes have ended with an engine in hand, although it survived on its own, it is given up."""
+
 AGAIN = "it is not tried again until something of it changes; `dino-perception compile --force` tries at once"
 
 
@@ -52,13 +55,17 @@ class Climb:
             record = self._measured(runtime, compiled)
             return (compiled if self._passes(record) else None), record, False
         if self.cache is None:
-            return *self._built(None, runtime, precision), False
+            return *self._built(None, runtime, precision, runtime.isolated), False
         entry = Entry(Path(self.cache), identity.describe(self.program, runtime, precision, self.threads))
-        with entry.locked(self.report):
-            found = None if self.rebuild else self._cached(entry, runtime, precision)
-            return found if found else (*self._built(entry, runtime, precision), False)
+        with entry.locked(self.report), entry.tried() as deaths:
+            # A process ended hard while it had this engine in hand: whatever the engine, look from outside first.
+            apart = runtime.isolated or deaths > 0
+            if deaths >= MOST_DEATHS and not self.rebuild:
+                engine_cache.mark(entry, f"{deaths} processes ended while they built or loaded it")
+            found = None if self.rebuild else self._cached(entry, runtime, precision, deaths > 0)
+            return found if found else (*self._built(entry, runtime, precision, apart), False)
 
-    def _cached(self, entry: Entry, runtime: Engine, precision: str):
+    def _cached(self, entry: Entry, runtime: Engine, precision: str, suspicious: bool = False):
         """What the cache says of this rung, or None when it must be built. Raises EngineError for one that died."""
         record, why = entry.read()
         if record and record.get("died"):
@@ -70,6 +77,8 @@ class Climb:
         if record and record["blob"]:
             blob, why = entry.blob(record)
             if blob is not None:
+                if suspicious and self._can_be_handed_over():
+                    self._apart(entry, runtime, precision, entry.folder / record["blob"], None, built=True)
                 try:
                     compiled = runtime.load(blob, self.program.example, precision, self.threads)
                     return self._judged(entry, record, runtime, compiled)
@@ -87,15 +96,19 @@ class Climb:
                 entry.commit({**record, "parity": parity})
         return (compiled if self._passes(parity) else None), parity, True
 
-    def _built(self, entry: Entry | None, runtime: Engine, precision: str):
+    def _built(self, entry: Entry | None, runtime: Engine, precision: str, apart: bool):
         """(the engine as it came back from its bytes, which is what later starts will run; its parity record)."""
         start = time.perf_counter()
         expected = engine_cache.build_time(entry.folder, entry.description) if entry else None
         about = f", about {expected:.0f} s the last time" if expected else ""
         self.report(f"{self.program.name}: building engine {runtime.label(precision)}{about}")
         parity = None
-        if runtime.isolated and self._can_be_handed_over():
-            blob, parity = self._built_apart(entry, runtime, precision, expected)
+        if apart and self._can_be_handed_over():
+            path = self.graph.file().with_name("engine")
+            parity = self._apart(entry, runtime, precision, path, expected)
+            with open(path, "rb") as file:
+                blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            path.unlink()
         else:
             blob = memoryview(runtime.build(self.program, precision, self.threads))
         record = None
@@ -112,24 +125,25 @@ class Climb:
             entry.commit(record, keep_blob=usable)
         return (compiled if usable else None), parity
 
-    def _built_apart(self, entry: Entry | None, runtime: Engine, precision: str, expected: float | None):
-        """(engine, parity record) from the child process. Raises EngineError; one that died is marked in the cache."""
-        blob, log = self.graph.file().with_name("engine"), _log_file(entry)
+    def _apart(
+        self, entry: Entry | None, runtime: Engine, precision: str, blob: Path, expected: float | None,
+        built: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The parity record from the child process, which leaves the engine in the file `blob`, or finds it there when it
+        is `built` already. Raises EngineError; an engine that died is marked in the cache."""
+        log = _log_file(entry)
         try:
             parity = BUILDS.build(
-                self.graph, runtime, precision, self.threads, blob, log, self.report, expected
+                self.graph, runtime, precision, self.threads, blob, log, self.report, expected, built
             )  # fmt: skip
         except BuildDied as error:
             if entry and error.deadly:
                 with contextlib.suppress(OSError):
                     engine_cache.mark(entry, str(error))
             raise
-        with open(blob, "rb") as file:
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        blob.unlink()
         if not entry or log.parent != entry.folder:
             log.unlink(missing_ok=True)
-        return mapped, {**parity, "inputs": identity.inputs_hash(self.inputs_now)}
+        return {**parity, "inputs": identity.inputs_hash(self.inputs_now)}
 
     def _can_be_handed_over(self) -> bool:
         try:

@@ -168,6 +168,44 @@ def test_a_module_that_cannot_be_handed_over_is_built_here_and_that_is_said(put,
     assert any("cannot be handed to another process" in line and "built in this one" in line for line in said)
 
 
+class Unwatched(Deadly):
+    """One that is trusted and not isolated."""
+
+    isolated = False
+
+
+VICTIM = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from deadly import Double
+from test_build_process import Unwatched
+from dino_perception import engines
+from dino_perception.engines import ladder
+ladder.ENGINES["deadly"] = Unwatched({{"bfloat16": "load"}})
+engines.build(Double(), (torch.ones(1, 3, 2, 2),), engine="deadly", cache={cache!r})
+"""
+
+
+def test_a_trusted_engine_that_took_a_process_down_is_looked_at_from_outside(put, said, tmp_path, monkeypatch):
+    script = VICTIM.format(tests=str(Path(__file__).parent), cache=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -11
+    monkeypatch.setattr(ladder, "ENGINES", {"deadly": Unwatched({"bfloat16": "load"})})
+    assert start(said, tmp_path).info.precision == "float16", "this process lives, and goes on"
+    assert any("died of SIGSEGV while loading it" in line for line in said)
+    assert not list(tmp_path.glob("*.trying"))
+
+
+def test_one_that_survives_alone_but_ends_its_processes_is_given_up(put, said, tmp_path):
+    put()
+    start(said, tmp_path)
+    stem = next(tmp_path.glob("*bfloat16*.json")).stem
+    (tmp_path / f"{stem}.trying").write_bytes(b"x")
+    assert start(said, tmp_path).info.from_cache, "once may have been the power: it is tried apart, and used"
+    (tmp_path / f"{stem}.trying").write_bytes(b"xxx")
+    assert start(said, tmp_path).info.precision == "float16"
+    assert any("3 processes ended while they built or loaded it" in line for line in said)
+
+
 PARENT = """
 import sys, torch
 sys.path.insert(0, {tests!r})
