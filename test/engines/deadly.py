@@ -69,5 +69,7 @@ class Doubled(Compiled):
 
 
 class Double(torch.nn.Module):
+    meanings = ("features",)
+
     def forward(self, x):
         return (2 * x,)

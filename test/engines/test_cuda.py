@@ -18,6 +18,8 @@ needs_gpu = pytest.mark.skipif(bool(CudaGraphs().unavailable()), reason=f"cuda: 
 
 
 class Small(nn.Module):
+    meanings = ("features",)
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(3, 8)
