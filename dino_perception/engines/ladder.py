@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
+from dino_perception.engines.cache_folder import usable_folder
 from dino_perception.engines.cuda import CudaGraphs
 from dino_perception.engines.eager import Eager
 from dino_perception.engines.openvino import OpenVino
@@ -63,7 +64,8 @@ def build(
     to many minutes). Raises EngineError.
     """
     start = time.perf_counter()
-    program = Program(module.eval(), tuple(example), name, Path(cache) if cache else None)
+    cache = usable_folder(Path(cache), report) if cache else None
+    program = Program(module.eval(), tuple(example), name, cache)
     chosen, reason = _candidates(engine, precision, beside)
     climb = Climb(program, threads, cache, parity_inputs, gate, report, override and engine != "auto", rebuild)
     tried: list[str] = []

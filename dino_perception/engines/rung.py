@@ -122,7 +122,10 @@ class Climb:
         usable = self._passes(parity)
         if record:
             record.update(parity=parity, build_s=round(time.perf_counter() - start, 3))
-            entry.commit(record, keep_blob=usable)
+            try:
+                entry.commit(record, keep_blob=usable)
+            except OSError as error:  # a disk that is full now: the engine is none the worse
+                self.report(f"{self.program.name}: the engine cannot be kept in {self.cache}: {error}")
         return (compiled if usable else None), parity
 
     def _apart(
