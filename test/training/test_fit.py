@@ -259,7 +259,7 @@ def test_numbers_of_a_head_are_those_of_its_arrays(material, backbone):
     "kind, truth, sentence",
     [
         ("segmentation", np.full((8, 8), 255, np.uint8), "unlabelled"),
-        ("depth", np.full((8, 8), np.nan, np.float32), "no depth from 0.3 to 100 m"),
+        ("depth", np.full((8, 8), np.nan, np.float32), "nothing from 0.3 to 100 m"),
         ("depth", np.full((8, 8), 5000.0, np.float32), "millimetres"),
     ],
 )
