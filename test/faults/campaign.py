@@ -52,7 +52,7 @@ def child(seed: int, first: int, until: float, only: bool) -> None:
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
     number = first
     say = sys.stdout
-    sys.stdout = open(folder / "out", "w")  # noqa: SIM115: what commands print is nobody's business
+    sys.stdout = open(folder / "out", "w")  # what commands print is nobody's business
 
     def hung(*_):
         raise TimeoutError("hang")
