@@ -124,6 +124,12 @@ class Settings:
         live=True,
     )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
+    exit_on_failure: bool = setting(
+        False, "With autostart, end the process when configuring fails; the launch file sets it."
+    )
+    allow_untrained: bool = setting(
+        False, "Run a backbone or head without trained weights, for trying things out; its outputs mean nothing."
+    )
     points: PointSettings = field(default_factory=PointSettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
     head: Mapping[str, HeadSettings] = field(

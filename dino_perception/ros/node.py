@@ -10,8 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
@@ -27,7 +26,9 @@ from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.inputs import CameraInput
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
+from dino_perception.ros.parameter_files import ParameterFileError, check_parameter_file, given_parameter_files
 from dino_perception.ros.parameters import Parameters
+from dino_perception.ros.startup import Startup
 from dino_perception.ros.transitions import PatientLifecycleNode
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
@@ -37,8 +38,8 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 COMPLAIN_S = 10.0
 """The same complaint is logged again only after this many seconds."""
-DEVICE_LOST = 3
-"""Exit code of a node that has lost its GPU."""
+BAD_ARGUMENTS, DEVICE_LOST = 2, 3
+"""Exit codes of a node whose arguments cannot be used, and of one that has lost its GPU."""
 GOODBYE_S = 2.0
 """How long a stop waits for a configure that is under way."""
 
@@ -59,7 +60,8 @@ class PerceptionNode(PatientLifecycleNode):
         self._problem = ""
         self._warnings: list[str] = []
         self._complained: dict[str, float] = {}
-        self._declared = Parameters(self, self._change)
+        self._declared = Parameters(self, self._change, self._mended)
+        self._startup = Startup(self, self._declared, lambda: self._problem)
         self._diagnostics = Diagnostics(self)
         self._diagnostics.add("perception", self._find)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -70,14 +72,6 @@ class PerceptionNode(PatientLifecycleNode):
         )
         for name in self._declared.unknown():
             self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
-        if self.get_parameter("autostart").value:
-            # A coroutine of the executor in a group of its own, so that everything is answered while engines are built.
-            self._start = self.create_timer(
-                0.0,
-                self._on_start,
-                callback_group=ReentrantCallbackGroup(),
-                clock=Clock(clock_type=ClockType.STEADY_TIME),
-            )
 
     # Lifecycle
 
@@ -90,7 +84,7 @@ class PerceptionNode(PatientLifecycleNode):
             # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
             known = type(error).__module__.startswith("dino_perception.")
             self._problem = str(error) if known else f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"not configured: {self._problem}")
+            self.get_logger().error(f"not configured: {self._problem}. {self._startup.next_step()}")
             self._unload()
             return FAILURE
         finally:
@@ -123,10 +117,10 @@ class PerceptionNode(PatientLifecycleNode):
         self._jumps.unregister()
         super().destroy_node()
 
-    async def _on_start(self) -> None:
-        self._start.cancel()
-        if await self.bring_up():
-            self.get_logger().info("ready")
+    @property
+    def exit_code(self) -> int:
+        """What the process shall end with."""
+        return self._startup.exit_code
 
     # What the transitions do
 
@@ -237,6 +231,9 @@ class PerceptionNode(PatientLifecycleNode):
             response.message = "the next frame of every camera starts new tracks"
         return response
 
+    def _mended(self) -> None:
+        self._startup.mended()
+
     def _change(self, settings: Settings) -> None:
         self._settings = settings
         if self._worker is not None:
@@ -297,15 +294,20 @@ def main(args: list[str] | None = None) -> int:
         rclpy.init(args=args)
     except Exception as error:  # a parameter file that is not there, an argument that ROS does not know
         print(f"perception_node: {error}", file=sys.stderr)
-        return 2
-    node = None
+        return BAD_ARGUMENTS
+    node, code = None, 0
     try:
         node = PerceptionNode()
+        for path in given_parameter_files(sys.argv if args is None else args):
+            check_parameter_file(path, node.get_fully_qualified_name())
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except ParameterFileError as error:
+        print(f"perception_node: {error}", file=sys.stderr)
+        code = BAD_ARGUMENTS
     except Exception:
         if rclpy.ok():
             raise
@@ -321,4 +323,4 @@ def main(args: list[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code or (node.exit_code if node is not None else 0)
