@@ -23,7 +23,7 @@ def check_parameter_file(path: str | Path, node: str) -> None:
     if not Path(path).is_file():
         raise ParameterFileError(f"there is no parameter file {path}")
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.load(Path(path).read_text(), _AnyTag)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     shape = f"expected is '{node}:' or '/**:' with 'ros__parameters:' below it"
@@ -51,6 +51,19 @@ def matches(key: str, node: str) -> bool:
 def given_parameter_files(arguments: Sequence[str]) -> list[str]:
     """The files behind every `--params-file` of a command line."""
     return [path for option, path in zip(arguments, arguments[1:]) if option == "--params-file"]
+
+
+class _AnyTag(yaml.SafeLoader):
+    """Reads a value whatever its tag, as rcl does: launch writes lists as !!python/tuple."""
+
+
+def _untagged(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else node.value
+
+
+_AnyTag.add_constructor(None, _untagged)
 
 
 def _blocks(tree: dict, prefix: str) -> Iterator[tuple[str, Any]]:

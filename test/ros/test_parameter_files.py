@@ -63,6 +63,10 @@ def test_keys_may_be_nested_and_the_shipped_file_fits_any_name(tmp_path):
     check_parameter_file(share("config", "rover.yaml"), "/anything/at/all")
 
 
+def test_the_tags_that_launch_writes_are_no_matter(tmp_path):
+    check_parameter_file(written(tmp_path, yaml.dump({"dino": {"ros__parameters": {"cameras": ("a", "b")}}})), "/dino")
+
+
 @pytest.mark.parametrize(
     "document, sentence",
     [
