@@ -9,7 +9,7 @@ from typing import Any
 
 from rosbags.serde import SerdeError
 
-from dino_perception.bags.storage.problems import NO_IMAGES, BagError
+from dino_perception.bags.storage.problems import NO_IMAGES, BagError, Problem
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record, Topic
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
@@ -67,6 +67,7 @@ class Calibrations:
         self._raw: dict[tuple[int, int], tuple[bytes, CameraModel]] = {}
         self.reason = "the bag has no camera_info for this camera" if not info else ""
         self.latest: bytes = b""
+        self._usable, self._told = True, False
         if info:
             first = next(iter(bag.messages([info])), None)
             if first is not None:
@@ -75,25 +76,34 @@ class Calibrations:
     def take(self, record: Record) -> None:
         """A CameraInfo message."""
         raw = bytes(record.data)
-        self.latest = raw
+        self.latest, self._usable = raw, True
         stampless = raw[12:]  # the stamp changes with every message, the calibration hardly ever
         for size, (known, model) in list(self._raw.items()):
             if known == stampless:
                 self._raw[size] = self._raw.pop(size)  # the newest last
                 return
+        message: Any = None
         try:
-            model = camera_model(self._bag.decode(record))
+            message = self._bag.decode(record)
+            model = camera_model(message)
+            reason = f"the camera_info on {self._info} says the camera is not calibrated (K is zero)"
         except (CameraInfoError, SerdeError) as error:
-            self.reason = f"{self._info}: {error}"
-            return
+            model, reason = None, f"{self._info}: {error}"
         if model is None:
-            self.reason = f"the camera_info on {self._info} says the camera is not calibrated (K is zero)"
+            # As live: an older one does not stand in for the newest when that cannot be used.
+            self.reason, self._usable = reason, False
+            self._raw.pop((getattr(message, "width", 0), getattr(message, "height", 0)), None)
+            if not self._told and "not calibrated" not in reason:
+                self._told = True
+                self._bag.note(Problem("", f"images have no points while this holds: {reason}", self._info))
             return
         self._raw.pop((model.width, model.height), None)
         self._raw[model.width, model.height] = (stampless, model)
 
     def models(self) -> dict[tuple[int, int], CameraModel]:
-        """The newest model for each image size (width, height)."""
+        """The newest model for each image size (width, height); none while the newest CameraInfo cannot be used."""
+        if not self._usable:
+            return {}
         return {size: model for size, (_, model) in self._raw.items()}
 
 

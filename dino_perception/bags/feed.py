@@ -16,7 +16,7 @@ from dino_perception.bags.state import State
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record
 from dino_perception.bags.threads import BoundedQueue
-from dino_perception.messages.images import ImageError, decode_compressed, decode_image
+from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError, decode_compressed, decode_image
 from dino_perception.perception.frame import CameraModel, Frame
 
 
@@ -29,6 +29,7 @@ class Part:
     stop_ns: int | None = None
     every: int = 1
     copy: Collection[str] = ()
+    max_megapixels: float = MAX_MEGAPIXELS
 
 
 @dataclass
@@ -139,7 +140,9 @@ class Feed:
             return
         stamp = message.header.stamp
         work.stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-        work.frame = pool.submit(_frame, message, camera, work.stamp_ns, calibrations.models())
+        work.frame = pool.submit(
+            _frame, message, camera, work.stamp_ns, calibrations.models(), self._part.max_megapixels
+        )
 
 
 class Segment:
@@ -191,13 +194,23 @@ def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: i
         try:
             message = bag.decode(record)
             stamp = message.header.stamp
-            kept.append(_frame(message, camera, stamp.sec * 1_000_000_000 + stamp.nanosec, calibrations[camera.info]))
+            kept.append(
+                _frame(
+                    message,
+                    camera,
+                    stamp.sec * 1_000_000_000 + stamp.nanosec,
+                    calibrations[camera.info],
+                    part.max_megapixels,
+                )
+            )
         except (ImageError, SerdeError):
             continue
     return kept
 
 
-def _frame(message: Any, camera: CameraTopics, stamp_ns: int, models: dict[tuple[int, int], CameraModel]) -> Frame:
-    image: np.ndarray = decode_compressed(message) if camera.compressed else decode_image(message)
+def _frame(
+    message: Any, camera: CameraTopics, stamp_ns: int, models: dict[tuple[int, int], CameraModel], most: float
+) -> Frame:
+    image: np.ndarray = (decode_compressed if camera.compressed else decode_image)(message, most)
     height, width = image.shape[:2]
     return Frame(camera.name, stamp_ns, message.header.frame_id, image, models.get((width, height)))

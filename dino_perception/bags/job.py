@@ -68,7 +68,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
     with BagReader(job.source) as bag:
         own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
         cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
-        part = Part(*_span(job, bag), every=job.every, copy=_copied(job, bag))
+        part = Part(
+            *_span(job, bag), every=job.every, copy=_copied(job, bag), max_megapixels=job.settings.max_megapixels
+        )
         before = _before(job)
         if before == "complete":
             about = {"input": str(job.source), "output": str(job.output), "stopped": None, "exit_code": DONE}

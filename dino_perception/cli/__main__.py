@@ -9,7 +9,7 @@ import sys
 
 import dino_perception
 
-COMMANDS = ("demo", "replay", "play", "extract", "train", "evaluate", "benchmark", "compile", "models")
+COMMANDS = ("demo", "replay", "play", "extract", "train", "evaluate", "benchmark", "compile", "models", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:

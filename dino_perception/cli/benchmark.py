@@ -243,11 +243,9 @@ def _ratios(measured: dict[str, Any]) -> list[str]:
 
 
 def _about(machine: dict[str, Any]) -> str:
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
-        f"load before the run {machine['load']:.1f}"
-    )
+    from dino_perception.measuring.core_benchmark import about
+
+    return about(machine)
 
 
 def _was_busy(machine: dict[str, Any]) -> bool:

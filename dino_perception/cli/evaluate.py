@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.measuring.markdown_tables import fill, markdown
     from dino_perception.perception.perceiver import Perceiver
-    from dino_perception.training.evaluation.evaluate import evaluate as evaluation
-    from dino_perception.training.evaluation.evaluate import report
+    from dino_perception.training.evaluation import report
+    from dino_perception.training.evaluation.evaluate import evaluate
 
     sources = [*args.data, *args.bag, *([f"terrain:{args.terrain}"] if args.terrain else [])]
     if not sources:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         perceiver = Perceiver(settings, cache=args.cache and cache_folder(args) / "engines", report=lambda line: None)
         stages("starting the perception", 1, 1)
         try:
-            result = evaluation.evaluate(
+            result = evaluate(
                 perceiver, data, gaps=gaps, pairs=args.pairs, limit=args.limit, farthest=args.farthest, progress=stages
             )
             model = perceiver.describe()
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         untrained = ", ".join(name for name, part in model["parts"].items() if not part["trained"])
         console.print(f"without trained weights, so that the numbers mean little: {untrained}", style="yellow")
     if args.plots:
-        from dino_perception.training.evaluation.evaluate import plots
+        from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
     if args.json:

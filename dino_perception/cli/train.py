@@ -232,7 +232,7 @@ def _curve(
     from rich.table import Table
 
     from dino_perception.measuring.markdown_tables import fill, markdown
-    from dino_perception.training.evaluation.evaluate import plots
+    from dino_perception.training.evaluation import plots
     from dino_perception.training.evaluation.label_curve import label_efficiency
     from dino_perception.training.splitting import with_truth
 

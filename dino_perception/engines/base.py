@@ -46,9 +46,22 @@ class Program:
     scratch: Path | None = None
     """A folder that outlives the process, for what a runtime keeps between builds (timing caches)."""
 
+    def __post_init__(self):
+        """An example fixes shapes and types and nothing else: one that lives on another device (a GPU's feature map)
+        is stood in for by zeros, so that everything is exported on the CPU and only an engine places it."""
+        self.example = tuple(
+            t if t.device.type == "cpu" else torch.zeros(t.shape, dtype=t.dtype, device="cpu") for t in self.example
+        )
+
     @functools.cached_property
     def exported(self) -> torch.export.ExportedProgram:
         """The module as a flat graph of ATen operations at the example's shapes. Raises EngineError."""
+        for key, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if tensor.device.type != "cpu":
+                raise EngineError(
+                    f"{self.name} cannot be exported: its weight '{key}' is on {tensor.device}; give engines a module "
+                    "on the CPU, they place a copy of it themselves"
+                )
         try:
             with torch.no_grad():
                 return torch.export.export(self.module.eval(), self.example, strict=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from dino_perception.engines import retype
+from dino_perception.engines import placement, retype
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
 
 INDUCTOR = {"max_autotune": True}
@@ -28,7 +28,7 @@ WARM_UP = 3
 class CudaGraphs(Engine):
     name = "cuda"
     precisions = ("bfloat16", "float16", "float32")
-    helpers = (retype,)
+    helpers = (retype, placement)
 
     @property
     def saves(self) -> bool:
@@ -102,13 +102,9 @@ class CudaGraphsCompiled(Compiled):
 
 
 def typed_on(program: Program, precision: str, device: torch.device) -> torch.export.ExportedProgram:
-    """The program with its precision written in, its weights on `device`; the caller's module is left where it is."""
-    exported = retype.retyped(program, precision)
-    if device.type == "cpu":
-        return exported
-    from torch.export.passes import move_to_device_pass
-
-    return move_to_device_pass(exported, str(device))
+    """The program with its precision written in, its weights on `device`; the caller's module is left where it is.
+    Raises EngineError when a part of it did not move."""
+    return placement.placed(retype.retyped(program, precision), device, program.name)
 
 
 def static_inputs(example: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

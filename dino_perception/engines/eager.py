@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from dino_perception.engines.base import Compiled, Engine, EngineInfo, Program
@@ -32,7 +34,8 @@ class EagerCompiled(Compiled):
     def __init__(self, program: Program, precision: str, threads: int, device: torch.device):
         super().__init__(program.example)
         self.device = device
-        self.module = program.module.to(device).eval()
+        # A copy on another device: the caller's module stays on the CPU, where the next engine exports it.
+        self.module = (program.module if device.type == "cpu" else copy.deepcopy(program.module).to(device)).eval()
         self.autocast = precision == "bfloat16"
         if threads and device.type == "cpu":
             torch.set_num_threads(threads)  # torch has one pool a process: the last engine built sets it

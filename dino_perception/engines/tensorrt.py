@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dino_perception.engines import cuda, retype
+from dino_perception.engines import cuda, placement, retype
 from dino_perception.engines.base import Compiled, Engine, EngineError, EngineInfo, Program
 
 
@@ -37,7 +37,7 @@ class Options:
 class TensorRt(Engine):
     name = "tensorrt"
     precisions = ("bfloat16", "float16", "tensorfloat32", "float32")
-    helpers = (retype, cuda)
+    helpers = (retype, placement, cuda)
 
     def __init__(self, options: Options = Options()):
         self.options = options

@@ -101,7 +101,7 @@ def measure(
 def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     """Each of: the bare backbone, the pipeline with all heads, one pipeline a head, the machine's matrix rate."""
     perceiver, device = subject.perceiver, subject.perceiver.device
-    backbone = perceiver.graph("backbone", subject.batch)
+    backbone = perceiver.graphs.graph("backbone", subject.batch)
     size = backbone.signature[0][0][1:3]
     pixels = torch.from_numpy(np.stack([resized(decode_image(m), size) for m in messages])).to(device)
     wait(device)
@@ -287,3 +287,12 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "load": os.getloadavg()[0],
     }
+
+
+def about(machine: dict[str, Any]) -> str:
+    """A machine in words."""
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}; "
+        f"load before the run {machine['load']:.1f}"
+    )

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.messages.percepts import LATE, TOPICS
+from dino_perception.messages.percepts import TOPICS, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.isolation import isolated
@@ -301,7 +301,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
             if turn < 0:
                 continue
             late += list(bench.latencies(camera, span))
-            dense += list(bench.latencies(camera, span, without=LATE))
+            dense += list(bench.latencies(camera, span, without=waiting({"correspondences"})))
             for name, ms in times_now.items():
                 times.setdefault(name, []).extend(ms)
     about = perceiver.describe()
@@ -330,17 +330,17 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
     import torch
 
     heads = list(perceiver.settings.heads)
-    taps = perceiver.head_taps()
+    taps = perceiver.graphs.head_taps
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         for i in range(-2, count):
             sample: dict[str, float] = {}
             start = time.perf_counter()
-            maps = perceiver.graph("backbone")(pixels[i % len(pixels)])
+            maps = perceiver.graphs.graph("backbone")(pixels[i % len(pixels)])
             sample["backbone"] = _since(start, perceiver.device)
             for head in heads:
                 start = time.perf_counter()
-                perceiver.graph(head)(*(maps[tap] for tap in taps[head]))
+                perceiver.graphs.graph(head)(*(maps[tap] for tap in taps[head]))
                 sample[head] = _since(start, perceiver.device)
             sample["all"] = sum(sample.values())
             if i >= 0:

@@ -8,6 +8,9 @@ from typing import Any
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.perception.settings import HeadSettings
 
+FOREVER_NS = 1e18
+"""No rate is so low that it waits for more than these thirty years."""
+
 
 class Demand:
     """Decides frame by frame. Rates follow the images' stamps, so that they hold in simulated time and in a replay."""
@@ -66,7 +69,7 @@ class Demand:
         if rate <= 0:
             self._next_ns.pop((camera, head), None)
             return
-        period = round(1e9 / rate)
+        period = round(min(1e9 / rate, FOREVER_NS))
         planned = self._next_ns.get((camera, head), stamp_ns)
         # Counting on from the plan keeps the average at the rate although stamps jitter; after a gap it starts anew.
         self._next_ns[camera, head] = planned + period if stamp_ns - planned < period else stamp_ns + period

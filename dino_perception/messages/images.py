@@ -8,6 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dino_perception.messages.picture_files import jpeg_fault, picture_kind, picture_size
+
+MAX_MEGAPIXELS = 64.0
+"""Larger pictures are refused before they are decoded, unless the caller says otherwise."""
+
 
 class ImageError(ValueError):
     """An image message that cannot be used; the message says why in one sentence."""
@@ -47,7 +52,7 @@ ENCODINGS = tuple(_ENCODINGS)
 _DEPTH = re.compile(r"^(16UC1|32FC1)\b|compressedDepth", re.IGNORECASE)
 
 
-def decode_image(msg: Any) -> np.ndarray:
+def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/Image, C-contiguous and writable.
 
     Rows may be padded (`step`), 16-bit samples may be of either byte order. 16 bits become 8 by round(v * 255 / 65535),
@@ -59,6 +64,7 @@ def decode_image(msg: Any) -> np.ndarray:
     encoding = str(msg.encoding)
     if height <= 0 or width <= 0:
         raise ImageError(f"the image is {width} x {height} pixels")
+    _check_size(width, height, max_megapixels)
     if encoding not in _ENCODINGS:
         return _by_cv_bridge(msg, encoding)
     sample_bytes, samples, conversion = _ENCODINGS[encoding]
@@ -80,7 +86,7 @@ def decode_image(msg: Any) -> np.ndarray:
     return _rgb(pixels, conversion)
 
 
-def decode_compressed(msg: Any) -> np.ndarray:
+def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG or a PNG.
 
     The format string is read as image_transport writes it: "jpeg", "rgb8; jpeg compressed bgr8", "bayer_rggb8; png
@@ -91,21 +97,23 @@ def decode_compressed(msg: Any) -> np.ndarray:
     if _DEPTH.search(form):
         raise ImageError(f"the compressed image's format is '{form}': a depth image, not a camera picture")
     data = np.frombuffer(msg.data, np.uint8)
-    head = data[:8].tobytes()
-    jpeg, png = head.startswith(b"\xff\xd8\xff"), head == b"\x89PNG\r\n\x1a\n"
-    if not jpeg and not png:
+    kind = picture_kind(data.data)
+    if kind not in ("JPEG", "PNG"):
         raise ImageError(f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG")
+    check_picture_size(data, max_megapixels)
     original = form.partition(";")[0].strip()
     mosaic = original.startswith("bayer_") and original in _ENCODINGS
     depth = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
     try:
-        pixels = cv2.imdecode(data, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
+        pixels = decode(data)
+        fault = "its pixels cannot be read" if pixels is None else ""
+        if kind == "JPEG" and not fault:
+            fault = jpeg_fault(data.data, pixels, lambda octets: decode(np.frombuffer(octets, np.uint8)))
     except cv2.error as error:
-        raise ImageError(
-            f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes cannot be decoded: {error.err}"
-        ) from None
-    if pixels is None or (jpeg and not _ends(data)):
-        raise ImageError(f"the {'JPEG' if jpeg else 'PNG'} of {data.size} bytes is damaged or cut off")
+        raise ImageError(f"the {kind} of {data.size} bytes cannot be decoded: {error.err}") from None
+    if fault:
+        raise ImageError(f"the {kind} of {data.size} bytes is damaged or cut off: {fault}")
     if mosaic and pixels.ndim == 2:
         return _rgb(pixels, _ENCODINGS[original][2])
     if mosaic:
@@ -137,10 +145,21 @@ def _rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
     return pixels if pixels.flags.writeable else pixels.copy()
 
 
-def _ends(jpeg: np.ndarray) -> bool:
-    """Whether the end-of-image marker is there. OpenCV fills a cut JPEG with grey and reports success."""
-    tail = jpeg[-4096:].tobytes().rstrip(b"\x00")  # some drivers pad the buffer
-    return b"\xff\xd9" in tail
+def check_picture_size(data: Any, max_megapixels: float = MAX_MEGAPIXELS) -> None:
+    """Raises ImageError for the bytes of a picture file whose header states a size beyond the limit, or none."""
+    size = picture_size(memoryview(data))
+    if size is None or min(size) < 1:
+        kind = picture_kind(memoryview(data)) or "picture"
+        raise ImageError(f"the {kind} of {len(data)} bytes does not state its size; it is damaged or cut off")
+    _check_size(*size, max_megapixels)
+
+
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    if width * height > 1e6 * max_megapixels:
+        raise ImageError(
+            f"the image is {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; max_megapixels is "
+            f"{max_megapixels:g}"
+        )
 
 
 def _by_cv_bridge(msg: Any, encoding: str) -> np.ndarray:

@@ -35,8 +35,11 @@ TOPICS = {
 }
 """Every output topic by its name below the node's (and camera's) namespace."""
 
-LATE = frozenset(name for name, topic in TOPICS.items() if "correspondences" in topic.heads)
-"""What waits for the points to be matched. The rest of a frame, dense maps and points, need not wait for it."""
+
+def waiting(heads: Collection[str]) -> frozenset[str]:
+    """The topics that wait for the answer of one of these heads."""
+    return frozenset(name for name, topic in TOPICS.items() if set(heads) & set(topic.heads))
+
 
 _POINT_FIELD = {"uint8": 2, "uint32": 6, "float32": 7}  # sensor_msgs/PointField's numbers
 

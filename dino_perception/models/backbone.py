@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_perception.models.catalog import BackboneSpec
+from dino_perception.models.taps import Tap, outputs, tap
 
 
 class Backbone(nn.Module):
@@ -30,7 +31,7 @@ class Backbone(nn.Module):
         self,
         height: int,
         width: int,
-        taps: Sequence[int],
+        taps: Sequence[int | Tap],
         *,
         norm: bool = True,
         pixels: str = "uint8",
@@ -39,26 +40,30 @@ class Backbone(nn.Module):
         """The graph for images of `height` x `width` pixels, sharing these parameters.
 
         Its `forward` takes (B, H, W, 3) uint8 RGB, or with `pixels="float"` (B, 3, H, W) float32 that is already
-        normalised, and returns one float32 map (B, C, H/stride, W/stride) a tap, in the order of `taps` (0-based layer
-        indices). With `norm`, the final norm is applied to every tap, as DINOv3's heads expect. `extras` may name
-        "cls" and "registers": after the maps come the CLS token (B, C) of every tap, then the registers (B, R, C) of
-        every tap. Raises ValueError when a size, tap or extra does not fit the backbone.
+        normalised, and returns one float32 map (B, C, H/stride, W/stride) a tap, in the order of `taps`, then the CLS
+        token (B, C) of every tap that asks for it, in the same order. A tap may be a 0-based layer index: then `norm`
+        says whether the final norm is applied, as DINOv3's heads expect, and `extras` may name "cls". With "registers"
+        among `extras`, the registers (B, R, C) of every tap come last. Raises ValueError when a size, tap or extra does
+        not fit the backbone.
         """
         spec = self.spec
+        taps = tuple(tap(t, norm, "cls" in extras) for t in taps)
         if height <= 0 or width <= 0 or height % spec.stride or width % spec.stride:
             good = [max(1, round(side / spec.stride)) * spec.stride for side in (height, width)]
             raise ValueError(
                 f"{height}x{width} pixels do not fit {spec.id}, whose sides must be multiples of "
                 f"{spec.stride}; {good[0]}x{good[1]} does"
             )
-        if not taps or any(not 0 <= tap < spec.depth for tap in taps):
-            raise ValueError(f"taps {list(taps)} do not fit {spec.id}; accepted are layers 0 to {spec.depth - 1}")
+        if not taps or any(not 0 <= t.layer < spec.depth for t in taps):
+            raise ValueError(
+                f"taps {[t.layer for t in taps]} do not fit {spec.id}; accepted are layers 0 to {spec.depth - 1}"
+            )
         if pixels not in ("uint8", "float"):
             raise ValueError(f"pixels is '{pixels}'; accepted are uint8 and float")
         known = ("cls", "registers") if spec.registers else ("cls",)
         if unknown := [name for name in extras if name not in known]:
             raise ValueError(f"{spec.id} has no extra '{unknown[0]}'; accepted are {', '.join(known)}")
-        return self._fixed(height, width, tuple(taps), norm, pixels, tuple(extras))
+        return self._fixed(height, width, taps, pixels, "registers" in extras)
 
     @property
     def weights_hash(self) -> str:
@@ -93,9 +98,7 @@ class Backbone(nn.Module):
                 if name.endswith("qkv.bias") and self.spec.family == "dinov3-vit":
                     p.view(3, -1)[1].zero_()  # DINOv3's keys have none
 
-    def _fixed(
-        self, height: int, width: int, taps: tuple[int, ...], norm: bool, pixels: str, extras: tuple[str, ...]
-    ) -> FixedBackbone:
+    def _fixed(self, height: int, width: int, taps: tuple[Tap, ...], pixels: str, registers: bool) -> FixedBackbone:
         raise NotImplementedError
 
 
@@ -103,19 +106,12 @@ class FixedBackbone(nn.Module):
     """A backbone at one image size: no branch and no shape in its graph depends on data."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        height: int,
-        width: int,
-        taps: tuple[int, ...],
-        norm: bool,
-        pixels: str,
-        extras: tuple[str, ...],
+        self, backbone: Backbone, height: int, width: int, taps: tuple[Tap, ...], pixels: str, registers: bool
     ):
         super().__init__()
         self.backbone = backbone
-        self.height, self.width, self.taps, self.norm = height, width, taps, norm
-        self.pixels, self.extras = pixels, extras
+        self.height, self.width, self.taps = height, width, taps
+        self.pixels, self.registers = pixels, registers
         mean, std = (
             torch.tensor(v).view(1, 3, 1, 1)
             for v in (backbone.spec.normalisation.mean, backbone.spec.normalisation.std)
@@ -123,6 +119,11 @@ class FixedBackbone(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
+
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return ("features",) * (len(outputs(self.taps)) + (len(self.taps) if self.registers else 0))
 
     def example(self, batch: int = 1) -> Tensor:
         """An input of the right shape and type, all zeros: what an exporter traces with."""

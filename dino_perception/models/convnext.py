@@ -27,21 +27,19 @@ class ConvNext(Backbone):
 
 class FixedConvNext(FixedBackbone):
     """The network for one image size. The final norm belongs to the last stage: maps of the others are returned as
-    they are, with or without `norm`. The CLS token of a map is its mean, as DINOv3 defines it."""
+    they are, whatever a tap says. The CLS token of a map is its mean, as DINOv3 defines it."""
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         net = self.backbone
         x = self.image(pixels)
-        maps = {}
-        for index in range(max(self.taps) + 1):
+        maps, last = {}, len(net.stages) - 1
+        for index in range(max(t.layer for t in self.taps) + 1):
             x = net.stages[index](x)
             maps[index] = x
-        tapped = [maps[tap] for tap in self.taps]
-        means = [m.mean(dim=(2, 3)) for m in tapped] if "cls" in self.extras else []
-        if self.norm:
-            last = len(net.stages) - 1
-            tapped = [normalise(m, net.norm) if tap == last else m for tap, m in zip(self.taps, tapped)]
-            means = [net.norm(c) if tap == last else c for tap, c in zip(self.taps, means)]
+        normed = [t.norm and t.layer == last for t in self.taps]
+        tapped = [normalise(maps[t.layer], net.norm) if norm else maps[t.layer] for t, norm in zip(self.taps, normed)]
+        means = [maps[t.layer].mean(dim=(2, 3)) for t in self.taps if t.cls]
+        means = [net.norm(m) if norm else m for m, norm in zip(means, [n for t, n in zip(self.taps, normed) if t.cls])]
         return (*tapped, *means)
 
 

@@ -69,17 +69,16 @@ class FixedTransformer(FixedBackbone):
         x = self.patches(self.image(pixels))
         x = torch.cat([net.prefix().expand(x.shape[0], -1, -1), x], dim=1)
         tapped = {}
-        for index in range(max(self.taps) + 1):
+        for index in range(max(t.layer for t in self.taps) + 1):
             x = net.blocks[index](x, self.cos, self.sin)
-            if index in self.taps:
-                tapped[index] = net.norm(x) if self.norm else x
-        tokens = [tapped[tap] for tap in self.taps]
+            for norm in sorted({t.norm for t in self.taps if t.layer == index}):
+                tapped[index, norm] = net.norm(x) if norm else x
+        tokens = [tapped[t.layer, t.norm] for t in self.taps]
         first = 1 + spec.registers
-        out = [t[:, first:].transpose(1, 2).unflatten(2, (self.rows, self.columns)) for t in tokens]
-        if "cls" in self.extras:
-            out += [t[:, 0] for t in tokens]
-        if "registers" in self.extras:
-            out += [t[:, 1:first] for t in tokens]
+        out = [x[:, first:].transpose(1, 2).unflatten(2, (self.rows, self.columns)) for x in tokens]
+        out += [x[:, 0] for t, x in zip(self.taps, tokens) if t.cls]
+        if self.registers:
+            out += [x[:, 1:first] for x in tokens]
         return tuple(out)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dino_perception.perception.frame import CameraModel
+from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.lens import GeometryError, check_camera, distort, undistort
 
 
@@ -137,6 +137,23 @@ def rectified(camera: CameraModel) -> CameraModel:
     """
     k = camera.k if camera.p is None or camera.p[0, 0] == 0 else camera.p[:, :3]
     return dataclasses.replace(camera, k=np.array(k, np.float64), d=np.zeros(0), model="plumb_bob", r=np.eye(3))
+
+
+def usable_camera(frame: Frame, is_rectified: bool) -> tuple[CameraModel | None, str]:
+    """The camera model to use for a frame's image and, when there is none, one sentence why."""
+    camera = frame.camera_model
+    if camera is None:
+        return None, "no camera_info, or one without calibration (K is all zero)"
+    height, width = frame.image.shape[:2]
+    if (camera.height, camera.width) != (height, width):
+        return None, f"camera_info is for {camera.width}x{camera.height} pixels and the image has {width}x{height}"
+    if is_rectified:
+        camera = rectified(camera)
+    try:
+        check_camera(camera)
+    except GeometryError as error:
+        return None, str(error)
+    return camera, ""
 
 
 def project(camera: CameraModel, points: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ The formulas are those of OpenCV's calib3d documentation, which sensor_msgs/Came
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -20,14 +21,56 @@ class GeometryError(ValueError):
 
 
 def check_camera(camera: CameraModel) -> None:
-    """Raises GeometryError when the model or its number of coefficients is not known, or K is not usable."""
+    """Raises GeometryError when the model or its number of coefficients is not known, or K, D, R or P cannot be those of
+    a camera: not finite, another shape than a pinhole's, a focal length or a centre beyond all reason."""
     if camera.model not in COEFFICIENTS:
         raise GeometryError(f"distortion model '{camera.model}' is not known; accepted are {', '.join(COEFFICIENTS)}")
     if len(camera.d) not in COEFFICIENTS[camera.model]:
         counts = ", ".join(map(str, COEFFICIENTS[camera.model]))
         raise GeometryError(f"{camera.model} has {len(camera.d)} distortion coefficients; accepted are {counts}")
-    if not (camera.k[0, 0] > 0 and camera.k[1, 1] > 0 and np.isfinite(camera.k).all() and np.isfinite(camera.d).all()):
-        raise GeometryError(f"K or D of the camera is not usable: K is {camera.k.tolist()}, D is {list(camera.d)}")
+    if not (_pinhole(camera.k, camera) and np.isfinite(camera.d).all()):
+        raise GeometryError(f"K or D of the camera is not usable: K is {_listed(camera.k)}, D is {_listed(camera.d)}")
+    if not (np.abs(camera.r) < 1.5).all() or np.abs(camera.r @ camera.r.T - np.eye(3)).max() > 0.1:
+        raise GeometryError(f"R of the camera is no rotation: it is {_listed(camera.r)}")
+    if camera.p is not None and not (np.isfinite(camera.p).all() and _pinhole(camera.p[:, :3], camera)):
+        raise GeometryError(f"P of the camera is not usable: it is {_listed(camera.p)}")
+    if not _has_rays(camera.width, camera.height, camera.model, *(_raw(a) for a in (camera.k, camera.d))):
+        raise GeometryError(
+            f"D of the camera is of no lens: it is {_listed(camera.d)}, which leaves hardly a pixel a ray"
+        )
+
+
+def _pinhole(k: np.ndarray, camera: CameraModel) -> bool:
+    """Whether K (3, 3) is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with lengths that a camera of that size can have: from a
+    thousandth of the image to a hundred thousand times it (a small region of a telescope's sensor)."""
+    size = max(camera.width, camera.height, 1)
+    with np.errstate(all="ignore"):
+        focal, centre = np.array([k[0, 0], k[1, 1]]) / size, np.abs(k[:2, 2]) / size
+        rest = np.abs([k[0, 1] / k[0, 0], k[1, 0] / k[0, 0], k[2, 0], k[2, 1], k[2, 2] - 1])
+        return bool(((focal > 1e-3) & (focal < 1e5) & (centre < 1e4)).all() and (rest < 1e-6).all())
+
+
+def _listed(matrix: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in np.ravel(matrix)) + "]"
+
+
+def _raw(matrix: np.ndarray) -> bytes:
+    return np.ascontiguousarray(matrix, np.float64).tobytes()
+
+
+@functools.lru_cache(maxsize=64)
+def _has_rays(width: int, height: int, model: str, k: bytes, d: bytes) -> bool:
+    """Whether at least one in twenty pixels has a ray, by a sparse grid of them. Coefficients may be so large that their
+    products overflow; then none has."""
+    camera = CameraModel(width, height, np.frombuffer(k).reshape(3, 3), np.frombuffer(d), model)
+    u, v = (part.ravel() for part in np.meshgrid(*(np.linspace(0, size - 1, 15) for size in (width, height))))
+    try:
+        with np.errstate(all="ignore"):
+            x, y = (u - camera.k[0, 2]) / camera.k[0, 0], (v - camera.k[1, 2]) / camera.k[1, 1]
+            x, y = undistort(camera, x, y)
+    except (np.linalg.LinAlgError, ValueError):
+        return False
+    return bool((np.isfinite(x) & np.isfinite(y)).mean() >= 0.05)
 
 
 def distort(camera: CameraModel, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,20 +154,25 @@ def _bent(d: np.ndarray, theta):
 
 
 def _undistort_equidistant(d: np.ndarray, x, y):
-    k1, k2, k3, k4 = d
-    limit = min(_first_root([1, 3 * k1, 5 * k2, 7 * k3, 9 * k4]) ** 0.5, np.pi / 2)
-    r = np.hypot(x, y)
-    theta = np.minimum(r, limit)
-    for _ in range(30):
-        bent, slope = _bent(d, theta)
-        step = (bent - r) / np.where(slope > 1e-3, slope, 1e-3)
-        theta = np.clip(theta - step, 0, limit)
-        if np.abs(step).max(initial=0) < 1e-12:
-            break
-    good = (np.abs(_bent(d, theta)[0] - r) < 1e-8) & (theta < limit) & (theta < np.pi / 2 - 1e-3)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    limit = _equidistant_limit(d)
+    with np.errstate(all="ignore"):
+        r = np.hypot(x, y)
+        theta = np.minimum(r, limit)
+        for _ in range(30):
+            bent, slope = _bent(d, theta)
+            step = (bent - r) / np.where(slope > 1e-3, slope, 1e-3)
+            theta = np.clip(theta - step, 0, limit)
+            if np.abs(step).max(initial=0) < 1e-12:
+                break
+        good = (np.abs(_bent(d, theta)[0] - r) < 1e-8) & (theta < limit) & (theta < np.pi / 2 - 1e-3)
         ratio = np.where(good, np.where(r > 1e-9, np.tan(theta) / r, 1.0), np.nan)
     return x * ratio, y * ratio
+
+
+def _equidistant_limit(d: np.ndarray) -> float:
+    """The angle up to which the image radius grows."""
+    k1, k2, k3, k4 = (float(k) for k in d)  # Python's floats overflow without a warning
+    return min(_first_root([1, 3 * k1, 5 * k2, 7 * k3, 9 * k4]) ** 0.5, np.pi / 2)
 
 
 def _undistort_polynomial(camera: CameraModel, xd, yd):

@@ -123,6 +123,13 @@ class Settings:
         high=3600.0,
         live=True,
     )
+    max_megapixels: float = setting(
+        64.0,
+        "Largest image in megapixels that is looked at; a compressed one is refused by its header, before it is decoded.",
+        low=0.001,
+        high=1000.0,
+        live=True,
+    )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
     exit_on_failure: bool = setting(
         False, "With autostart, end the process when configuring fails; the launch file sets it."
@@ -206,7 +213,7 @@ def check(name: str, f: dataclasses.Field, value: Any) -> Any:
             raise SettingError(f"'{name}' is {value!r}; accepted are any of {', '.join(choices)}")
         return value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if type(value) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(default)]
         raise SettingError(f"'{name}' is {value!r}; accepted is {kind}")

@@ -25,7 +25,8 @@ def remember(perceiver: Perceiver) -> dict[str, dict[str, np.ndarray]]:
 
 def recall(perceiver: Perceiver, memories: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Give a perceiver the trackers that `remember` copied, instead of its own."""
-    perceiver.trackers = {camera: tracker(memory, perceiver.device) for camera, memory in memories.items()}
+    perceiver.trackers.clear()
+    perceiver.trackers.update({camera: tracker(memory, perceiver.device) for camera, memory in memories.items()})
 
 
 def memory(tracker: Tracker) -> dict[str, np.ndarray]:

@@ -10,6 +10,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 
+from dino_perception.messages.printable import printable
+
 try:
     from diagnostic_updater import Updater
 except ImportError:
@@ -17,6 +19,8 @@ except ImportError:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1.0
+LONGEST = 4000
+"""Characters of one value."""
 
 
 class Finding(NamedTuple):
@@ -82,7 +86,7 @@ class Diagnostics:
 
 def filled(status: DiagnosticStatus, finding: Finding) -> DiagnosticStatus:
     """The status with the finding written into it."""
-    status.level, status.message = finding.level, finding.message
+    status.level, status.message = finding.level, printable(finding.message, LONGEST)
     status.values.extend(KeyValue(key=key, value=value) for key, value in flat(finding.values).items())
     return status
 
@@ -94,7 +98,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             lines.update(flat(value, f"{prefix}{key}."))
         else:
-            lines[f"{prefix}{key}"] = _text(value)
+            lines[printable(f"{prefix}{key}")] = printable(_text(value), LONGEST)
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from dino_perception.ros.complaints import CallbackErrors
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
 from dino_perception.ros.frame_statistics import WINDOW_S, Account, CameraAccount
 from dino_perception.ros.inputs import CameraInput
@@ -135,7 +136,14 @@ def _old(account: CameraAccount, max_age: float, now: float) -> tuple[bytes, str
 
 
 def node_finding(
-    state: str, enabled: bool, doing: str, problem: str, warnings: Sequence[str], account: Account, perceiver: Any
+    state: str,
+    enabled: bool,
+    doing: str,
+    problem: str,
+    warnings: Sequence[str],
+    account: Account,
+    perceiver: Any,
+    callback_errors: CallbackErrors,
 ) -> Finding:
     """The node: what it runs on, how long each stage takes, and what a person should know first.
 
@@ -149,8 +157,11 @@ def node_finding(
     for stage, (p50, p95, p99) in account.latencies().items():
         values[f"{stage} [ms]"] = {"p50": p50, "p95": p95, "p99": p99}
     values["errors"], values["last error"] = account.errors, account.last_error
+    values["callback errors"], values["last callback error"] = callback_errors.total, callback_errors.last
     values["warnings"] = "; ".join(warnings)
     level, message = _node_state(state, enabled, doing, problem, warnings, account, about)
+    if level == OK and callback_errors.recent:
+        level, message = WARN, f"something that was sent to the node could not be handled: {callback_errors.last}"
     return Finding(level, message, values)
 
 

@@ -11,7 +11,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
-from dino_perception.messages.images import decode_compressed, decode_image
+from dino_perception.messages.images import MAX_MEGAPIXELS, decode_compressed, decode_image
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.ros.frame_statistics import CameraAccount, Rate
 from dino_perception.ros.mailbox import Letter, Mailbox
@@ -36,6 +36,8 @@ class CameraInput:
         self.image_type = CompressedImage if transport == "compressed" else Image
         self.infos_seen = Rate()
         self.opened_s = 0.0
+        self.max_megapixels = MAX_MEGAPIXELS
+        """Larger images are refused; may change at any time."""
         self._node, self._account = node, account
         self._mailbox = Mailbox()
         self._decode = decode_compressed if transport == "compressed" else decode_image
@@ -61,7 +63,7 @@ class CameraInput:
     def frame(self, letter: Letter) -> Frame:
         """The frame of a waiting image, with the newest camera model of its size. Raises ImageError."""
         message = letter.message
-        image = self._decode(message)
+        image = self._decode(message, self.max_megapixels)
         height, width = image.shape[:2]
         kind = getattr(message, "encoding", None) or message.format
         self._account.image = f"{width}x{height} {kind}"
@@ -103,12 +105,13 @@ class CameraInput:
             model, reason = self._converted(message)
             if model is not None and (model.width, model.height) == (width, height):
                 return model, ""
+            # An older one does not stand in for the newest when that cannot be used: it may be the camera's truth.
+            if model is None and (newest is None or (message.width, message.height) == (width, height)):
+                return None, reason
             newest = newest or (model, reason)
         if newest is None:
             return None, f"no camera_info has come on {self.info_topic}"
-        model, reason = newest
-        if model is None:
-            return None, reason
+        model, _ = newest
         return None, (
             f"{self.info_topic} is for images of {model.width}x{model.height}, "
             f"but those on {self.image_topic} are {width}x{height}"

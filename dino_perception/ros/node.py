@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.percepts import TOPICS, label_info
+from dino_perception.messages.printable import printable
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
+from dino_perception.ros.complaints import CallbackErrors, Complaints
 from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.inputs import CameraInput
+from dino_perception.ros.lasting import LastingExecutor, answer_always
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
 from dino_perception.ros.parameter_files import ParameterFileError, check_parameter_file, given_parameter_files
@@ -36,8 +39,6 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
     from dino_perception.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-COMPLAIN_S = 10.0
-"""The same complaint is logged again only after this many seconds."""
 BAD_ARGUMENTS, DEVICE_LOST = 2, 3
 """Exit codes of a node whose arguments cannot be used, and of one that has lost its GPU."""
 GOODBYE_S = 2.0
@@ -59,19 +60,23 @@ class PerceptionNode(PatientLifecycleNode):
         self._doing = ""
         self._problem = ""
         self._warnings: list[str] = []
-        self._complained: dict[str, float] = {}
+        self._complain = Complaints(lambda text: self.get_logger().error(text))
+        self.callback_errors = CallbackErrors(self._complain)
         self._declared = Parameters(self, self._change, self._mended)
         self._startup = Startup(self, self._declared, lambda: self._problem)
         self._diagnostics = Diagnostics(self)
         self._diagnostics.add("perception", self._find)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
+        answer_always(self, self.callback_errors)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
         )
         for name in self._declared.unknown():
-            self.get_logger().warn(f"'{name}' was given but is no parameter of this node; is it spelled right?")
+            self.get_logger().warn(
+                f"'{printable(name)}' was given but is no parameter of this node; is it spelled right?"
+            )
 
     # Lifecycle
 
@@ -83,7 +88,7 @@ class PerceptionNode(PatientLifecycleNode):
         except Exception as error:
             # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
             known = type(error).__module__.startswith("dino_perception.")
-            self._problem = str(error) if known else f"{type(error).__name__}: {error}"
+            self._problem = printable(error if known else f"{type(error).__name__}: {error}")
             self.get_logger().error(f"not configured: {self._problem}. {self._startup.next_step()}")
             self._unload()
             return FAILURE
@@ -137,6 +142,7 @@ class PerceptionNode(PatientLifecycleNode):
         for camera, prefix in names.items():
             outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
+            inputs.max_megapixels = settings.max_megapixels
             self._cameras[camera] = Camera(inputs, outputs)
             if "segmentation/label_info" in topics:
                 outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels)})
@@ -236,6 +242,8 @@ class PerceptionNode(PatientLifecycleNode):
 
     def _change(self, settings: Settings) -> None:
         self._settings = settings
+        for camera in self._cameras.values():
+            camera.inputs.max_megapixels = settings.max_megapixels
         if self._worker is not None:
             self._worker.change(settings)
 
@@ -253,13 +261,6 @@ class PerceptionNode(PatientLifecycleNode):
         self._warnings.append(text)
         self.get_logger().warn(text)
 
-    def _complain(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self._complained.get(text, -COMPLAIN_S) >= COMPLAIN_S:
-            self._complained = {known: at for known, at in self._complained.items() if now - at < COMPLAIN_S}
-            self._complained[text] = now
-            self.get_logger().error(text)
-
     def _leave(self, reason: str) -> None:
         """End the process: without its device it can do nothing, and launch (`respawn:=true`) or systemd start it anew."""
         self.get_logger().fatal(f"the device does not answer any more, leaving: {reason}")
@@ -276,6 +277,7 @@ class PerceptionNode(PatientLifecycleNode):
             self._warnings,
             self._account,
             self._perceiver,
+            self.callback_errors,
         )
 
     def _find_camera(self, camera: str) -> Finding:
@@ -300,7 +302,7 @@ def main(args: list[str] | None = None) -> int:
         node = PerceptionNode()
         for path in given_parameter_files(sys.argv if args is None else args):
             check_parameter_file(path, node.get_fully_qualified_name())
-        executor = SingleThreadedExecutor()
+        executor = LastingExecutor(node.callback_errors)
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -311,7 +313,6 @@ def main(args: list[str] | None = None) -> int:
     except Exception:
         if rclpy.ok():
             raise
-        # A signal shut ROS down under a callback that was just about to publish: that is an end like any other.
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C shall not tear the clean-up apart
         if node is not None and not node.leave(GOODBYE_S):

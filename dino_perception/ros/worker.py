@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.percepts import LATE, outputs
+from dino_perception.messages.percepts import outputs, waiting
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 
@@ -69,7 +70,7 @@ class Worker:
         types: Any,
         account: Account,
         now_ns: Callable[[], int],
-        complain: Callable[[str], None],
+        complain: Callable[[str, Exception, str], None],
         lost: Callable[[str], None] = lambda text: None,
     ):
         self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
@@ -163,12 +164,14 @@ class Worker:
             for camera, chosen in topics.items()
         }
 
-        def early(percepts: list[Percept]) -> None:
-            """Mask, depth and points do not wait for matches."""
-            for percept in percepts:
-                self._try(percept, parts[percept.frame.camera], without=LATE)
-
-        percepts = self._perceive(frames, wanted, early)
+        sights = self._sights(frames, wanted)
+        for sight in sights:
+            if sight.pending:  # mask, depth and points do not wait for matches
+                self._try(sight.percept, parts[sight.percept.frame.camera], without=waiting(sight.pending))
+        heads = {frame.camera: names for frame, names in zip(frames, wanted)}
+        percepts = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
+        for stage_ms in {id(p.stage_ms): p.stage_ms for p in percepts}.values():  # frames of one pass share theirs
+            self._account.spent(stage_ms)
         for percept in percepts:
             self._try(percept, parts[percept.frame.camera])
         self._perceiver.prepare()
@@ -182,26 +185,42 @@ class Worker:
     def _heads(self) -> dict[str, Any]:
         return {name: self._settings.head[name] for name in self._settings.heads}
 
-    def _perceive(self, frames: list[Frame], wanted: list[set[str]], early: Callable) -> list[Percept]:
+    def _sights(self, frames: list[Frame], wanted: list[set[str]]) -> list[Sight]:
+        """What is seen in the frames; one that fails alone is counted and left out."""
         if not frames:
             return []
         try:
-            percepts = self._perceiver.perceive(frames, wanted, early)
+            return self._perceiver.look(frames, wanted)
         except Exception as error:
-            if len(frames) == 1 and isinstance(error, FrameError):
-                self._bad(frames[0].camera, error)
-                return []
-            if not isinstance(error, FrameError) and not self._perceiver.alive():
-                self._fail([frame.camera for frame in frames], error)
-                self._lost(f"{type(error).__name__}: {error}")
-                return []
-            if len(frames) == 1:
-                self._fail([frames[0].camera], error)
+            if self._hopeless([frame.camera for frame in frames], error):
                 return []
             # One frame may be what the engine cannot take; the other cameras shall not go blind for it.
-            return [p for frame, heads in zip(frames, wanted) for p in self._perceive([frame], [heads], early)]
-        self._account.spent(percepts[0].stage_ms)
-        return percepts
+            return [sight for frame, heads in zip(frames, wanted) for sight in self._sights([frame], [heads])]
+
+    def _completed(self, sight: Sight, heads: Mapping[str, set[str]], alone: bool) -> Percept | None:
+        """The whole percept. Where matching failed beside other frames, the frame is looked at once more, alone."""
+        frame = sight.percept.frame
+        try:
+            return self._perceiver.complete(sight)
+        except Exception as error:
+            if alone:
+                self._hopeless([frame.camera], error)
+                return None
+        again = self._sights([frame], [heads[frame.camera]])
+        return self._completed(again[0], heads, alone=True) if again else None
+
+    def _hopeless(self, cameras: list[str], error: Exception) -> bool:
+        """Whether nothing more can be had of these cameras' frames; if so, they are counted."""
+        if isinstance(error, FrameError):
+            if len(cameras) == 1:
+                self._bad(cameras[0], error)
+        elif not self._perceiver.alive():
+            self._fail(cameras, error)
+            self._lost(f"{type(error).__name__}: {error}")
+            return True
+        elif len(cameras) == 1:
+            self._fail(cameras, error)
+        return len(cameras) == 1
 
     def _try(self, percept: Percept, parts: _Parts, without: frozenset[str] = frozenset()) -> None:
         """Publish what is due of a frame; an error ends this frame, and nothing else."""
@@ -274,14 +293,15 @@ class Worker:
         account = self._account.cameras[camera]
         account.bad.tick(time.monotonic())
         account.bad_reason = str(error)
-        self._complain(f"camera '{camera}': {error}")
+        self._complain(f"camera '{camera}': {error}", error, camera)
 
     def _fail(self, cameras, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
         self._account.error(text)
         for camera in cameras:
             self._account.cameras[camera].failed.tick(time.monotonic())
-        self._complain(f"camera {', '.join(cameras)}: {text}" if cameras else text)
+        who = ", ".join(cameras)
+        self._complain(f"camera {who}: {text}" if cameras else text, error, who)
 
 
 def _is_picture(topic: str) -> bool:

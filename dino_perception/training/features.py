@@ -18,6 +18,7 @@ import torch
 
 from dino_perception.engines import Compiled, build
 from dino_perception.models.backbone import Backbone
+from dino_perception.models.taps import Tap, outputs, tap
 from dino_perception.perception.frame import IGNORE
 from dino_perception.perception.geometry import Letterbox, letterbox
 from dino_perception.perception.preprocess import Preprocessor
@@ -38,14 +39,15 @@ class Item:
     truth: Path
 
     def load(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """The maps (C, h, w) float16 of each tap, memory-mapped, and the truth (H, W)."""
+        """The maps (C, h, w) float16 of each tap and then the CLS tokens (C,) of those that ask, memory-mapped, and the
+        truth (H, W)."""
         return [np.load(path, mmap_mode="r") for path in self.features], np.load(self.truth)
 
 
 class FeatureCache:
     """The feature maps of one backbone at one input size.
 
-    `taps` are the layers wanted. Features are computed by the engine that `engine` and `precision` name (see
+    `taps` are the layers wanted, as in `HeadSpec`. Features are computed by the engine that `engine` and `precision` name (see
     `engines.build`), since the head will read what an engine computes. Raises EngineError.
     """
 
@@ -53,7 +55,7 @@ class FeatureCache:
         self,
         root: Path,
         backbone: Backbone,
-        taps: Sequence[int],
+        taps: Sequence[int | Tap],
         height: int,
         width: int,
         *,
@@ -62,7 +64,7 @@ class FeatureCache:
         threads: int = 0,
         report: Callable[[str], None] | None = None,
     ):
-        self.root, self.backbone, self.taps = Path(root), backbone, tuple(taps)
+        self.root, self.backbone, self.taps = Path(root), backbone, tuple(map(tap, taps))
         self.height, self.width = height, width
         options = {"report": report} if report else {}
         module = backbone.at(height, width, self.taps)
@@ -115,14 +117,16 @@ class FeatureCache:
 
     def bytes_an_item(self) -> int:
         spec = self.backbone.spec
-        return sum(
-            2 * spec.channels(tap) * (self.height // spec.tap_stride(tap)) * (self.width // spec.tap_stride(tap))
-            for tap in self.taps
-        )
+        cells = [
+            (self.height // spec.tap_stride(layer)) * (self.width // spec.tap_stride(layer)) if what == "map" else 1
+            for what, layer, _ in outputs(self.taps)
+        ]
+        return sum(2 * spec.channels(layer) * n for n, (_, layer, _) in zip(cells, outputs(self.taps)))
 
     def _item(self, sample: Sample, kind: str, view: View, stride: int) -> Item:
         key, truth_key = text_key(sample.key, view), text_key(sample.key, sample.truth_key, view)
-        features = tuple(self.folder / key[:2] / f"{key}-tap{tap}.npy" for tap in self.taps)
+        names = [Tap(layer, norm, what == "cls") for what, layer, norm in outputs(self.taps)]
+        features = tuple(self.folder / key[:2] / f"{key}-tap{name}.npy" for name in names)
         folder = self.root / "truth" / f"{kind}-{self.height}x{self.width}-{stride}"
         return Item(features, folder / truth_key[:2] / f"{truth_key}.npy")
 

@@ -306,3 +306,15 @@ def test_a_message_that_is_no_image_in_the_middle(tmp_path, replay):
     assert code == PROBLEMS["images"][0] and "its message is damaged" in said and percepts(tmp_path) == [0, 1, 2, 4, 5]
     depth = [m.header.stamp.nanosec // PERIOD for m in decoded(tmp_path / "out.mcap", "/dino_perception/depth/image")]
     assert depth == [0, 2, 4]
+
+
+def test_a_calibration_that_cannot_be_used_costs_the_points_and_is_said(tmp_path):
+    messages = list(drive(6))
+    for index, (topic, time, content) in enumerate(messages):
+        if topic.endswith("camera_info") and START + PERIOD < time < START + 4 * PERIOD:
+            content.d = np.full(5, 1e300)
+    source = record(tmp_path / "in", messages)
+    result = recorded.replay(source, tmp_path / "out.mcap")
+    counts = {name: result.figures["topics"].get(f"/dino_perception/{name}") for name in ("depth/image", "points")}
+    assert counts == {"depth/image": 6, "points": 3}, result.lines
+    assert sum("D of the camera" in line for line in result.lines) == 1

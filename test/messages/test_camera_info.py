@@ -124,3 +124,52 @@ def test_ros_1_field_names_are_read():
     )
     np.testing.assert_array_equal(camera_model(message).k, K)
     assert zeros.available("sensor_msgs/msg/CameraInfo")
+
+
+BAD = {
+    "D is huge": dict(d=np.full(5, 1e300)),
+    "D is huge, rational": dict(d=np.full(8, -1e200), distortion_model="rational_polynomial"),
+    "D is huge, equidistant": dict(d=np.array([1e308, -1e308, 1e308, 1e308]), distortion_model="equidistant"),
+    "D is NaN": dict(d=np.array([0.1, np.nan, 0, 0, 0])),
+    "f is infinite": dict(k=np.array([np.inf, 0, 320, 0, 400, 240, 0, 0, 1])),
+    "f is denormal": dict(k=np.array([1e-310, 0, 320, 0, 400, 240, 0, 0, 1])),
+    "f is beyond reason": dict(k=np.array([1e300, 0, 320, 0, 400, 240, 0, 0, 1])),
+    "f is negative": dict(k=np.array([-400.0, 0, 320, 0, 400, 240, 0, 0, 1])),
+    "the centre is far away": dict(k=np.array([400, 0, 1e30, 0, 400, 240, 0, 0, 1])),
+    "K has a skew": dict(k=np.array([400, 50, 320, 0, 400, 240, 0, 0, 1.0])),
+    "K's last row": dict(k=np.array([400, 0, 320, 0, 400, 240, 0, 0, 0.0])),
+    "P is NaN": dict(p=np.full(12, np.nan)),
+    "P is huge": dict(p=np.full(12, 1e308)),
+    "R is no rotation": dict(r=np.full(9, 7.0)),
+    "R is NaN": dict(r=np.full(9, np.nan)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_no_camera_can_be_is_refused_with_what_it_is(types, name):
+    with pytest.raises(CameraInfoError, match=f"{name[0]} .*is|is not known"):
+        camera_model(info(types, **BAD[name]))
+
+
+def test_whatever_numbers_it_holds_there_are_rays_or_a_sentence(types):
+    """Eight hundred calibrations of extreme numbers: each gives rays, finite or NaN, or a CameraInfoError."""
+    from dino_perception.perception.geometry import rays, rectified
+
+    random = np.random.default_rng(3)
+    extremes = np.array([0, -0.0, 1e-320, 1e-30, 1e-3, 1, -1, 10, 1e3, 1e9, 1e150, 1e308, -1e308, np.inf, np.nan])
+    usable = 0
+    for turn in range(800):
+        change = {}
+        for name, good in (("k", K.reshape(-1)), ("p", P.reshape(-1)), ("r", np.eye(3).reshape(-1))):
+            change[name] = np.where(random.random(good.size) < 0.08, random.choice(extremes, good.size), good)
+        model = random.choice(["plumb_bob", "rational_polynomial", "equidistant"])
+        d = random.normal(0, 0.1, {"plumb_bob": 5, "rational_polynomial": 14, "equidistant": 4}[model])
+        change["d"] = np.where(random.random(d.size) < 0.2, random.choice(extremes, d.size), d)
+        try:
+            camera = camera_model(info(types, distortion_model=str(model), height=6, width=8, **change))
+        except CameraInfoError:
+            continue
+        for each in (camera, rectified(camera)) if camera is not None else ():
+            assert rays(each).shape == (6, 8, 3) and not np.isinf(rays(each)).any()
+            usable += 1
+    assert usable > 20

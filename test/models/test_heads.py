@@ -17,6 +17,7 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone, untrained
 from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
+from dino_perception.models.taps import Tap
 
 ARCHES = [
     *((kind, arch) for kind in ("segmentation", "depth") for arch in ("light", "fine", "linear")),
@@ -57,7 +58,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
         near, far = head.spec.depth_range
         assert near <= out[0].min() and out[0].max() <= far
     else:
-        channels = backbone.spec.channels(head.spec.taps[0])
+        channels = backbone.spec.channels(head.spec.taps[0].layer)
         assert [(t.shape, t.dtype) for t in out] == [((2, 6 * 10, channels), torch.float32)]
 
 
@@ -102,7 +103,7 @@ def test_descriptors_are_unit_vectors_row_by_row(backbone) -> None:
 def test_descriptors_come_from_the_deepest_layer_with_one_for_every_sixteen_pixels(backbone_id: str, tap: int) -> None:
     backbone = untrained(catalog.get(backbone_id))
     head = create_head("correspondences", backbone)
-    assert head.spec.taps == (tap,) and backbone.spec.tap_stride(tap) <= 16
+    assert head.spec.taps == (Tap(tap),) and backbone.spec.tap_stride(tap) <= 16
     assert tap == backbone.spec.depth - 1 or backbone.spec.tap_stride(tap + 1) > 16
 
 
@@ -232,7 +233,7 @@ def test_linear_heads_of_dinov3s_evaluation_load(backbone, data_parallel: str, t
     loaded = load_head("segmentation", backbone, tmp_path / "s.pth")
     features = maps(backbone, loaded)
     wanted = F.interpolate(logits(state, "conv", features[0]), (48, 80), mode="bilinear").argmax(1)
-    assert loaded.spec.taps == (7,) and loaded.spec.labels[149].name == "class_149"
+    assert loaded.spec.taps == (Tap(7),) and loaded.spec.labels[149].name == "class_149"
     assert torch.equal(loaded.at(48, 80)(*features)[0].long(), wanted)
     assert "tells 150 classes apart; 5 labels were given" in refused(
         load_head, "segmentation", backbone, tmp_path / "s.pth", labels=LABELS

@@ -5,6 +5,7 @@ The engine is a stand-in whose speed and failures the test decides; messages are
 
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from dino_perception.messages.images import decode_image
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 from dino_perception.ros.worker import Worker
@@ -38,20 +40,21 @@ class ScriptedPerceiver:
     def alive(self):
         return self.answers
 
-    def perceive(self, frames, wanted, early=None):
+    def look(self, frames, wanted):
         if any(frame.image[0, 0, 0] == 13 for frame in frames):
             raise RuntimeError("the device fell over")
         self.batches.append([(frame.camera, set(heads)) for frame, heads in zip(frames, wanted)])
         time.sleep(self.seconds)
-        percepts = [self._percept(frame, heads) for frame, heads in zip(frames, wanted)]
-        if not any("correspondences" in heads for heads in wanted):
-            return percepts
-        early(percepts)
-        self.matching()
         return [
-            replace(percept, correspondences=MATCHES) if "correspondences" in heads else percept
-            for percept, heads in zip(percepts, wanted)
+            Sight(self._percept(frame, heads), Future() if "correspondences" in heads else None)
+            for frame, heads in zip(frames, wanted)
         ]
+
+    def complete(self, sight):
+        if not sight.pending:
+            return sight.percept
+        self.matching()
+        return replace(sight.percept, correspondences=MATCHES)
 
     def _percept(self, frame, heads):
         mask = np.zeros((4, 6), np.uint8)
@@ -105,7 +108,7 @@ class Bench:
             TYPES,
             self.account,
             now_ns=lambda: round(self.now_s * 1e9),
-            complain=self.complaints.append,
+            complain=lambda text, error, who: self.complaints.append(text),
             lost=self.lost.append,
         )
 
@@ -160,10 +163,10 @@ def test_where_a_batch_gains_nothing_each_frame_is_out_before_the_next_is_looked
     b = bench(("front", "rear", "left"))
     b.perceiver.most_at_once = 1
     out = []
-    perceive = b.perceiver.perceive
-    b.perceiver.perceive = lambda frames, wanted, early: (
+    look = b.perceiver.look
+    b.perceiver.look = lambda frames, wanted: (
         out.append([name for name, camera in b.cameras.items() if camera.published]),
-        perceive(frames, wanted, early),
+        look(frames, wanted),
     )[1]
     for camera in b.cameras:
         b.send(camera, 1)
@@ -223,13 +226,13 @@ def test_a_frame_older_than_max_age_is_dropped_before_any_work(bench):
 def test_nothing_older_than_max_age_is_published_however_long_it_took(bench):
     b = bench(max_age=0.5)
     b.now_s = 100.0
-    perceive = b.perceiver.perceive
+    look = b.perceiver.look
 
-    def slow(frames, wanted, early):
+    def slow(frames, wanted):
         b.now_s += 2.0
-        return perceive(frames, wanted, early)
+        return look(frames, wanted)
 
-    b.perceiver.perceive = slow
+    b.perceiver.look = slow
     b.worker.start()
     b.send("front", 100)
     b.wait(lambda: b.account.cameras["front"].too_old.total == 1)

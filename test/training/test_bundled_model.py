@@ -16,7 +16,8 @@ from dino_perception.models.heads import load_head
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
 from dino_perception.training.datasets import open_dataset
-from dino_perception.training.evaluation.evaluate import evaluate, report
+from dino_perception.training.evaluation import report
+from dino_perception.training.evaluation.evaluate import evaluate
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
 FILES = [BUNDLED / f"rover-tiny{part}.safetensors" for part in ("", "-segmentation", "-depth")]

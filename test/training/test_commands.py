@@ -16,6 +16,7 @@ from small_data import SIZE, picture
 from dino_perception.cli.__main__ import main
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads import load_head
+from dino_perception.models.taps import Tap
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
 needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample drive is not in data/")
@@ -76,7 +77,9 @@ def test_depth_is_learnt_within_the_range_asked_for_and_measured_on_other_data(l
         tmp_path, "depth", labelled, "--depth-range", 0.2, 8, "--test", labelled, "--arch", "linear", "--val", 0
     )
     head = load_head("depth", load_backbone("rover-tiny"), out)
-    assert code == 0 and head.spec.depth_range == (0.2, 8.0) and head.spec.arch == "linear" and head.spec.taps == (7,)
+    assert (
+        code == 0 and head.spec.depth_range == (0.2, 8.0) and head.spec.arch == "linear" and head.spec.taps == (Tap(7),)
+    )
     assert head.spec.metrics["test"]["abs_rel"] > 0 and head.spec.training["validation_frames"] == 0
 
 

@@ -16,14 +16,13 @@ from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
 from dino_perception.training.datasets import DataError, open_dataset
+from dino_perception.training.evaluation import plots, report
 from dino_perception.training.evaluation.evaluate import (
     Evaluation,
     covering,
     evaluate,
     label_table,
     pairs_at,
-    plots,
-    report,
     spread,
 )
 

@@ -28,7 +28,12 @@ class VoxelLayer:
         """One cloud: (N, 3) points in the global frame, those without a depth NaN, and the camera's place (3,)."""
         points = points[np.isfinite(points[:, 2])]
         given = [
-            (source, points[(points[:, 2] >= source["min_obstacle_height"]) & (points[:, 2] <= source["max_obstacle_height"])])
+            (
+                source,
+                points[
+                    (points[:, 2] >= source["min_obstacle_height"]) & (points[:, 2] <= source["max_obstacle_height"])
+                ],
+            )
             for source in self._sources
         ]
         for source, cloud in given:

@@ -1,7 +1,8 @@
 """The head contract: what a head says about itself, what it computes, and how one is made, loaded and saved.
 
 A head is one file in this folder. It defines a `Head` subclass named in `HEAD`, whose `ARCHES` maps the name of each
-architecture to a module that turns feature maps into raw maps; nothing else has to know it.
+architecture to a module that turns feature maps into raw maps, and whose `OUTPUTS` say what its arrays mean: by that
+they are checked, kept, drawn, reported and compared (outputs.py). What it publishes stands in messages/topics.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dino_perception.models import files
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
 from dino_perception.models.heads.dinov3_linear import linear_state
+from dino_perception.models.outputs import Output
+from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 
@@ -53,8 +56,8 @@ LABELS = (
 class HeadSpec:
     """What travels with a head's weights.
 
-    `taps` are the backbone layers that it reads, all with the final norm, and `channels` their widths. `backbone_hash`
-    is `Backbone.weights_hash` of the weights it was trained on. `depth_range` is in metres. `options` are the
+    `taps` are the backbone layers that it reads (a layer alone is that with the final norm and without the CLS token),
+    and `channels` their widths. `backbone_hash` is `Backbone.weights_hash` of the weights it was trained on. `depth_range` is in metres. `options` are the
     architecture's own numbers. `training` and `metrics` are the trainer's to fill with plain data.
     """
 
@@ -62,7 +65,7 @@ class HeadSpec:
     arch: str
     backbone: str
     backbone_hash: str
-    taps: tuple[int, ...]
+    taps: tuple[Tap, ...]
     channels: tuple[int, ...]
     normalisation: Normalisation
     version: int = 1
@@ -72,17 +75,22 @@ class HeadSpec:
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self):
+        object.__setattr__(self, "taps", tuple(map(tap, self.taps)))
+
 
 class Head(nn.Module):
     """A small network on the maps of one backbone's taps.
 
-    `forward(*features)` takes one map (B, C_i, h_i, w_i) float32 a tap, in the order of `spec.taps`, and returns the
-    raw map that a loss is computed on, at the head's own resolution. `reduce` turns it into the final arrays.
+    `forward(*features)` takes one map (B, C_i, h_i, w_i) float32 a tap, in the order of `spec.taps`, then the CLS token
+    (B, C_i) of each tap that asks for it, and returns the raw map that a loss is computed on, at the head's own resolution. `reduce` turns it into the final arrays.
     `trained` says whether the weights came from a file.
     """
 
     KIND = ""
     ARCHES: Mapping[str, type[nn.Module]] = {}
+    OUTPUTS: tuple[Output, ...] = ()
+    """What `reduce` gives, in order."""
 
     def __init__(self, spec: HeadSpec):
         super().__init__()
@@ -116,6 +124,11 @@ class FixedHead(nn.Module):
         self.head, self.height, self.width = head, height, width
         self.eval()
 
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return tuple(output.meaning for output in self.head.OUTPUTS)
+
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         return self.head.reduce(self.head(*features), self.height, self.width)
 
@@ -133,7 +146,7 @@ def create_head(
     *,
     labels: Sequence[ClassLabel] = LABELS,
     depth_range: tuple[float, float] | None = None,
-    taps: Sequence[int] | None = None,
+    taps: Sequence[int | Tap] | None = None,
     **options: Any,
 ) -> Head:
     """An untrained head for `backbone`: float32, in eval mode, drawn from a fixed seed. Raises HeadError.
@@ -210,7 +223,12 @@ def load_head(
 
 def save_head(head: Head, path: str | Path) -> None:
     """Write the weights with `head.spec` beside them; `head.spec = replace(head.spec, metrics=...)` fills it in."""
-    files.write(path, head.state_dict(), {"content": "head", "spec": asdict(head.spec)})
+    files.write(path, head.state_dict(), {"content": "head", "spec": described(head.spec)})
+
+
+def described(spec: HeadSpec) -> dict[str, Any]:
+    """The spec as plain data, which `spec_from` reads."""
+    return {**asdict(spec), "taps": [t.plain for t in spec.taps]}
 
 
 def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
@@ -295,9 +313,11 @@ def _build(cls: type[Head], spec: HeadSpec, backbone: Backbone) -> Head:
     if spec.arch not in cls.ARCHES:
         raise HeadError(f"there is no {cls.KIND} head '{spec.arch}'; accepted are {', '.join(cls.ARCHES)}")
     depth = backbone.spec.depth
-    if not spec.taps or any(not 0 <= tap < depth for tap in spec.taps):
-        raise HeadError(f"taps {list(spec.taps)} do not fit {spec.backbone}; accepted are layers 0 to {depth - 1}")
-    spec = replace(spec, channels=tuple(backbone.spec.channels(tap) for tap in spec.taps))
+    if not spec.taps or any(not 0 <= t.layer < depth for t in spec.taps):
+        raise HeadError(
+            f"taps {[t.layer for t in spec.taps]} do not fit {spec.backbone}; accepted are layers 0 to {depth - 1}"
+        )
+    spec = replace(spec, channels=tuple(backbone.spec.channels(t.layer) for t in spec.taps))
     try:
         with torch.random.fork_rng(devices=[]):  # torch's own start would move everybody's random numbers
             return cls(spec).eval()

@@ -88,7 +88,7 @@ class SubPatch(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.mix = Residual(width)
-        self.unfold = nn.ConvTranspose2d(width, width // 2, 4, stride=4)
+        self.unfold = Unfold(width, width // 2, 4)
         self.refine = nn.Conv2d(width // 2, width // 2, 3, padding=1)
         self.out = nn.Conv2d(width // 2, outputs, 1)
 
@@ -97,6 +97,27 @@ class SubPatch(nn.Module):
         levels = [resize(p(n(f)), size) for n, p, f in zip(self.norms, self.project, features)]
         x = F.relu(self.mix(sum(levels[1:], levels[0])))
         return self.out(F.relu(self.refine(F.relu(self.unfold(x)))))
+
+
+class Unfold(nn.Module):
+    """A transposed convolution whose stride is its kernel, as the 1x1 convolution and the pixel shuffle that it is.
+
+    Outputs of neighbouring cells do not overlap, so each cell becomes a block of `factor` x `factor` pixels by one matrix
+    product: (B, C, h, w) -> (B, outputs, factor * h, factor * w). TensorRT has no bfloat16 kernel for transposed
+    convolutions, and other runtimes take no longer this way. `weight` (C, outputs, factor,
+    factor) and `bias` (outputs,) are those of `nn.ConvTranspose2d(C, outputs, factor, stride=factor)`.
+    """
+
+    def __init__(self, channels: int, outputs: int, factor: int):
+        super().__init__()
+        self.factor = factor
+        like = nn.ConvTranspose2d(channels, outputs, factor, stride=factor)
+        self.weight, self.bias = like.weight, like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1).t()[:, :, None, None]  # an output's factor^2 rows follow one another
+        bias = self.bias.repeat_interleave(self.factor**2)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias), self.factor)
 
 
 class Residual(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import LightDpt, Linear, SubPatch, resize
+from dino_perception.models.outputs import Output
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
 SPACINGS = ("log", "linear")
@@ -25,6 +26,7 @@ class Depth(Head):
     """
 
     KIND = "depth"
+    OUTPUTS = (Output("metres", "metres"),)
     ARCHES = {"light": LightDpt, "fine": SubPatch, "linear": Linear}
 
     def __init__(self, spec: HeadSpec):

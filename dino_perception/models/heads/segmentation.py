@@ -10,6 +10,10 @@ from torch import Tensor
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
+from dino_perception.models.outputs import Output
+
+NO_CLASS = 255
+"""The id of a pixel whose logits are NaN: no class reaches the largest. The mask's consumers ignore it."""
 
 
 class Segmentation(Head):
@@ -17,11 +21,14 @@ class Segmentation(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
+    OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
     ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear}
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
         self.net = self.ARCHES[spec.arch](spec.channels, len(spec.labels), **spec.options)
+        ids = torch.arange(len(spec.labels), dtype=torch.float32).view(1, -1, 1, 1)
+        self.register_buffer("ids", ids, persistent=False)
 
     def forward(self, *features: Tensor) -> Tensor:
         return self.net(*features)
@@ -29,10 +36,12 @@ class Segmentation(Head):
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         logits = resize(raw, (height, width))
         # The largest probability is 1 / sum(exp(logit - largest logit)). The class comes from the logits: in a narrow
-        # float type probabilities near one are equal, logits are not. One pass gives both; softmax and argmax are four.
-        largest, mask = logits.max(dim=1, keepdim=True)
+        # float type probabilities near one are equal, logits are not. It is the first that reaches the largest: TensorRT
+        # has no converter for max with indices, and torch's argmax over channels takes a CPU fifty times as long.
+        largest = logits.amax(dim=1, keepdim=True)
+        mask = torch.where(logits >= largest, self.ids, float(NO_CLASS)).amin(dim=1)
         confidence = 255 / (logits - largest).exp().sum(dim=1)
-        return mask[:, 0].to(torch.uint8), confidence.round().to(torch.uint8)
+        return mask.to(torch.uint8), confidence.round().to(torch.uint8)
 
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:

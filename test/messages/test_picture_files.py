@@ -1,0 +1,114 @@
+"""Pictures are judged by their bytes: sizes from the header before anything is decoded, and nothing cut off passes."""
+
+import struct
+import time
+import zlib
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from dino_perception.messages.images import ImageError, decode_compressed, decode_image
+from dino_perception.messages.picture_files import picture_kind, picture_size
+
+SCENE = cv2.resize(np.random.default_rng(4).integers(0, 255, (24, 32, 3), np.uint8), (325, 243))
+KINDS = {
+    "baseline": (".jpg", []),
+    "4:4:4": (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
+    "progressive": (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+    "restarts": (".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, 7]),
+    "png": (".png", []),
+}
+
+
+def encoded(kind, picture=SCENE):
+    suffix, options = KINDS[kind]
+    return cv2.imencode(suffix, picture, options)[1].tobytes()
+
+
+def decode(data, **options):
+    return decode_compressed(SimpleNamespace(data=data, format=""), **options)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("size", [(325, 243), (1, 1), (17, 3000)])
+def test_the_size_in_the_header_is_the_size_that_is_decoded(suffix, size):
+    data = cv2.imencode(suffix, np.full((size[1], size[0], 3), 77, np.uint8))[1].tobytes()
+    assert picture_kind(data) and picture_size(data) == size
+    for end in range(0, 40):
+        picture_size(data[:end])  # says nothing, or the size; raises nothing
+
+
+def test_a_lossless_webp_states_its_size():
+    data = cv2.imencode(".webp", SCENE, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert b"VP8L" in data[:16] and picture_size(data) == (325, 243)
+
+
+def bomb(width, height):
+    """A PNG of a few bytes for each thousand of its pixels: one colour, compressed."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(b"\0" * (1 + 3 * width)) for _ in range(height)) + squeeze.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_picture_that_would_be_gigabytes_is_refused_at_once():
+    data = bytearray(bomb(64, 64))
+    data[16:24] = struct.pack(">II", 30000, 30000)
+    begun = time.perf_counter()
+    with pytest.raises(ImageError, match="30000 x 30000 pixels, 900.0 megapixels; max_megapixels is 64"):
+        decode(bytes(data))
+    assert time.perf_counter() - begun < 0.1
+    assert decode(bomb(1200, 1000), max_megapixels=1.2).shape == (1000, 1200, 3)
+    with pytest.raises(ImageError, match="max_megapixels is 1.19"):
+        decode(bomb(1200, 1000), max_megapixels=1.19)
+    raw = SimpleNamespace(height=1000, width=1000, step=3000, encoding="rgb8", data=bytes(3_000_000), is_bigendian=0)
+    with pytest.raises(ImageError, match="max_megapixels"):
+        decode_image(raw, 0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_cut_off_is_an_error_wherever_the_cut_is_and_also_with_an_end_put_behind_it(kind):
+    data = encoded(kind)
+    end = b"\xff\xd9" if kind != "png" else data[-12:]
+    cuts = np.linspace(1, len(data) - len(end) - 1, 80).astype(int)
+    passed = [(int(cut), len(tail)) for cut in cuts for tail in (b"", end) if passes(data[:cut] + tail)]
+    # One cut may fall within the fill bits of the very last block: then nothing is missing.
+    assert all(cut > 0.99 * len(data) for cut, _ in passed), passed
+
+
+def passes(data):
+    try:
+        decode(data)
+        return True
+    except ImageError:
+        return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("picture", ["scene", "grey", "black"])
+def test_whole_pictures_pass_also_grey_ones_and_with_padding(kind, picture):
+    pixels = {"scene": SCENE, "grey": np.full((96, 131, 3), 128, np.uint8), "black": np.zeros((9, 9, 3), np.uint8)}
+    data = encoded(kind, pixels[picture])
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    for padding in (b"", b"\0" * 5000, b"\xff" * 64):
+        np.testing.assert_array_equal(decode(data + padding), expected)
+
+
+def test_mutated_pictures_raise_nothing_but_image_errors():
+    random = np.random.default_rng(9)
+    for kind in KINDS:
+        whole = encoded(kind)
+        for turn in range(60):
+            data = bytearray(whole)
+            for _ in range(random.integers(1, 12)):
+                data[random.integers(len(data) if turn % 2 else 120)] = random.integers(256)
+            try:
+                assert decode(bytes(data)).shape[2] == 3
+            except ImageError:
+                pass
