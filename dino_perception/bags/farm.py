@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import signal
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ import torch
 
 import dino_perception
 from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
+from dino_perception.children import end_with_parent
 from dino_perception.perception.answers import labels_of
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
@@ -149,6 +151,8 @@ _looker: Looker | None = None  # of a worker process
 
 def _begin(settings: Settings) -> None:
     global _looker
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the replay decides what follows
     torch.set_num_threads(settings.threads or 1)
     _looker = Looker(settings)
 

@@ -50,8 +50,9 @@ Watch = Callable[[Percept, int, float], None]
 @dataclass
 class Outcome:
     """How a replay went. `stopped` is None when it came to the end of its part of the bag, else one sentence; `code` is
-    the exit code."""
+    the exit code; `complete` says that nothing is left to go on with."""
 
+    complete: bool = False
     frames_in: int = 0
     frames_out: int = 0
     seconds: float = 0.0
@@ -264,8 +265,9 @@ class Replay:
 
     def _outcome(self, seconds: float, interrupted: bool, errors: Sequence[BaseException]) -> Outcome:
         fatal = errors[0] if errors else None
+        complete = fatal is None and not interrupted
         try:
-            self._writer.close()
+            self._writer.close(complete=complete)
         except BagError as error:
             fatal = fatal or error
         state = self._writer.mark or self._begin
@@ -286,7 +288,12 @@ class Replay:
                 )
             )
         outcome = Outcome(
-            state.frames_in, state.frames_out, seconds, self._perceive_s, problems=list(self._bag.problems)
+            complete and fatal is None,
+            state.frames_in,
+            state.frames_out,
+            seconds,
+            self._perceive_s,
+            problems=list(self._bag.problems),
         )
         outcome.code = exit_code({problem.kind for problem in self._bag.problems})
         at = (state.time_ns - self._bag.start_ns) / 1e9 if state.records else 0.0

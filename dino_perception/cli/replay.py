@@ -108,6 +108,11 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.perception.settings import SettingError
 
     try:
+        _check_json(args)
+    except BagError as error:
+        _say(str(error))
+        return error.code
+    try:
         return _compare(args) if args.compare else _replay(args)
     except BagError as error:
         _say(str(error))
@@ -118,18 +123,29 @@ def run(args: argparse.Namespace) -> int:
         return USAGE
 
 
+def _check_json(args: argparse.Namespace) -> None:
+    """The figures are written whatever else goes wrong: never over a bag."""
+    from dino_perception.bags.place import check_apart
+
+    check_apart([path for path in (args.compare or args.bags) if path.exists()], [], {"--json": args.json})
+    check_apart([], args.bags[-1:], {"--json": args.json})
+
+
 def _replay(args: argparse.Namespace) -> int:
     from dino_perception.bags.job import Job
+    from dino_perception.bags.place import check_apart
     from dino_perception.bags.several_bags import find_bags, outputs_for
     from dino_perception.bags.storage.problems import USAGE, BagError
 
     if len(args.bags) < 2:
         raise BagError("give a bag to read and a bag to write: dino-perception replay IN OUT", USAGE)
     *sources, out = args.bags
-    bags = find_bags(sources)
+    bags = find_bags(sources, out)
     several = len(bags) > 1 or (len(sources) == 1 and bags != sources)
     suffix = ".mcap"
     outputs = outputs_for(bags, out, suffix) if several else [out]
+    others = {"--json": args.json, "--pictures": args.pictures, "--video": args.video, "--report": args.report}
+    check_apart(bags, outputs, others)
     settings = configuration.settings_of(args)
 
     def place(folder: Path | None, output: Path, file: bool = False) -> Path | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dino_perception.children import end_with_parent
 from dino_perception.engines.parity_pictures import FOLDER, read
 from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.messages.images import decode_image
@@ -257,6 +258,7 @@ def _memory(settings: Settings, cache: Path | None, batch: int) -> float:
 
 
 def _look(sender, settings: Settings, cache: Path | None, batch: int) -> None:
+    end_with_parent()
     perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=lambda line: None)
     types = _types()
     for picture in [read(path) for path in sorted(FOLDER.glob("*.jpg"))]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dino_perception.children import ends_with_parent
 from dino_perception.messages.percepts import TOPICS
 from dino_perception.ros.rig.isolation import isolated
 from dino_perception.ros.rig.node_process import NODE, NodeProcess, stop
@@ -104,6 +105,7 @@ def _play(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        **ends_with_parent(),
     )
     try:
         mask = f"{NODE}/segmentation/mask"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dino_perception.children import ends_with_parent
 from dino_perception.messages.percepts import TOPICS, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
@@ -115,6 +116,7 @@ class Bench:
             [sys.executable, "-m", "dino_perception.ros.rig.sender", name, str(hz), str(self._file)],
             env={**os.environ, **large_message_profile()},
             start_new_session=True,
+            **ends_with_parent(),
         )
         until = time.monotonic() + 30
         while len(heard) == before:

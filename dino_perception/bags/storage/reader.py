@@ -36,7 +36,7 @@ def is_bag(path: Path) -> bool:
 class BagReader:
     """One bag. Use it as a context manager.
 
-    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
+    `files` hold its messages, `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
     to be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
     """
 
@@ -45,7 +45,8 @@ class BagReader:
         self.problems: list[Problem] = []
         self._sources: list[_Source] = []
         try:
-            for file in self._files():
+            self.files = self._files()
+            for file in self.files:
                 self._open(file)
             if not self._sources:
                 raise BagError(
