@@ -21,6 +21,7 @@ from dino_perception.messages.printable import printable
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
+from dino_perception.ros.camera_height import StaticFrames
 from dino_perception.ros.complaints import CallbackErrors, Complaints
 from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
@@ -69,6 +70,8 @@ class PerceptionNode(PatientLifecycleNode):
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
         answer_always(self, self.callback_errors)
+        transforms = "tf2_msgs/msg/TFMessage"
+        self._frames = StaticFrames(self, self._types.type(transforms) if self._types.available(transforms) else None)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
@@ -287,7 +290,15 @@ class PerceptionNode(PatientLifecycleNode):
             self._account.cameras[camera],
             self._settings.max_age,
             self._worker is not None,
+            self._mast(camera),
         )
+
+    def _mast(self, camera: str) -> tuple[float | None, str]:
+        """How high the camera stands, and what says so."""
+        if self._settings.camera_height > 0:
+            return self._settings.camera_height, "the parameter camera_height"
+        ground = self._settings.ground_frame
+        return self._frames.height(self._account.cameras[camera].heights.frame_id, ground), f"TF from {ground}"
 
 
 def main(args: list[str] | None = None) -> int:
