@@ -51,7 +51,7 @@ class StaticFrames:
 
     def __init__(self, node: Node, transforms: type | None):
         """`transforms` is tf2_msgs/msg/TFMessage, None where that package is not installed."""
-        self._tree = TransformTree()
+        self._tree, self._heard = TransformTree(), 0
         if transforms is not None:
             latched = QoSProfile(
                 depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -70,12 +70,13 @@ class StaticFrames:
         return float(base[:3, 2] @ (camera[:3, 3] - base[:3, 3]))
 
     def _add(self, message) -> None:
+        self._heard += 1
         for one in message.transforms:
             move, turn = one.transform.translation, one.transform.rotation
             self._tree.add(
                 one.header.frame_id,
                 one.child_frame_id,
-                0,
+                self._heard,  # fixed transforms have no time; the one that came last is right
                 (move.x, move.y, move.z),
                 (turn.x, turn.y, turn.z, turn.w),
                 static=True,
