@@ -7,7 +7,7 @@ ARGS ?=
 # A ROS 2 installation or workspace sourced in this shell is another world than .venv: keep them apart.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo test setup clean
+.PHONY: demo test test-distros setup clean
 
 demo: setup
 	@.venv/bin/dino-perception demo $(ARGS)
@@ -15,9 +15,13 @@ demo: setup
 test: setup
 	@.venv/bin/python -m pytest test $(ARGS)
 
+# The versions that ROS distributions bring, each in an environment of its own under .distros (gigabytes; minutes).
+test-distros:
+	@$(PYTHON) -B tools/distros.py $(ARGS)
+
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "This machine lacks $(PYTHON); install with: sudo apt install python3 python3-venv python3-dev cmake g++" >&2; exit 1; }
 	@$(PYTHON) -B tools/setup.py
 
 clean:
-	rm -rf .venv .cache build install log out
+	rm -rf .venv .cache .distros build install log out

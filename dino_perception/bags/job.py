@@ -23,7 +23,7 @@ from dino_perception.bags.state import State
 from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.writer import BagWriter, NotContinued
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS, of_kind
 from dino_perception.perception.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -69,10 +69,10 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
     check_apart([job.source], [job.output])
     with BagReader(job.source) as bag:
         own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
-        cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
-        part = Part(
-            *_span(job, bag), every=job.every, copy=_copied(job, bag), max_megapixels=job.settings.max_megapixels
-        )
+        settings = job.settings
+        cameras = choose_cameras(bag, job.cameras, settings.cameras, own, settings.max_megapixels)
+        limits = (settings.max_megapixels, settings.image_bits)
+        part = Part(*_span(job, bag), job.every, _copied(job, bag), *limits)
         place = Place(job.output, _fingerprint(job, bag))
         place.prepare(resume=job.resume, force=job.force)
         if place.done:
@@ -135,11 +135,10 @@ def _topics(job: Job) -> tuple[str, ...]:
     unknown = [name for name in job.outputs if name not in TOPICS]
     if unknown:
         raise BagError(f"there is no output {unknown[0]}; they are {', '.join(TOPICS)}", USAGE)
-    chosen = job.outputs or tuple(name for name in TOPICS if not name.endswith("/overlay"))
+    chosen = job.outputs or tuple(name for name in TOPICS if name not in of_kind("picture"))
     if job.overlays:
-        chosen = tuple(dict.fromkeys([*chosen, *(name for name in TOPICS if name.endswith("/overlay"))]))
-    heads = set(job.settings.heads)
-    return tuple(name for name in chosen if not TOPICS[name].heads or TOPICS[name].heads[0] in heads)
+        chosen = tuple(dict.fromkeys([*chosen, *of_kind("picture")]))
+    return tuple(name for name in chosen if TOPICS[name].fits(job.settings.heads))
 
 
 def _span(job: Job, bag: BagReader) -> tuple[int | None, int | None]:

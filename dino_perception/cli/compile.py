@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import at_least_0
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workspace",
-        type=float,
+        type=at_least_0,
         default=0.0,
         metavar="MB",
         help="most scratch memory of a TensorRT kernel (default: no limit)",
@@ -168,8 +169,7 @@ def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -
     from dino_perception.engines.parity import compare
     from dino_perception.engines.parity_pictures import FOLDER, read
     from dino_perception.models.outputs import ON_GRID
-    from dino_perception.perception.answers import array_of
-    from dino_perception.perception.frame import Frame
+    from dino_perception.perception.frame import Frame, array_of
     from dino_perception.perception.perceiver import Perceiver
 
     reference = Perceiver(

@@ -24,14 +24,14 @@ import numpy as np
 import yaml
 
 from dino_perception.children import ends_with_parent
-from dino_perception.messages.percepts import TOPICS, waiting
+from dino_perception.messages.topics import TOPICS, offered, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.isolation import isolated
 from dino_perception.ros.rig.node_process import NODE, STATUS, NodeProcess, stop
 from dino_perception.ros.rig.watcher import Watcher
 
-DATA = tuple(name for name, topic in TOPICS.items() if topic.qos == "data" and not name.endswith("/overlay"))
+DATA = tuple(name for name, topic in offered(Settings().heads).items() if topic.kind == "data")
 THREE = {"front": 10.0, "left": 15.0, "rear": 5.0}
 KILLED = "left"
 SETTLE_S = 3.0

@@ -20,17 +20,12 @@ def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequenc
     labels = {"labels": labels_of(spec)} if spec.labels else {}
     if kind in ANSWERS:
         return ANSWERS[kind](**own, **labels)
-    return Answer(own, tuple(outputs), **labels)
+    return Answer(own, tuple(outputs), model=f"{spec.backbone} {spec.backbone_hash} {spec.kind} {spec.arch}", **labels)
 
 
 def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:
     """The classes that a head knows."""
     return tuple(Label(l.id, l.name, tuple(l.colour)) for l in spec.labels) if spec else ()
-
-
-def array_of(said: Any, name: str) -> np.ndarray:
-    """One array of an answer, by its output's name."""
-    return said[name] if isinstance(said, Answer) else getattr(said, name)
 
 
 def _whole(array: torch.Tensor, box: Letterbox) -> np.ndarray:

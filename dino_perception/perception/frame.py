@@ -97,8 +97,8 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a head without a class of its own here says: its arrays by name, what they mean (models/outputs.py), and its
-    classes where it knows any.
+    """What a head without a class of its own here says: its arrays by name, what they mean (models/outputs.py), its
+    classes where it knows any, and which backbone, weights and head say it.
 
     `labels`, `levels` and `metres` are (h, w) of the percept's output size; `vector` is (D,); `boxes` are (N, 6): left,
     top, right, bottom in pixels of the image, score, class.
@@ -107,6 +107,7 @@ class Answer:
     arrays: Mapping[str, np.ndarray]
     outputs: tuple[Output, ...]
     labels: tuple[Label, ...] = ()
+    model: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -114,6 +115,11 @@ class Answer:
 
 ANSWERS: Mapping[str, type] = {"segmentation": Segmentation, "depth": Depth}
 """The heads whose answer has a class of its own, with the head's outputs as fields."""
+
+
+def array_of(answer: Any, name: str) -> np.ndarray:
+    """One array of a head's answer, by its output's name."""
+    return answer[name] if isinstance(answer, Answer) else getattr(answer, name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.models.heads import LABELS
 from dino_perception.share import share
 

@@ -40,7 +40,7 @@ class McapWriter:
     ):
         self.path, self.compression = Path(path), compression
         self._topics: list[Topic] = []
-        self._schemas: dict[str, tuple[int, Topic]] = {}
+        self._schemas: dict[tuple[str, str], tuple[int, Topic]] = {}  # by type and coding
         self._chunks: list[Chunk] = []
         if keep is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -71,9 +71,10 @@ class McapWriter:
 
     def add_topic(self, topic: Topic) -> int:
         """The id under which messages of this topic are written."""
-        if topic.type not in self._schemas:
-            self._schemas[topic.type] = (len(self._schemas) + 1, topic)
-            self._put(self._schema_record(topic.type))
+        key = _schema_of(topic)
+        if key and key not in self._schemas:
+            self._schemas[key] = (len(self._schemas) + 1, topic)
+            self._put(self._schema_record(key))
         self._topics.append(topic)
         self._put(self._channel_record(len(self._topics)))
         return len(self._topics)
@@ -182,9 +183,9 @@ class McapWriter:
                 written -= len(todo[first])
                 first += 1
 
-    def _schema_record(self, type_name: str) -> bytes:
-        number, topic = self._schemas[type_name]
-        definition = topic.definition.encode()
+    def _schema_record(self, key: tuple[str, str]) -> bytes:
+        number, topic = self._schemas[key]
+        definition = topic.definition_bytes
         return mcap.record(
             mcap.SCHEMA,
             struct.pack("<H", number),
@@ -199,9 +200,9 @@ class McapWriter:
         notes = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.hash}
         return mcap.record(
             mcap.CHANNEL,
-            struct.pack("<HH", number, self._schemas[topic.type][0]),
+            struct.pack("<HH", number, self._schemas[_schema_of(topic)][0] if _schema_of(topic) else 0),
             mcap.text(topic.name),
-            mcap.text("cdr"),
+            mcap.text(topic.coding),
             mcap.text_map({key: value for key, value in notes.items() if value}),
         )
 
@@ -255,4 +256,10 @@ class McapWriter:
         self._end = end
         self._topics = list(topics)
         for topic in topics:
-            self._schemas.setdefault(topic.type, (len(self._schemas) + 1, topic))
+            if key := _schema_of(topic):
+                self._schemas.setdefault(key, (len(self._schemas) + 1, topic))
+
+
+def _schema_of(topic: Topic) -> tuple[str, str] | None:
+    """What tells schemas apart; None for a topic without any."""
+    return (topic.type, topic.coding) if topic.type or topic.definition or topic.coding == "cdr" else None

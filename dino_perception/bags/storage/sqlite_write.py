@@ -140,7 +140,8 @@ class SqliteWriter:
 
     def _insert_topic(self, number: int, topic: Topic) -> None:
         self._base.execute(
-            "INSERT INTO topics VALUES (?, ?, ?, 'cdr', ?, ?)", (number, topic.name, topic.type, topic.qos, topic.hash)
+            "INSERT INTO topics VALUES (?, ?, ?, ?, ?, ?)",
+            (number, topic.name, topic.type, topic.coding, topic.qos, topic.hash),
         )
         known = self._base.execute("SELECT 1 FROM message_definitions WHERE topic_type = ?", (topic.type,)).fetchone()
         if topic.definition and not known:

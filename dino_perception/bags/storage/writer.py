@@ -60,7 +60,9 @@ class BagWriter:
                 raise BagError(f"{self.file} exists", UNWRITABLE) from None
             kind = NotContinued if keep and isinstance(error, (ChangedError, FileNotFoundError)) else BagError
             raise kind(f"{self.path} cannot be written: {_reason(error)}", UNWRITABLE) from None
-        self._ids = {(topic.name, topic.type): number + 1 for number, topic in enumerate(self._storage.topics)}
+        self._ids = {
+            (topic.name, topic.type, topic.coding): number + 1 for number, topic in enumerate(self._storage.topics)
+        }
         self._start_counting()
         self._waiting: Any = None
         self.mark: Any = None
@@ -131,7 +133,7 @@ class BagWriter:
         return self._safe_state[0].hexdigest()
 
     def _id(self, topic: Topic) -> int:
-        key = (topic.name, topic.type)
+        key = (topic.name, topic.type, topic.coding)
         if key not in self._ids:
             self._ids[key] = self._storage.add_topic(topic)
         return self._ids[key]
@@ -181,7 +183,7 @@ class BagWriter:
                 "topic_metadata": {
                     "name": topic.name,
                     "type": topic.type,
-                    "serialization_format": "cdr",
+                    "serialization_format": topic.coding,
                     "offered_qos_profiles": yaml.safe_load(topic.qos) if topic.qos else [],
                     "type_description_hash": topic.hash,
                 },
