@@ -32,6 +32,8 @@ def refuse_untrained(spec: BackboneSpec, trained: Mapping[str, Any]) -> None:
 def _backbone(spec: BackboneSpec) -> str:
     lack = f"backbone {spec.id} has no trained weights here"
     command = f"dino-perception models --download {spec.id}"
+    if not (spec.huggingface or spec.timm) and spec.access == "open":
+        return f"{lack}: `dino-perception models` says where released ones are; set 'weights' to the file"
     if not (spec.huggingface or spec.timm):
         return f"{lack}: ask for them at {spec.access}, and set 'weights' to the file"
     if spec.access != "open" and spec.timm:

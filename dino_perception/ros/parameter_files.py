@@ -24,7 +24,8 @@ def check_parameter_file(path: str | Path, node: str) -> None:
         raise ParameterFileError(f"there is no parameter file {path}")
     try:
         document = yaml.load(Path(path).read_text(), _AnyTag)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # yaml lets out what Python's own types raise for dates, numbers and keys that are none.
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
         raise ParameterFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     shape = f"expected is '{node}:' or '/**:' with 'ros__parameters:' below it"
     if not isinstance(document, dict):
