@@ -30,8 +30,8 @@ from dino_perception.messages.types import RclpyTypes  # noqa: E402
 from dino_perception.share import share  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 
-READY_S = 90.0
-"""A first start builds the engines."""
+READY_S = 300.0
+"""A first start builds the engines, and the machine may be busy."""
 SMALL = {
     "engine": "torch",
     "threads": 1,

@@ -26,13 +26,8 @@ def test_every_backbone_says_where_its_weights_are(backbone):
     spec = catalog.get(backbone)
     with pytest.raises(SettingError) as error:
         refuse_untrained(spec, {"backbone": False})
-    assert (
-        f"--download {backbone}" in str(error.value)
-        or "ask for them at https://" in str(error.value)
-        or (
-            backbone == "rover-tiny"  # in the box
-        )
-    )
+    ways = (f"--download {backbone}", "ask for them at https://", "`dino-perception models` says where")
+    assert any(way in str(error.value) for way in ways) and "'weights'" in str(error.value)
 
 
 def test_heads_without_weights_are_named():
