@@ -38,6 +38,8 @@ class TensorRt(Engine):
     name = "tensorrt"
     precisions = ("bfloat16", "float16", "tensorfloat32", "float32")
     helpers = (retype, placement, cuda)
+    isolated = True
+    limit_s = 3600.0
 
     def __init__(self, options: Options = Options()):
         self.options = options

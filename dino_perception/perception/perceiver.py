@@ -43,7 +43,7 @@ class Perceiver:
     and `complete` what was seen, or `perceive`, which does both.
 
     `cache` is the folder of built engines, by default the one of the settings. `report` is given one line a step of
-    the start. `batch_sizes` and `frames` (pictures to check engines on) are those of `Graphs`.
+    the start. `batch_sizes`, `frames` (pictures to check engines on) and `rebuild` are those of `Graphs`.
 
     Raises SettingError, CheckpointError, HeadError or EngineError, each with one sentence.
 
@@ -60,6 +60,7 @@ class Perceiver:
         report: Callable[[str], None] = log.info,
         batch_sizes: Collection[int] | None = None,
         frames: Sequence[str | Path] | None = None,
+        rebuild: bool = False,
     ):
         start = time.perf_counter()
         self.settings = settings
@@ -89,6 +90,7 @@ class Perceiver:
             report=report,
             batch_sizes=batch_sizes,
             pictures=frames,
+            rebuild=rebuild,
         )
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dino_perception.models.heads import ClassLabel
 from dino_perception.perception.frame import IGNORE, CameraModel, Frame
+from dino_perception.training.tasks import task_of
 
 
 class DataError(ValueError):
@@ -51,16 +52,16 @@ class Sample:
         return Frame("camera", self.stamp_ns, "camera_optical_frame", self.read_image(), self.camera)
 
     def truth(self, kind: str, image: np.ndarray) -> np.ndarray:
-        """What a head of that kind ("segmentation" or "depth") should say about `image`, this sample's picture.
+        """What a head of that kind (tasks.py) should say about `image`, this sample's picture.
 
         Raises DataError when there is none or it does not show the same.
         """
-        read = {"segmentation": self.read_classes, "depth": self.read_depth}[kind]
-        what = {"segmentation": "mask", "depth": "depth"}[kind]
+        task = task_of(kind)
+        read = task.reader(self)
         if read is None:
-            raise DataError(f"{self.name} has no {what}")
+            raise DataError(f"{self.name} has no {task.truth_name}")
         truth = read()
-        same_shape(truth, image.shape[:2], f"the {what} of {self.name}")
+        same_shape(truth, image.shape[:2], f"the {task.truth_name} of {self.name}")
         return truth
 
 
