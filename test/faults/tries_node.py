@@ -69,7 +69,8 @@ def _torment(node, client, random_, until, tries):
             if how == 0:
                 senders[kind].publish(fill(kind(), random_))
             elif how == 1:
-                senders[kind].publish(damaged(bytes(serialize_message(message)), random_, 200))
+                data = bytes(serialize_message(message))
+                senders[kind].publish(data[:4] + damaged(data[4:], random_, 200))
             elif how == 2:
                 _spoil(message, random_)
                 senders[kind].publish(message)
