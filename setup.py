@@ -34,14 +34,14 @@ setup(
     # The versions that the tests passed with stand in requirements/.
     install_requires=[
         "lz4",
-        "numpy",
-        "opencv-python-headless",
+        "numpy>=1.21",
+        "opencv-python-headless>=4.5.4",
         "pillow",
         "PyYAML",
         "rich",
         "rosbags>=0.11",
         "safetensors",
-        "torch",
+        "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
 )

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ STAMP = VENV / "setup.json"
 LOG = ROOT / "log" / "setup.txt"
 REQUIREMENTS = [ROOT / "requirements" / f"{name}.txt" for name in ("runtime", "ros", "test")]
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
+OLDER = ROOT / "requirements" / "jazzy_robot.txt"
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PYTHONS = ((3, 11), (3, 14))
 
@@ -59,7 +61,7 @@ def main() -> int:
 
 def set_up() -> None:
     stamp = read_stamp()
-    files = [*REQUIREMENTS, CONSTRAINTS, Path(__file__).resolve()]
+    files = [*REQUIREMENTS, CONSTRAINTS, OLDER, Path(__file__).resolve()]
     environment = {"python": sys.version, "root": str(ROOT), "files": digest(files)}
     workspace = digest([*built_files(), ROOT / "tools" / "workspace.py"]) + digest_of_names(installed_files())
     if stamp == {"environment": environment, "workspace": workspace}:
@@ -131,6 +133,9 @@ def install_wheels() -> None:
         run([*pip, "--no-deps", "--retries", "1", "--timeout", "15", "--extra-index-url", CPU_TORCH, pin], None)
     files = [argument for path in REQUIREMENTS for argument in ("-r", str(path))]
     run([*pip, *files, "-c", str(CONSTRAINTS)], "The wheels could not be installed")
+    if sys.version_info < (3, 13):  # NumPy 1.26 knows no later Python
+        older = [*pip, "--no-deps", "--upgrade", "--target", str(VENV / "older"), "-r", str(OLDER)]
+        run(older, "Jazzy's own NumPy and OpenCV, which a test runs with, could not be installed")
 
 
 def name_this_interpreter() -> None:
@@ -209,14 +214,52 @@ def installed_files() -> list[Path]:
 
 
 def run(command: list[str], failure: str | None) -> bool:
-    """Runs a command with its output in the log; whether it succeeded. Raises SetupError if not, and `failure` says
-    what has failed."""
-    with open(LOG, "a") as log:
-        done = subprocess.run(command, cwd=ROOT, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode and failure:
+    """Runs a command with its output in the log and a sign of life on the terminal; whether it succeeded. Raises
+    SetupError if not, and `failure` says what has failed."""
+    with open(LOG, "ab") as log, Life() as life:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            life.show(line.decode(errors="replace"))
+        done = process.wait()
+    if done and failure:
         tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-15:])
         raise SetupError(f"{tail}\n\n{failure}; the whole output is in {os.path.relpath(LOG, ROOT)}.")
-    return done.returncode == 0
+    return done == 0
+
+
+class Life:
+    """Says how long a step has been at work and what it is busy with: one line that changes on a terminal, a line
+    every half minute elsewhere (a log of continuous integration)."""
+
+    EVERY_S = 30
+    NEWS = re.compile(
+        r"^(Downloading|Collecting|Building wheel|Installing collected packages|Starting >>>)\s*([^\s;=<>]*)"
+    )
+
+    def __init__(self):
+        self.start = self.last = time.monotonic()
+        self.terminal = sys.stdout.isatty()
+
+    def show(self, line: str) -> None:
+        news = self.NEWS.match(line.strip())
+        now = time.monotonic()
+        if not news or (not self.terminal and now - self.last < self.EVERY_S):
+            return
+        self.last = now
+        what = f"{news.group(1)} {news.group(2).rpartition('/')[2]}"
+        text = f"      {now - self.start:4.0f} s  {what}"
+        print(f"\r{text[:100]:<100}" if self.terminal else text, end="" if self.terminal else "\n", flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.terminal:
+            print(f"\r{'':<100}\r", end="", flush=True)
 
 
 def output(command: list[str]) -> str:

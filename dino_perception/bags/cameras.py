@@ -9,14 +9,14 @@ from typing import Any
 
 from rosbags.serde import SerdeError
 
+from dino_perception.bags.pictures import RAW, form_of, is_info, look_at
 from dino_perception.bags.storage.problems import NO_IMAGES, BagError, Problem
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record, Topic
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
-from dino_perception.messages.images import ENCODINGS
+from dino_perception.messages.images import MAX_MEGAPIXELS
 from dino_perception.perception.frame import CameraModel
 
-IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
 _GREY = ("mono8", "mono16", "8UC1", "16UC1")
 
 
@@ -31,20 +31,25 @@ class CameraTopics:
 
 
 def choose_cameras(
-    bag: BagReader, asked: Sequence[str], names: Sequence[str], own: Collection[str] = ()
+    bag: BagReader,
+    asked: Sequence[str],
+    names: Sequence[str],
+    own: Collection[str] = (),
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> list[CameraTopics]:
     """The cameras to look at.
 
     `asked` are "[NAME=]IMAGE_TOPIC[,INFO_TOPIC]"; without any, every topic with colour images that has a camera_info
-    beside it is taken, or every one with colour images, or with grey ones. Of a raw and a compressed topic of one image
-    the raw one is taken. `names` are the settings' camera names: a single camera takes its name from there. `own` are
+    beside it is taken, or every one with colour images, or with grey ones. A topic
+    is one with images when one of its first messages can be decoded. Of a raw and a compressed topic of one image the
+    raw one is taken. `names` are the settings' camera names: a single camera takes its name from there. `own` are
     topics that a replay writes, which are never looked at. Raises BagError, naming the image topics that there are.
     """
-    images = {topic.name: topic for topic in bag.topics.values() if topic.type in (IMAGE, COMPRESSED) and topic.count}
+    images = {topic.name: topic for topic in bag.topics.values() if form_of(topic) and topic.count}
     if asked:
         chosen = [_asked(bag, images, text) for text in asked]
     else:
-        chosen = [("", name, _info_beside(bag, name)) for name in _guessed(bag, images, own)]
+        chosen = [("", name, _info_beside(bag, name)) for name in _guessed(bag, images, own, max_megapixels)]
     taken: list[CameraTopics] = []
     for name, topic, info in chosen:
         if not name and len(chosen) == 1 and len(names) == 1:
@@ -55,7 +60,7 @@ def choose_cameras(
                 f"'{name}' cannot be the name of a camera: letters, digits and underscores, a letter first, each once",
                 NO_IMAGES,
             )
-        taken.append(CameraTopics(name, topic, info, images[topic].type == COMPRESSED))
+        taken.append(CameraTopics(name, topic, info, form_of(images[topic]) != RAW))
     return taken
 
 
@@ -114,51 +119,43 @@ def _asked(bag: BagReader, images: dict[str, Topic], text: str) -> tuple[str, st
         there = bag.topics.get(topic)
         why = f"is of type {there.type}" if there and there.count else "is not in the bag or has no message"
         raise BagError(f"topic {topic} {why}; {_what_there_is(bag, images)}", NO_IMAGES)
-    if info and (info not in bag.topics or bag.topics[info].type != INFO):
+    if info and (info not in bag.topics or not is_info(bag.topics[info])):
         raise BagError(f"topic {info} is no CameraInfo of this bag", NO_IMAGES)
     return name, topic, info or _info_beside(bag, topic)
 
 
-def _guessed(bag: BagReader, images: dict[str, Topic], own: Collection[str]) -> list[str]:
+def _guessed(bag: BagReader, images: dict[str, Topic], own: Collection[str], max_megapixels: float) -> list[str]:
     colour: list[str] = []
     grey: list[str] = []
+    refused: dict[str, tuple[str, str]] = {}
     for name, topic in images.items():
         if name in own or _base(name) != name and _base(name) in images:
             continue
-        encoding = _encoding(bag, topic)
-        if encoding in _GREY and encoding != "16UC1":
-            grey.append(name)
-        elif encoding in ENCODINGS or topic.type == COMPRESSED and encoding and not encoding.startswith(_GREY):
-            colour.append(name)
+        encoding, why = look_at(bag, topic, max_megapixels)
+        if why:
+            refused[name] = (encoding, why)
+        else:
+            (grey if encoding.partition(";")[0].strip() in _GREY else colour).append(name)
     with_info = [name for name in colour if _info_beside(bag, name)]
     found = with_info or colour or [name for name in grey if _info_beside(bag, name)] or grey
     if not found:
-        raise BagError(f"{bag.path} holds no camera images; {_what_there_is(bag, images)}", NO_IMAGES)
+        raise BagError(f"{bag.path} holds no camera images; {_what_there_is(bag, images, refused)}", NO_IMAGES)
+    for name, (encoding, why) in refused.items():
+        if why != "depth":
+            bag.note(Problem("", f"topic {name} ({encoding or 'no encoding'}) is not looked at: {why}", name))
     return found
 
 
-def _encoding(bag: BagReader, topic: Topic) -> str:
-    """The encoding of a topic's first image, or what its compressed format names; "" for what is no camera picture."""
-    record = next(iter(bag.messages([topic.name])), None)
-    try:
-        message: Any = bag.decode(record) if record is not None else None
-    except (SerdeError, KeyError):
-        return ""
-    if message is None:
-        return ""
-    if topic.type == IMAGE:
-        return str(message.encoding)
-    form = str(message.format)
-    return "" if "compressedDepth" in form or form.startswith(("16UC1", "32FC1")) else form or "jpeg"
-
-
 def _base(image: str) -> str:
-    return image.removesuffix("/compressed")
+    return re.sub(r"/(compressed|ffmpeg|foxglove|h264)$", "", image)
 
 
 def _info_beside(bag: BagReader, image: str) -> str:
-    info = _base(image).rpartition("/")[0] + "/camera_info"
-    return info if info in bag.topics and bag.topics[info].type == INFO and bag.topics[info].count else ""
+    folder = _base(image).rpartition("/")[0]
+    for info in (f"{folder}/camera_info", f"{folder}/calibration"):
+        if info in bag.topics and is_info(bag.topics[info]) and bag.topics[info].count:
+            return info
+    return ""
 
 
 def _name(topic: str, taken: Collection[str]) -> str:
@@ -175,10 +172,16 @@ def _name(topic: str, taken: Collection[str]) -> str:
     return next(f"{name}_{n}" for n in range(2, 1000) if f"{name}_{n}" not in taken)
 
 
-def _what_there_is(bag: BagReader, images: dict[str, Topic]) -> str:
+def _what_there_is(bag: BagReader, images: dict[str, Topic], refused: dict[str, tuple[str, str]] | None = None) -> str:
+    """The topics that could have been meant, each with its encoding and why it is none."""
+
+    def about(topic: Topic) -> str:
+        coding = f" as {topic.coding}" if topic.coding != "cdr" else ""
+        encoding, why = (refused or {}).get(topic.name, ("", ""))
+        said = f" with encoding '{encoding}'" if encoding else ""
+        return f"{topic.name} ({topic.type}{coding}, {topic.count}){said}{f' ({why})' if why else ''}"
+
     if images:
-        return "its image topics are " + ", ".join(
-            f"{topic.name} ({topic.type}, {topic.count})" for topic in images.values()
-        )
-    there = ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in bag.topics.values())
+        return "its image topics are " + ", ".join(about(topic) for topic in images.values())
+    there = ", ".join(about(topic) for topic in bag.topics.values())
     return f"its topics are {there}" if there else "it has no topics"

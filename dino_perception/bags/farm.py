@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import signal
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,8 @@ import torch
 
 import dino_perception
 from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
+from dino_perception.children import end_with_parent
+from dino_perception.perception.answers import labels_of
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -59,7 +62,7 @@ class Looker:
     def about(self) -> dict[str, Any]:
         p = self._perceiver
         return {
-            "labels": p.labels,
+            "specs": p.specs,
             "trained": p.trained,
             "describe": p.describe(),
             "version": dino_perception.__version__,
@@ -105,7 +108,8 @@ class Farm:
                 "install the same",
                 USAGE,
             )
-        self.labels, self.trained, self._about = about["labels"], about["trained"], about["describe"]
+        self.specs, self.trained, self._about = about["specs"], about["trained"], about["describe"]
+        self.labels = labels_of(self.specs.get("segmentation"))
         self.device = torch.device(
             "cuda" if "cuda" in str(self._about.get("device", "")) and torch.cuda.is_available() else "cpu"
         )
@@ -129,17 +133,14 @@ class Farm:
         if isinstance(percept, FrameError):
             raise percept
         begun = time.perf_counter()
-        heads: dict[str, Any] = {
-            name: getattr(percept, name) if name in wanted else None for name in ("segmentation", "depth")
-        }
-        held = percept.correspondences
-        matches = None
-        if "correspondences" in wanted and isinstance(held, Untracked):
-            descriptors = torch.from_numpy(np.array(held.descriptors)).to(self.device)
-            tracker = self.trackers.setdefault(frame.camera, Tracker())
-            matches = tracker.update(frame, held.box, descriptors, held.stride, self.settings.head["correspondences"])
+        answers = {head: held for head, held in percept.answers().items() if head in wanted}
+        for head, held in answers.items():
+            if isinstance(held, Untracked):
+                descriptors = torch.from_numpy(np.array(held.descriptors)).to(self.device)
+                tracker = self.trackers.setdefault(frame.camera, Tracker())
+                answers[head] = tracker.update(frame, held.box, descriptors, held.stride, self.settings.head[head])
         spent = {**percept.stage_ms, "matching": (time.perf_counter() - begun) * 1e3}
-        return dataclasses.replace(percept, frame=frame, correspondences=matches, stage_ms=spent, **heads)
+        return dataclasses.replace(percept.with_answers(answers), frame=frame, stage_ms=spent)
 
     def close(self) -> None:
         self._workers.close()
@@ -150,6 +151,8 @@ _looker: Looker | None = None  # of a worker process
 
 def _begin(settings: Settings) -> None:
     global _looker
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the replay decides what follows
     torch.set_num_threads(settings.threads or 1)
     _looker = Looker(settings)
 

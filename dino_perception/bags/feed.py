@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from rosbags.serde import SerdeError
 
 from dino_perception.bags.cameras import Calibrations, CameraTopics
 from dino_perception.bags.farm import SEGMENT, Farm
+from dino_perception.bags.pictures import VIDEO, Pictures
 from dino_perception.bags.state import State
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record
 from dino_perception.bags.threads import BoundedQueue
-from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError, decode_compressed, decode_image
+from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError
 from dino_perception.perception.frame import CameraModel, Frame
 
 
@@ -30,6 +32,7 @@ class Part:
     every: int = 1
     copy: Collection[str] = ()
     max_megapixels: float = MAX_MEGAPIXELS
+    image_bits: int = 16
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Feed:
     def __init__(self, bag: BagReader, cameras: Sequence[CameraTopics], part: Part, state: State, farm: Farm | None):
         self._bag, self._part, self._state, self._farm = bag, part, state, farm
         self._cameras = {camera.image: camera for camera in cameras}
+        self._pictures = _pictures(bag, cameras, part)
 
     def run(self, inbox: BoundedQueue, pool: ThreadPoolExecutor, frame_cost: int) -> None:
         """Put every message of the part into `inbox`, then close it. A frame counts as `frame_cost` bytes."""
@@ -63,6 +67,8 @@ class Feed:
             calibrations[info].take(Record(self._bag.topics[info], 0, raw))
         names = {*self._part.copy, *self._cameras, *(info for info in calibrations if info)}
         seen = dict(self._state.images)
+        for name, pictures in self._pictures.items():
+            pictures.catch_up(self._bag, name, self._part.start_ns, seen.get(self._cameras[name].name, 0))
         segment = Segment()
         try:
             for record, counted in self._records(names):
@@ -95,6 +101,8 @@ class Feed:
                 self._decode(work, camera, calibrations[camera.info], pool)
                 if self._farm is not None:
                     segment.add(work)
+            else:
+                self._pass(record)
         # Whoever takes from the queue waits for its segments: none may be kept back when the queue is full.
         if len(segment) == SEGMENT or (len(segment) and inbox.full):
             segment.send(self._farm, pool)
@@ -129,20 +137,28 @@ class Feed:
         for name in sorted(last):
             yield from last[name]
 
+    def _pass(self, record: Record) -> None:
+        """A picture that is not looked at; those of a video that follow need it."""
+        pictures = self._pictures[record.topic.name]
+        if pictures.form == VIDEO:
+            try:
+                pictures.decode(self._bag.decode(record))
+            except (SerdeError, ImageError):
+                return
+
     def _decode(self, work: Work, camera: CameraTopics, calibrations: Calibrations, pool: ThreadPoolExecutor) -> None:
         work.camera = camera.name
         try:
             message = self._bag.decode(work.record)
-        except SerdeError as error:
+        except (SerdeError, KeyError) as error:
             work.damaged = f"its message is damaged: {error}"
             work.frame = Future()
             work.frame.set_exception(ImageError(work.damaged))
             return
         stamp = message.header.stamp
         work.stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-        work.frame = pool.submit(
-            _frame, message, camera, work.stamp_ns, calibrations.models(), self._part.max_megapixels
-        )
+        made = partial(_frame, message, camera, work.stamp_ns, calibrations.models())
+        work.frame = self._pictures[camera.image].submit(message, made, pool)
 
 
 class Segment:
@@ -183,34 +199,34 @@ def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: i
     kept: list[Frame] = []
     by_topic = {camera.image: camera for camera in cameras}
     calibrations = {camera.info: Calibrations(bag, camera.info).models() for camera in cameras}
+    pictures = _pictures(bag, cameras, part)
+    for name, of in pictures.items():
+        of.catch_up(bag, name, part.start_ns, 0)
     seen: dict[str, int] = {}
     for record in bag.messages(by_topic, part.start_ns, part.stop_ns):
         camera = by_topic[record.topic.name]
         seen[camera.name] = seen.get(camera.name, 0) + 1
         if len(kept) == count:
             break
-        if (seen[camera.name] - 1) % part.every:
-            continue
         try:
             message = bag.decode(record)
-            stamp = message.header.stamp
-            kept.append(
-                _frame(
-                    message,
-                    camera,
-                    stamp.sec * 1_000_000_000 + stamp.nanosec,
-                    calibrations[camera.info],
-                    part.max_megapixels,
-                )
-            )
-        except (ImageError, SerdeError):
+            pixels = pictures[camera.image].decode(message)
+        except (ImageError, SerdeError, KeyError):
             continue
+        if (seen[camera.name] - 1) % part.every == 0:
+            stamp = message.header.stamp
+            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+            kept.append(_frame(message, camera, stamp_ns, calibrations[camera.info], pixels))
     return kept
 
 
+def _pictures(bag: BagReader, cameras: Sequence[CameraTopics], part: Part) -> dict[str, Pictures]:
+    """What decodes the pictures of each camera, by image topic."""
+    return {c.image: Pictures(bag.topics[c.image], part.max_megapixels, part.image_bits) for c in cameras}
+
+
 def _frame(
-    message: Any, camera: CameraTopics, stamp_ns: int, models: dict[tuple[int, int], CameraModel], most: float
+    message: Any, camera: CameraTopics, stamp_ns: int, models: dict[tuple[int, int], CameraModel], image: np.ndarray
 ) -> Frame:
-    image: np.ndarray = (decode_compressed if camera.compressed else decode_image)(message, most)
     height, width = image.shape[:2]
     return Frame(camera.name, stamp_ns, message.header.frame_id, image, models.get((width, height)))

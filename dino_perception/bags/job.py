@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dino_perception.bags import state as states
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
+from dino_perception.bags.fingerprint import fingerprint
+from dino_perception.bags.place import Place, check_apart
 from dino_perception.bags.replay import NODE, Outcome, Replay
 from dino_perception.bags.report.frame_log import FrameLog
 from dino_perception.bags.report.page import write_report
 from dino_perception.bags.report.pictures import PictureFolder, Video
-from dino_perception.bags.state import Checkpoint, State
-from dino_perception.bags.storage.problems import CODES, DONE, NO_IMAGES, UNWRITABLE, USAGE, BagError
+from dino_perception.bags.state import State
+from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import BagReader
-from dino_perception.bags.storage.writer import BagWriter, storage_file
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.bags.storage.writer import BagWriter, NotContinued
+from dino_perception.messages.topics import TOPICS, of_kind
 from dino_perception.perception.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -65,22 +66,21 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
     """Do it with a perceiver, or a farm, that has the job's settings; it is asked for once it is clear that there is
     something to do. Raises BagError when nothing could be done at all."""
     topics = _topics(job)
+    check_apart([job.source], [job.output])
     with BagReader(job.source) as bag:
         own = [name for name in bag.topics if name.startswith(f"{NODE}/")]
-        cameras = choose_cameras(bag, job.cameras, job.settings.cameras, own)
-        part = Part(
-            *_span(job, bag), every=job.every, copy=_copied(job, bag), max_megapixels=job.settings.max_megapixels
-        )
-        before = _before(job)
-        if before == "complete":
+        settings = job.settings
+        cameras = choose_cameras(bag, job.cameras, settings.cameras, own, settings.max_megapixels)
+        limits = (settings.max_megapixels, settings.image_bits)
+        part = Part(*_span(job, bag), job.every, _copied(job, bag), *limits)
+        place = Place(job.output, _fingerprint(job, bag))
+        place.prepare(resume=job.resume, force=job.force)
+        if place.done:
             about = {"input": str(job.source), "output": str(job.output), "stopped": None, "exit_code": DONE}
             return Result(DONE, about, [f"{job.output} is complete; there is nothing to resume"])
         perceiver = perceiver_of()
-        if before is None:
-            _clear(job)
-        writer = BagWriter(
-            job.output, compression=job.compression, keep=(before.end, before.topics) if before else None
-        )
+        writer = _writer(job, place)
+        before = place.checkpoint
         log = FrameLog(job.settings, perceiver.labels, pictures=job.report is not None)
         watch: list[Any] = [log] if job.report else []
         video = None
@@ -89,10 +89,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         if job.video:
             video = Video(job.video, job.settings, _rate(bag, cameras[0]) / job.every, cameras[0].name)
             watch.append(video)
-        checkpoint = states.checkpoint_file(job.output)
 
         def save(state: State) -> None:
-            _saved(Checkpoint(state, writer.end, writer.topics, _fingerprint(job)), checkpoint)
+            place.save(state, writer.end, writer.topics)
 
         first = before.state if before else State()
         replay = Replay(
@@ -111,10 +110,18 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         outcome = replay.run()
         if video:
             video.close()
-        if outcome.stopped is None or outcome.code == NO_IMAGES:
-            checkpoint.unlink(missing_ok=True)
+        place.release()
+        if outcome.complete:
+            place.finish()
         alone = _alone(bag, cameras, perceiver, part, job.alone) if job.alone and outcome.stopped is None else None
         result = _result(job, bag, cameras, perceiver, writer, outcome, first, alone)
+        if place.note:
+            result.lines.insert(0, place.note)
+        if place.beside and not outcome.complete:
+            result.figures["unfinished_output"] = str(place.working)
+            result.lines.append(
+                f"{job.output} is what it was before; the new output is {place.working} until it is complete"
+            )
         if job.report:
             title = f"{job.source.name} → {job.output.name}"
             page = write_report(
@@ -128,11 +135,10 @@ def _topics(job: Job) -> tuple[str, ...]:
     unknown = [name for name in job.outputs if name not in TOPICS]
     if unknown:
         raise BagError(f"there is no output {unknown[0]}; they are {', '.join(TOPICS)}", USAGE)
-    chosen = job.outputs or tuple(name for name in TOPICS if not name.endswith("/overlay"))
+    chosen = job.outputs or tuple(name for name in TOPICS if name not in of_kind("picture"))
     if job.overlays:
-        chosen = tuple(dict.fromkeys([*chosen, *(name for name in TOPICS if name.endswith("/overlay"))]))
-    heads = set(job.settings.heads)
-    return tuple(name for name in chosen if not TOPICS[name].heads or TOPICS[name].heads[0] in heads)
+        chosen = tuple(dict.fromkeys([*chosen, *of_kind("picture")]))
+    return tuple(name for name in chosen if TOPICS[name].fits(job.settings.heads))
 
 
 def _span(job: Job, bag: BagReader) -> tuple[int | None, int | None]:
@@ -158,47 +164,31 @@ def _copied(job: Job, bag: BagReader) -> tuple[str, ...]:
     return job.copy
 
 
-def _before(job: Job) -> Checkpoint | str | None:
-    """The checkpoint to go on from; "complete" when there is nothing left to do; None for a new output."""
-    checkpoint, file = states.checkpoint_file(job.output), storage_file(job.output)
-    if job.resume and checkpoint.exists():
-        found = states.load(checkpoint, _fingerprint(job))
-        if found.state.records:
-            return found
-    elif job.resume and file.exists():
-        return "complete"
-    elif file.exists() and not job.force:
-        how = "; --resume goes on with it" if checkpoint.exists() else ""
-        raise BagError(f"{job.output} exists; --force replaces it{how}", UNWRITABLE)
-    return None
+def _writer(job: Job, place: Place) -> BagWriter:
+    """The output, gone on with where that is possible. From here on a checkpoint is beside it."""
+    found = place.checkpoint
+    if found is not None:
+        place.hold()
+        try:
+            return BagWriter(place.working, compression=job.compression, keep=(found.end, found.topics))
+        except NotContinued:
+            place.begin_again()
+    place.save(State(), 0, [])
+    writer = BagWriter(place.working, compression=job.compression, job=place.brief)
+    place.hold()
+    return writer
 
 
-def _clear(job: Job) -> None:
-    """Make room for a new output."""
-    for old in (states.checkpoint_file(job.output), storage_file(job.output), job.output / "metadata.yaml"):
-        if old.is_file():
-            old.unlink()
-
-
-def _fingerprint(job: Job) -> dict[str, Any]:
-    """What must be the same for a replay to go on: the input, the settings and what is written."""
-    files = sorted(job.source.iterdir()) if job.source.is_dir() else [job.source]
+def _fingerprint(job: Job, bag: BagReader) -> dict[str, Any]:
+    """What must be the same for a replay to go on: the input, the weights, the settings and what is written."""
     about = {
         name: getattr(job, name)
         for name in ("cameras", "start", "duration", "every", "copy", "outputs", "overlays", "compression")
     }
-    return {
-        "input": [[file.name, file.stat().st_size] for file in files if file.is_file()],
-        "settings": {p.name: p.value for p in job.settings.parameters() if p.name not in ("engine_cache", "threads")},
-        **about,
-    }
-
-
-def _saved(checkpoint: Checkpoint, path: Path) -> None:
     try:
-        checkpoint.save(path)
+        return fingerprint(bag, job.settings, about)
     except OSError as error:
-        raise BagError(f"{path} cannot be written: {error.strerror}", UNWRITABLE) from None
+        raise BagError(f"{error.filename or job.source} cannot be read: {error.strerror}", UNREADABLE) from None
 
 
 def _rate(bag: BagReader, camera: CameraTopics) -> float:

@@ -25,7 +25,7 @@ from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.percepts import TOPICS, label_info, outputs
+from dino_perception.messages.topics import TOPICS, latched, outputs
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -50,8 +50,9 @@ Watch = Callable[[Percept, int, float], None]
 @dataclass
 class Outcome:
     """How a replay went. `stopped` is None when it came to the end of its part of the bag, else one sentence; `code` is
-    the exit code."""
+    the exit code; `complete` says that nothing is left to go on with."""
 
+    complete: bool = False
     frames_in: int = 0
     frames_out: int = 0
     seconds: float = 0.0
@@ -110,7 +111,7 @@ class Replay:
         self._topics = {
             camera.name: output_topics(self._types, camera.name, len(cameras), topics) for camera in cameras
         }
-        self._listened = [name for name in topics if TOPICS[name].qos == "data"]
+        self._listened = [name for name in topics if not TOPICS[name].latched]
         own = {topic.name for mine in self._topics.values() for topic in mine.values()}
         for name in sorted(own & set(part.copy)):
             bag.note(Problem("", f"topic {name} of the input is not copied: the replay writes it anew"))
@@ -251,10 +252,10 @@ class Replay:
 
     def _messages(self, done: _Done, labelled: set[str]) -> list[Record]:
         camera, percept = done.work.camera, done.percept
-        mine, labels = self._topics[camera], self._perceiver.labels
-        messages = outputs(self._types, percept, self._settings, labels, done.topics)
-        if camera not in labelled and "segmentation/label_info" in mine and labels:
-            messages["segmentation/label_info"] = label_info(self._types, labels)
+        mine = self._topics[camera]
+        messages = outputs(self._types, percept, self._settings, done.topics)
+        if camera not in labelled:
+            messages.update(latched(self._types, self._perceiver.specs, mine))
             labelled.add(camera)
         return [
             Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name]))
@@ -264,8 +265,9 @@ class Replay:
 
     def _outcome(self, seconds: float, interrupted: bool, errors: Sequence[BaseException]) -> Outcome:
         fatal = errors[0] if errors else None
+        complete = fatal is None and not interrupted
         try:
-            self._writer.close()
+            self._writer.close(complete=complete)
         except BagError as error:
             fatal = fatal or error
         state = self._writer.mark or self._begin
@@ -286,7 +288,12 @@ class Replay:
                 )
             )
         outcome = Outcome(
-            state.frames_in, state.frames_out, seconds, self._perceive_s, problems=list(self._bag.problems)
+            complete and fatal is None,
+            state.frames_in,
+            state.frames_out,
+            seconds,
+            self._perceive_s,
+            problems=list(self._bag.problems),
         )
         outcome.code = exit_code({problem.kind for problem in self._bag.problems})
         at = (state.time_ns - self._bag.start_ns) / 1e9 if state.records else 0.0
@@ -308,7 +315,7 @@ def output_topics(types: RosbagsTypes, camera: str, cameras: int, wanted: Collec
     found = {}
     for name, about in TOPICS.items():
         if name in wanted:
-            offered = qos(1, durability="transient_local") if about.qos == "latched" else qos(2)
+            offered = qos(1, durability="transient_local") if about.latched else qos(2)
             definition, _ = types.typestore.generate_msgdef(about.type, ros_version=2)
             found[name] = Topic(
                 prefix + name, about.type, definition, "ros2msg", types.typestore.hash_rihs01(about.type), offered

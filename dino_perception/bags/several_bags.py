@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dino_perception.bags.job import Job, Result, run
-from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, BagError
+from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import is_bag
+from dino_perception.children import end_with_parent
 from dino_perception.perception.settings import Settings
 
 _THREADS = 4
@@ -26,15 +28,17 @@ Progress = Callable[[int, int, int], None]
 """Told (number of the bag, frames done, frames in all)."""
 
 
-def find_bags(paths: Sequence[Path]) -> list[Path]:
-    """The bags that paths name: each a bag, or a folder of bags, searched to the bottom in the order of names.
-    Raises BagError."""
+def find_bags(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """The bags that paths name: each a bag, or a folder of bags, searched to the bottom in the order of names but for
+    the folder `out`, which the outputs go to. Raises BagError."""
     found: list[Path] = []
     for path in paths:
         if is_bag(path) or not path.is_dir():
             found.append(path)
             continue
-        inside = list(_inside(path))
+        if out is not None and out.exists() and out.samefile(path):
+            raise BagError(f"{out} is the folder of the recordings; give another one for the outputs", USAGE)
+        inside = list(_inside(path, out))
         if not inside:
             raise BagError(f"{path} holds no bag: no rosbag2 folder and no .mcap, .db3 or .bag file", UNREADABLE)
         found += inside
@@ -66,8 +70,8 @@ def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
 
 def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None) -> list[Result]:
     """Do the jobs, which have the same settings, in so many processes. Results come in the order of the jobs; a bag
-    that cannot be processed does not keep the others from it. After Ctrl-C every process ends its bag orderly, and what
-    has not begun says so."""
+    that cannot be processed does not keep the others from it. After Ctrl-C or SIGTERM every process ends its bag
+    orderly, and what has not begun says so."""
     context = multiprocessing.get_context("spawn")
     reports, devices = context.Queue(), context.Queue()
     for number in range(workers):
@@ -76,6 +80,7 @@ def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(jobs[0].settings, reports, devices))
     futures = [pool.submit(_work, number, job) for number, job in enumerate(jobs)]
     interrupted = False
+    before = _pass_on(signal.SIGTERM)
     try:
         while any(not future.done() for future in futures):
             time.sleep(0.1)
@@ -92,15 +97,34 @@ def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None
     finally:
         pool.shutdown(wait=True, cancel_futures=interrupted)
         listener.close()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return [_result(job, future) for job, future in zip(jobs, futures)]
 
 
-def _inside(folder: Path):
+def _pass_on(number: int) -> Any:
+    """From now on this signal goes to the workers, which end orderly. Returns what it did before, None when it is not
+    for this thread to say."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def pass_on(*_: object) -> None:
+        for worker in multiprocessing.active_children():
+            if worker.pid:
+                os.kill(worker.pid, number)
+        raise KeyboardInterrupt
+
+    return signal.signal(number, pass_on)
+
+
+def _inside(folder: Path, out: Path | None):
     for path in sorted(folder.iterdir()):
+        if out is not None and out.exists() and path.is_dir() and out.samefile(path):
+            continue
         if is_bag(path):
             yield path
         elif path.is_dir():
-            yield from _inside(path)
+            yield from _inside(path, out)
 
 
 def _gpus() -> int:
@@ -118,16 +142,17 @@ def _free_memory() -> int:
 
 def _result(job: Job, future: Any) -> Result:
     if future.cancelled():
-        return Result(
-            INTERRUPTED,
-            {"input": str(job.source), "stopped": "interrupted before it began"},
-            [f"{job.source.name}: not begun"],
-        )
+        return _not_begun(job)
     error = future.exception()
     if error is None:
         return future.result()
     sentence = f"{type(error).__name__}: {error}"
     return Result(FAILED, {"input": str(job.source), "stopped": sentence}, [f"{job.source.name}: {sentence}"])
+
+
+def _not_begun(job: Job) -> Result:
+    about = {"input": str(job.source), "stopped": "interrupted before it began"}
+    return Result(INTERRUPTED, about, [f"{job.source.name}: not begun"])
 
 
 class _Listener:
@@ -157,10 +182,12 @@ class _Listener:
 
 _perceiver: Any = None  # of a worker process, with what it reports to
 _reports: Any = None
+_interrupted = False  # the next bag waits in this process already when Ctrl-C comes
 
 
 def _begin(settings: Settings, reports: Any, devices: Any) -> None:
     global _perceiver, _reports
+    end_with_parent()
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", str(devices.get()))
     import torch
 
@@ -172,6 +199,7 @@ def _begin(settings: Settings, reports: Any, devices: Any) -> None:
 
 
 def _work(number: int, job: Job) -> Result:
+    global _interrupted
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -180,8 +208,12 @@ def _work(number: int, job: Job) -> Result:
             last = time.monotonic()
             _reports.put((number, done, total))
 
+    if _interrupted:
+        return _not_begun(job)
     try:
-        return run(job, lambda: _perceiver, progress)
+        result = run(job, lambda: _perceiver, progress)
+        _interrupted = result.code == INTERRUPTED
+        return result
     except BagError as error:
         return Result(
             error.code,

@@ -15,7 +15,7 @@ import numpy as np
 from dino_perception.bags.storage.problems import USAGE, BagError
 from dino_perception.bags.storage.topic import Record, Topic
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state with the output it belongs to: `end` and `topics` of the output's file, and `job`, what was to be
-    done."""
+    """A state with the output it belongs to: `end` and `topics` of the output's file, `job`, what was to be done, and
+    whether the output is being written `beside` its place, because something older is still there."""
 
     state: State
     end: int
     topics: list[Topic]
     job: Mapping[str, Any]
+    beside: bool = False
 
     def save(self, path: Path) -> None:
         """Write the file in one step, so that it is whole whenever it is there."""
@@ -66,6 +67,7 @@ class Checkpoint:
             "end": self.end,
             "topics": [vars(topic) for topic in self.topics],
             "job": dict(self.job),
+            "beside": self.beside,
             "state": {
                 **{
                     f.name: getattr(self.state, f.name)
@@ -81,9 +83,13 @@ class Checkpoint:
             for name, value in values.items():
                 arrays[f"track {camera} {name}"] = np.asarray(value)
         part = path.with_name(path.name + ".part")
-        with open(part, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def load(path: Path, job: Mapping[str, Any]) -> Checkpoint:
@@ -102,19 +108,25 @@ def load(path: Path, job: Mapping[str, Any]) -> Checkpoint:
         state = State(
             **{**about["state"], "labelled": frozenset(about["state"]["labelled"]), "infos": infos, "tracks": tracks}
         )
-        checkpoint = Checkpoint(state, about["end"], [Topic(**topic) for topic in about["topics"]], about["job"])
+        topics = [Topic(**topic) for topic in about["topics"]]
+        checkpoint = Checkpoint(state, int(about["end"]), topics, dict(about["job"]), bool(about["beside"]))
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever a damaged archive makes numpy or json raise
         raise BagError(f"{path} cannot be read ({error}); start anew with --force", USAGE) from None
-    changed = [name for name in job if json.loads(json.dumps(job[name])) != checkpoint.job.get(name)]
+    check_same(job, checkpoint.job)
+    return checkpoint
+
+
+def check_same(job: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Raises BagError when an earlier job was another one, naming what differs."""
+    changed = [name for name in job if json.loads(json.dumps(job[name])) != earlier.get(name)]
     if changed:
         raise BagError(
             f"the replay cannot go on, because what it is to do has changed since: {', '.join(changed)}; "
             "give the same arguments, or start anew with --force",
             USAGE,
         )
-    return checkpoint
 
 
 def checkpoint_file(output: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 
 import dino_perception
@@ -29,11 +30,31 @@ def main(arguments: list[str] | None = None) -> int:
         return parsed.run(parsed)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough; nothing more can be said, also not while leaving
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as error:
+        return _failed(parsed.command, _of_the_machine(error))
     except Exception as error:
         if not type(error).__module__.startswith("dino_perception."):
             raise
-        print(f"dino-perception {parsed.command}: {error}", file=sys.stderr)  # the package's errors are sentences
-        return 1
+        return _failed(parsed.command, str(error))  # the package's errors are sentences
+
+
+def _failed(command: str, sentence: str) -> int:
+    from dino_perception.messages.printable import printable
+
+    lines = (printable(line, 4000) for line in sentence.splitlines())
+    print(f"dino-perception {command}: " + "\n".join(lines), file=sys.stderr)
+    return 1
+
+
+def _of_the_machine(error: OSError | MemoryError) -> str:
+    """What a disk, a path or the memory does not allow, in one sentence."""
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory for this ({str(error) or 'the machine gave none'})"
+    files = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{files}: {error.strerror}" if files and error.strerror else str(error) or type(error).__name__
 
 
 def available() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import positive, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
     what.add_argument(
-        "--rounds", type=int, default=20, metavar="N", help="times that everything is measured in turn (default: 20)"
+        "--rounds", type=whole, default=20, metavar="N", help="times that everything is measured in turn (default: 20)"
     )
     what.add_argument(
         "--no-memory", action="store_true", help="leave out the memory, for which each engine is started once more"
@@ -49,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="measure the node instead: any of cameras, overload, demand, overhead, or all",
     )
-    live.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of a measurement (default: 30)")
+    live.add_argument(
+        "--seconds", type=positive, default=30.0, metavar="S", help="length of a measurement (default: 30)"
+    )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
@@ -196,7 +199,7 @@ def _summary(console: Console, measured: dict[str, Any]) -> None:
         console.print(line, soft_wrap=True)
     console.print(_about(measured["machine"]), soft_wrap=True)
     if _was_busy(measured["machine"]):
-        console.print("[yellow]other work was running: these numbers are too high[/]")
+        console.print("other work was running: these numbers are too high", style="yellow")
 
 
 def _markdown(measured: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import at_least_0
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workspace",
-        type=float,
+        type=at_least_0,
         default=0.0,
         metavar="MB",
         help="most scratch memory of a TensorRT kernel (default: no limit)",
@@ -159,12 +160,12 @@ def _build(console: Console, args: argparse.Namespace, settings: Settings, folde
 
 def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -> dict[str, Any]:
     """Masks, confidences and depths of the same frames through the engines and through eager float32 torch."""
-    import numpy as np
     import torch
 
     from dino_perception.engines.parity import compare
     from dino_perception.engines.parity_pictures import FOLDER, read
-    from dino_perception.perception.frame import Frame
+    from dino_perception.models.outputs import ON_GRID
+    from dino_perception.perception.frame import Frame, array_of
     from dino_perception.perception.perceiver import Perceiver
 
     reference = Perceiver(
@@ -177,21 +178,13 @@ def _chain(perceiver: Perceiver, settings: Settings, pictures: Sequence[Path]) -
     for index, path in enumerate(paths):
         frame = Frame("check", index, "check", read(path))
         (got,), (wanted,) = perceiver.perceive([frame]), reference.perceive([frame])
-        pairs = [
-            ("labels", got.segmentation and got.segmentation.mask, wanted.segmentation and wanted.segmentation.mask),
-            (
-                "levels",
-                got.segmentation and got.segmentation.confidence,
-                wanted.segmentation and wanted.segmentation.confidence,
-            ),
-            ("depth", got.depth and got.depth.metres, wanted.depth and wanted.depth.metres),
-        ]
-        for kind, mine, other in pairs:
-            if mine is not None:
-                found = compare(kind, *(torch.from_numpy(np.ascontiguousarray(array)) for array in (other, mine)))
-                for name, value in found.items():
-                    if name not in ("kind", "nonfinite"):
-                        numbers.setdefault(name, []).append(value)
+        for kind, outputs in perceiver.outputs.items():
+            for output in outputs:
+                if output.meaning in ON_GRID | {"vector"}:
+                    both = (array_of(percept.answer(kind), output.name)[None] for percept in (wanted, got))
+                    found = compare(output.meaning, *map(torch.from_numpy, both))
+                    for name in found.keys() - {"kind", "nonfinite"}:
+                        numbers.setdefault(name, []).append(found[name])
     reference.close()
     return {"frames": len(paths), **{name: sum(values) / len(values) for name, values in numbers.items()}}
 

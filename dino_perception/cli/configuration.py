@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(args: argparse.Namespace, **more: Any) -> Settings:
     """The settings of the command line; `more` wins over both. Raises SettingError."""
-    import yaml
-
+    from dino_perception.models.yaml_text import YamlError, load
     from dino_perception.perception.settings import SettingError, Settings
 
     values: dict[str, Any] = {}
@@ -37,8 +36,8 @@ def settings_of(args: argparse.Namespace, **more: Any) -> Settings:
         if not equals:
             raise SettingError(f"--set {text} is no NAME=VALUE")
         try:
-            values[name] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
+            values[name] = load(value) if value else ""
+        except YamlError:
             raise SettingError(f"--set {text} has a value that cannot be read") from None
     values.update(more)
     return Settings.from_yaml(args.config, values) if args.config else Settings.from_flat(values)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     names = list(ENGINES) if not args.engines else [name for name in args.engines.split(",") if name != "none"]
     if unknown := [name for name in names if name not in ENGINES]:
         raise DoctorError(f"--engines {','.join(unknown)} is not known; accepted are none, {', '.join(ENGINES)}")
-    console = wide_console()
+    console = wide_console(markup=True)
     console.print(f"dino_perception {dino_perception.__version__}")
     with console.status("looking"):
         findings = inventory()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import count, positive, whole
 from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
 
 HELP = "measure segmentation, depth and matches on data with truth"
@@ -39,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part", default="", metavar="NAME", help="part of a dataset with parts (default: test, else val, else all)"
     )
     what.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="at most N frames, evenly spaced, for masks and depth"
+        "--limit", type=count, default=0, metavar="N", help="at most N frames, evenly spaced, for masks and depth"
     )
     what.add_argument(
         "--gaps", default="1,3,10,30", metavar="N,N,..", help="frames between the two of a pair (default: 1,3,10,30)"
     )
     what.add_argument(
-        "--pairs", type=int, default=40, metavar="N", help="pairs a gap at most, evenly spaced (default: 40)"
+        "--pairs", type=whole, default=40, metavar="N", help="pairs a gap at most, evenly spaced (default: 40)"
     )
     what.add_argument(
-        "--farthest", type=float, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
+        "--farthest", type=positive, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dino_perception.cli.argument_types import whole
+
 HELP = "write evenly spaced frames of a bag to a folder, to be labelled and trained on"
 
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", type=Path, help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/"
     )
-    parser.add_argument("--count", type=int, default=20, metavar="N", help="how many frames (default: 20)")
+    parser.add_argument("--count", type=whole, default=20, metavar="N", help="how many frames (default: 20)")
     parser.add_argument("--image-topic", default="", help="camera topic, when there are several")
     parser.add_argument("--mask-topic", default="", help="topic with class ids to write to masks/")
     parser.add_argument("--depth-topic", default="", help="aligned depth topic to write to depth/")
@@ -83,7 +85,7 @@ def _write(sample, out: Path, mask: bool, depth: bool) -> None:
         files["masks"] = sample.truth("segmentation", image)
     if depth:
         metres = sample.truth("depth", image)
-        if np.nanmax(metres, initial=0) <= 65.535:
+        if np.nan_to_num(metres).max(initial=0) <= 65.535:
             files["depth"] = np.nan_to_num(np.round(metres * 1000)).astype(np.uint16)
         else:
             (out / "depth").mkdir(parents=True, exist_ok=True)

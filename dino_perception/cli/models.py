@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception.cli import released
+
 if TYPE_CHECKING:
     from dino_perception.models.reference import Parity
 
-HELP = "list the backbones; identify, download or verify weights"
+HELP = "list the backbones; identify, download or verify weights; list released heads"
 HEIGHT, WIDTH = 480, 640
 
 
@@ -26,18 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--identify", type=Path, metavar="FILE", help="say what a weights file or folder holds")
     what.add_argument(
-        "--download", metavar="ID", help="fetch the weights of a backbone from huggingface.co and verify them"
-    )
-    what.add_argument(
         "--parity", action="store_true", help="compare every architecture with transformers (needs it; minutes)"
     )
-    parser.add_argument(
-        "--to",
-        type=Path,
-        default=Path("weights"),
-        metavar="FOLDER",
-        help="where --download puts them (default: weights)",
-    )
+    released.arguments(parser, what)
     parser.add_argument(
         "--source",
         choices=("huggingface", "timm"),
@@ -50,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.download:
-        result = _download(args)
+        found = released.download(args.download, args.to, args.mirror, args.source)
+        result = found if len(found) > 1 else found[0]
     elif args.identify:
         result = _identify(args)
     elif args.parity:
         result = _parity(args)
     else:
-        result = _list()
+        result = released.list_heads() if args.heads else _list()
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
@@ -148,22 +142,6 @@ def _identify(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _download(args: argparse.Namespace) -> dict[str, Any]:
-    from dino_perception.models import catalog
-    from dino_perception.models.checkpoints import load_backbone
-    from dino_perception.models.download import download
-
-    try:
-        spec = catalog.get(args.download)
-    except catalog.UnknownBackbone as error:
-        raise ModelsError(str(error)) from None
-    path = download(spec, args.to, args.source)
-    backbone = load_backbone(spec.id, path)
-    print(f"{path}: {spec.id}, hash {backbone.weights_hash}, licence: {spec.licence}")
-    print(f"use it with: backbone: {spec.id}, weights: {path}")
-    return {"backbone": spec.id, "path": str(path), "weights_hash": backbone.weights_hash, "licence": spec.licence}
-
-
 def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
     try:
         import transformers
@@ -171,6 +149,8 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise ModelsError("comparing needs transformers: pip install transformers") from None
     import torch
 
+    if args.heads:
+        return _head_parity(args, f"torch {torch.__version__}, transformers {transformers.__version__}, float32, CPU")
     from dino_perception.models import catalog, reference
 
     names = [n for n in args.only.split(",") if n] or _architectures()
@@ -214,6 +194,34 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise ModelsError(
             f"a backbone differs from transformers by {worst:.1e}; accepted is less than {reference.TOLERANCE:.0e}"
         )
+    return records
+
+
+def _head_parity(args: argparse.Namespace, versions: str) -> list[dict[str, Any]]:
+    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.models import head_reference
+
+    lines = [
+        "| head | file | compared with | image | largest difference | largest value |",
+        "|---|---|---|---|---|---|",
+    ]
+    print(*lines, sep="\n")
+    records, worst = [], 0.0
+    for case in head_reference.CASES:
+        for parity in head_reference.compare(case):
+            lines.append(
+                f"| {case.name} | {case.file} | {case.against} | {parity.height}x{parity.width} | {parity.difference:.1e} "
+                f"| {parity.largest:.2f} {'m' if case.kind == 'depth' else '(logit)'} |"
+            )
+            print(lines[-1], flush=True)
+            worst = max(worst, parity.difference)
+            records.append({"head": case.name, "height": parity.height, "width": parity.width,
+                            "difference": parity.difference, "largest": parity.largest})  # fmt: skip
+    print(f"\nlargest difference {worst:.1e} (accepted: {head_reference.TOLERANCE:.0e}); {versions}")
+    if args.page:
+        fill(args.page, "head parity", [*lines, "", f"{versions}."])
+    if worst >= head_reference.TOLERANCE:
+        raise ModelsError(f"a head differs by {worst:.1e}; accepted is less than {head_reference.TOLERANCE:.0e}")
     return records
 
 

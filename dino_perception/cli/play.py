@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception.cli.argument_types import at_least_0, positive, remap
+
 if TYPE_CHECKING:
     from dino_perception.bags.storage.reader import BagReader
     from dino_perception.ros.rig.player import Player
@@ -22,21 +24,26 @@ class PlayError(RuntimeError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="a ROS 2 bag (folder, .mcap or .db3) or a ROS 1 .bag")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="how many times as fast as recorded (default: 1)")
+    parser.add_argument("--rate", type=positive, default=1.0, help="how many times as fast as recorded (default: 1)")
     parser.add_argument("--loop", action="store_true", help="start over at the end; time jumps back then")
     parser.add_argument("--topic", action="append", metavar="NAME", help="play only this topic; may be given again")
     parser.add_argument(
         "--compressed", action="store_true", help="leave compressed images compressed, under their own names"
     )
     parser.add_argument(
-        "--remap", action="append", default=[], metavar="FROM:=TO", help="publish a topic under another name"
+        "--remap",
+        type=remap,
+        action="append",
+        default=[],
+        metavar="FROM:=TO",
+        help="publish a topic under another name",
     )
     parser.add_argument(
-        "--clock", type=float, default=100.0, metavar="HZ", help="rate of /clock; 0: none (default: 100)"
+        "--clock", type=at_least_0, default=100.0, metavar="HZ", help="rate of /clock; 0: none (default: 100)"
     )
     parser.add_argument(
         "--wait",
-        type=float,
+        type=at_least_0,
         default=10.0,
         metavar="SECONDS",
         help="longest wait for subscribers of the images before the start (default: 10)",
@@ -82,7 +89,7 @@ def _play(bag: BagReader, player: Player, args: argparse.Namespace, ok: Any) -> 
 
     passed = 0.0
     with Progress(
-        TextColumn(args.bag.name),
+        TextColumn(args.bag.name, markup=False),
         BarColumn(),
         TextColumn("{task.completed:.1f} / {task.total:.1f} s"),
         TimeElapsedColumn(),
@@ -133,10 +140,3 @@ def _tell(player: Player, seconds: float, problems: list[str], args: argparse.Na
             json.dumps({"counts": dict(player.counts), "seconds": seconds, "left_out": player.left_out}, indent=1)
             + "\n"
         )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value

@@ -16,10 +16,11 @@ from rich.progress import (
 )
 
 
-def wide_console() -> Console:
-    """The terminal; a file or pipe gets lines of 120 characters, so that tables fit."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+def wide_console(markup: bool = False) -> Console:
+    """The terminal; a file or pipe gets lines of 120 characters, so that tables fit. Without `markup` what stands in
+    brackets is printed as it is: the name of a topic or a file may be anything."""
+    console = Console(highlight=False, markup=markup)
+    return console if console.is_terminal else Console(highlight=False, markup=markup, width=120)
 
 
 class Stages:
@@ -31,12 +32,12 @@ class Stages:
     def __init__(self, console: Console):
         self.console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_perception.cli import configuration
+from dino_perception.cli.argument_types import count, seconds, whole
 
 HELP = "run the perception over recorded bags: every frame, the same bytes as live, no ROS needed"
 
@@ -38,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]TOPIC[,INFO]",
         help="image topics, each with its camera_info topic if that is not beside it (default: found by themselves)",
     )
-    what.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="begin so many seconds into the bag")
-    what.add_argument("--duration", type=_seconds, metavar="S", help="end after so many seconds")
-    what.add_argument("--every", type=_count, default=1, metavar="N", help="only every N-th image of a camera")
+    what.add_argument("--start", type=seconds, default=0.0, metavar="S", help="begin so many seconds into the bag")
+    what.add_argument("--duration", type=seconds, metavar="S", help="end after so many seconds")
+    what.add_argument("--every", type=whole, default=1, metavar="N", help="only every N-th image of a camera")
     out = parser.add_argument_group("what is written")
     out.add_argument(
         "--copy",
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--force", action="store_true", help="replace an existing output")
     how.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=0,
         metavar="N",
         help="processes: for several bags by default as many as the machine has room for",
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--alone",
-        type=int,
+        type=count,
         default=0,
         metavar="N",
         help="measure the perceiver alone on N frames afterwards, for the throughput ratio",
@@ -108,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.perception.settings import SettingError
 
     try:
+        _check_json(args)
+    except BagError as error:
+        _say(str(error))
+        return error.code
+    try:
         return _compare(args) if args.compare else _replay(args)
     except BagError as error:
         _say(str(error))
@@ -118,18 +124,29 @@ def run(args: argparse.Namespace) -> int:
         return USAGE
 
 
+def _check_json(args: argparse.Namespace) -> None:
+    """The figures are written whatever else goes wrong: never over a bag."""
+    from dino_perception.bags.place import check_apart
+
+    check_apart([path for path in (args.compare or args.bags) if path.exists()], [], {"--json": args.json})
+    check_apart([], args.bags[-1:], {"--json": args.json})
+
+
 def _replay(args: argparse.Namespace) -> int:
     from dino_perception.bags.job import Job
+    from dino_perception.bags.place import check_apart
     from dino_perception.bags.several_bags import find_bags, outputs_for
     from dino_perception.bags.storage.problems import USAGE, BagError
 
     if len(args.bags) < 2:
         raise BagError("give a bag to read and a bag to write: dino-perception replay IN OUT", USAGE)
     *sources, out = args.bags
-    bags = find_bags(sources)
+    bags = find_bags(sources, out)
     several = len(bags) > 1 or (len(sources) == 1 and bags != sources)
     suffix = ".mcap"
     outputs = outputs_for(bags, out, suffix) if several else [out]
+    others = {"--json": args.json, "--pictures": args.pictures, "--video": args.video, "--report": args.report}
+    check_apart(bags, outputs, others)
     settings = configuration.settings_of(args)
 
     def place(folder: Path | None, output: Path, file: bool = False) -> Path | None:
@@ -224,6 +241,7 @@ def _tell(results: Sequence[Any], several: bool, args: argparse.Namespace) -> in
     from rich.table import Table
 
     from dino_perception.cli.progress import wide_console
+    from dino_perception.messages.printable import printable
 
     console = wide_console()
     table = Table("bag", "images", "percepts", "a second", "of the perceiver's", "peak memory", "exit code")
@@ -231,14 +249,14 @@ def _tell(results: Sequence[Any], several: bool, args: argparse.Namespace) -> in
         f = result.figures
         ratio = f.get("throughput_ratio")
         table.add_row(
-            Path(f.get("input", "")).name,
+            printable(Path(f.get("input", "")).name),
             *(str(f.get(key, "-")) for key in ("frames_in", "frames_out", "fps")),
             f"{100 * ratio:.0f} %" if ratio else "-",
             f"{f['rss_peak_mb']:.0f} MB" if "rss_peak_mb" in f else "-",
             str(result.code),
         )
         for line in result.lines:
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(printable(line), highlight=False, soft_wrap=True)
     if several or "frames_in" in results[0].figures:
         console.print(table)
     code = next((result.code for result in results if result.code), 0)
@@ -255,6 +273,7 @@ def _compare(args: argparse.Namespace) -> int:
     from dino_perception.bags.compare import compare, parse_tolerances
     from dino_perception.bags.storage.problems import DIFFERENT, DONE, USAGE, BagError
     from dino_perception.cli.progress import Stages, wide_console
+    from dino_perception.messages.printable import printable
 
     first, second = args.compare
     if args.bags:
@@ -277,7 +296,7 @@ def _compare(args: argparse.Namespace) -> int:
             if r.passes
             else r.note or f"{r.over + r.unpaired} differ"
         )
-        table.add_row(r.topic, counts, str(r.identical), figures(r.worst), figures(r.mean), verdict)
+        table.add_row(printable(r.topic), counts, str(r.identical), figures(r.worst), figures(r.mean), verdict)
     console.print(table)
     equal = all(r.passes for r in results)
     console.print("equal within the tolerance" if equal else "different")
@@ -315,18 +334,6 @@ def _write_json(path: Path | None, figures: dict[str, Any]) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(f"dino-perception replay: {sentence}", file=sys.stderr)
+    from dino_perception.messages.printable import printable
 
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is no time in seconds")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    print(f"dino-perception replay: {printable(sentence, 4000)}", file=sys.stderr)

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception.cli.argument_types import at_least_0, count, device, numbers, positive, share, whole
 from dino_perception.cli.training_options import (
     add_backbone_arguments,
     add_data_arguments,
     cache_folder,
-    numbers,
     opened,
-    whole,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--taps", type=numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first"
     )
     model.add_argument(
-        "--depth-range", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that a depth head can give"
+        "--depth-range", type=positive, nargs=2, metavar=("NEAR", "FAR"), help="metres that a depth head can give"
     )
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -79,26 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--steps", type=whole, default=None, help="least number of steps (default: 400)")
     training.add_argument("--batch", type=whole, default=None, help="looks a step (default: 8)")
-    training.add_argument("--rate", type=float, default=None, help="highest learning rate (default: 0.001)")
-    training.add_argument("--weight-decay", type=float, default=None, help="default: 0.01")
+    training.add_argument("--rate", type=positive, default=None, help="highest learning rate (default: 0.001)")
+    training.add_argument("--weight-decay", type=at_least_0, default=None, help="default: 0.01")
     training.add_argument(
         "--patience", type=whole, default=None, help="stop after so many validations without a better one (default: 12)"
     )
     training.add_argument(
-        "--label-smoothing", type=float, default=None, help="share of each label spread over all classes (default: 0)"
+        "--label-smoothing", type=share, default=None, help="share of each label spread over all classes (default: 0)"
     )
     training.add_argument(
         "--class-weights", choices=("none", "sqrt"), default=None, help="sqrt: rare classes count more (default: none)"
     )
     training.add_argument(
         "--overlap",
-        type=float,
+        type=at_least_0,
         default=None,
         metavar="WEIGHT",
         help="weight of a second loss, one minus the mean soft IoU: finds more of classes of few pixels (default: 0; try 0.5)",
     )
-    training.add_argument("--seed", type=int, default=0, help="of the split, the order and the dropout (default: 0)")
-    training.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    training.add_argument("--seed", type=count, default=0, help="of the split, the order and the dropout (default: 0)")
+    training.add_argument("--device", type=device, default="auto", help="cpu, cuda or auto (default)")
     curve = parser.add_argument_group("label efficiency")
     curve.add_argument(
         "--curve",
@@ -126,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     console = wide_console()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainError(f"--device {args.device}: torch finds no CUDA device here")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     with Stages(console) as stages:
         backbone = load_backbone(args.backbone, args.weights)

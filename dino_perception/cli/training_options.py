@@ -1,10 +1,12 @@
-"""What the commands of training have in common: how data and backbone are named, and the types of their arguments."""
+"""What the commands of training have in common: how data and backbone are named."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dino_perception.cli.argument_types import size, threads
 
 if TYPE_CHECKING:
     from dino_perception.cli.progress import Stages
@@ -58,7 +60,7 @@ def add_backbone_arguments(parser: Any) -> None:
     )
     parser.add_argument("--engine", default="auto", help="runtime of the backbone (default: auto)")
     parser.add_argument("--precision", default="auto", help="its arithmetic (default: auto)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all (default)")
+    parser.add_argument("--threads", type=threads, default=0, help="CPU threads, 0: all (default)")
 
 
 def opened(args: argparse.Namespace, sources: list[str], stages: Stages) -> Dataset:
@@ -81,24 +83,3 @@ def cache_folder(args: argparse.Namespace) -> Path:
     from dino_perception.engines import default_folder
 
     return args.cache or default_folder()
-
-
-def size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; accepted is HEIGHTxWIDTH, such as 480x640") from None
-    return height, width
-
-
-def numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers, such as 5,20,100") from None
-
-
-def whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)

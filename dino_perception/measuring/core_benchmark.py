@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dino_perception.children import end_with_parent
 from dino_perception.engines.parity_pictures import FOLDER, read
 from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.messages.images import decode_image
-from dino_perception.messages.percepts import TOPICS, image, outputs
+from dino_perception.messages.percepts import image
+from dino_perception.messages.topics import TOPICS, of_kind, outputs
 from dino_perception.models import catalog
 from dino_perception.models.cost import flops
 from dino_perception.perception.frame import CameraModel, Frame
@@ -101,7 +103,7 @@ def measure(
 def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     """Each of: the bare backbone, the pipeline with all heads, one pipeline a head, the machine's matrix rate."""
     perceiver, device = subject.perceiver, subject.perceiver.device
-    backbone = perceiver.graph("backbone", subject.batch)
+    backbone = perceiver.graphs.graph("backbone", subject.batch)
     size = backbone.signature[0][0][1:3]
     pixels = torch.from_numpy(np.stack([resized(decode_image(m), size) for m in messages])).to(device)
     wait(device)
@@ -123,11 +125,7 @@ def _pipeline(
 ) -> dict[str, float]:
     """Image messages in, output messages out; milliseconds a stage and of the whole. `camera` keeps tracks apart.
     "perceive" is the wall time of the stages between decoding and messages, of which some run side by side."""
-    topics = [
-        name
-        for name, topic in TOPICS.items()
-        if topic.qos == "data" and not name.endswith("overlay") and set(topic.heads) <= set(heads)
-    ]
+    topics = [name for name in of_kind("data") if set(TOPICS[name].heads) <= set(heads)]
     start = time.perf_counter()
     images = [decode_image(message) for message in messages]
     decoded = time.perf_counter()
@@ -137,7 +135,7 @@ def _pipeline(
     percepts = perceiver.perceive(frames, [heads] * len(frames))
     perceived = time.perf_counter()
     for percept in percepts:
-        outputs(types, percept, perceiver.settings, perceiver.labels, topics)
+        outputs(types, percept, perceiver.settings, topics)
     done = time.perf_counter()
     return {
         "decode": (decoded - start) * 1e3,
@@ -257,6 +255,7 @@ def _memory(settings: Settings, cache: Path | None, batch: int) -> float:
 
 
 def _look(sender, settings: Settings, cache: Path | None, batch: int) -> None:
+    end_with_parent()
     perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=lambda line: None)
     types = _types()
     for picture in [read(path) for path in sorted(FOLDER.glob("*.jpg"))]:

@@ -11,6 +11,7 @@ from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record, Topic, qos
 from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.measuring.demo_run import Run, output_topics
+from dino_perception.messages.topics import known
 
 
 def show(
@@ -81,7 +82,7 @@ def _outputs(run: Run, source: BagReader) -> list[Record]:
     behind = median([sent - stamp for stamp, sent in run.sent_ns.items()] or [0])
     records = []
     for name, heard in run.heard.items():
-        latched = name.endswith("/label_info")
+        latched = bool((about := known(name)) and about.latched)
         topic = _topic(name, output_topics()[name], latched, source.types.typestore)
         for message in heard:
             # What was latched before the bag began belongs to its beginning.

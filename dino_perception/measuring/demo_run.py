@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.children import ends_with_parent
+from dino_perception.messages.topics import offered
+from dino_perception.perception.settings import Settings
 from dino_perception.ros.rig.isolation import isolated
 from dino_perception.ros.rig.node_process import NODE, NodeProcess, stop
 from dino_perception.ros.rig.watcher import Heard, Watcher
@@ -38,7 +40,7 @@ class Run:
 def output_topics() -> dict[str, str]:
     """Full name -> type of everything one camera's node publishes."""
     return {
-        **{f"{NODE}/{name}": topic.type for name, topic in TOPICS.items()},
+        **{f"{NODE}/{name}": topic.type for name, topic in offered(Settings().heads).items()},
         "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
     }
 
@@ -62,7 +64,7 @@ def run(
     """
     with isolated():
         outputs = output_topics()
-        latched = {f"{NODE}/{name}" for name, topic in TOPICS.items() if topic.qos == "latched"}
+        latched = {f"{NODE}/{name}" for name, topic in offered(Settings().heads).items() if topic.latched}
         watcher = Watcher({**outputs, camera_info: "sensor_msgs/msg/CameraInfo"}, latched)
         try:
             with NodeProcess(_arguments(image, camera_info, params_file, overrides), log) as node:
@@ -104,6 +106,7 @@ def _play(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        **ends_with_parent(),
     )
     try:
         mask = f"{NODE}/segmentation/mask"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dino_perception.measuring.demo_run import NODE, Run
+from dino_perception.messages.topics import known
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.ros.rig.watcher import Heard
 from dino_perception.training.datasets.base import Sample
@@ -93,7 +94,7 @@ def stamp_mismatches(run: Run, images: Mapping[int, str]) -> int:
     topics that belong together, or more than once."""
     wrong = 0
     for topic, heard in run.heard.items():
-        if topic != "/diagnostics" and not topic.endswith("label_info"):  # those belong to no image
+        if (about := known(topic)) and not about.latched:  # the others belong to no image
             wrong += sum(images.get(message.stamp_ns) != message.frame_id for message in heard)
     stamps = [[message.stamp_ns for message in run.heard[f"{NODE}/{name}"]] for name in FRAMEWISE]
     complete = set.intersection(*map(set, stamps))

@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.messages.percepts import TOPICS, waiting
+from dino_perception.children import ends_with_parent
+from dino_perception.messages.topics import TOPICS, offered, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.isolation import isolated
 from dino_perception.ros.rig.node_process import NODE, STATUS, NodeProcess, stop
 from dino_perception.ros.rig.watcher import Watcher
 
-DATA = tuple(name for name, topic in TOPICS.items() if topic.qos == "data" and not name.endswith("/overlay"))
+DATA = tuple(name for name, topic in offered(Settings().heads).items() if topic.kind == "data")
 THREE = {"front": 10.0, "left": 15.0, "rear": 5.0}
 KILLED = "left"
 SETTLE_S = 3.0
@@ -115,6 +116,7 @@ class Bench:
             [sys.executable, "-m", "dino_perception.ros.rig.sender", name, str(hz), str(self._file)],
             env={**os.environ, **large_message_profile()},
             start_new_session=True,
+            **ends_with_parent(),
         )
         until = time.monotonic() + 30
         while len(heard) == before:
@@ -330,17 +332,17 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
     import torch
 
     heads = list(perceiver.settings.heads)
-    taps = perceiver.head_taps()
+    taps = perceiver.graphs.head_taps
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         for i in range(-2, count):
             sample: dict[str, float] = {}
             start = time.perf_counter()
-            maps = perceiver.graph("backbone")(pixels[i % len(pixels)])
+            maps = perceiver.graphs.graph("backbone")(pixels[i % len(pixels)])
             sample["backbone"] = _since(start, perceiver.device)
             for head in heads:
                 start = time.perf_counter()
-                perceiver.graph(head)(*(maps[tap] for tap in taps[head]))
+                perceiver.graphs.graph(head)(*(maps[tap] for tap in taps[head]))
                 sample[head] = _since(start, perceiver.device)
             sample["all"] = sum(sample.values())
             if i >= 0:

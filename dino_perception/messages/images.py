@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -14,13 +15,17 @@ MAX_MEGAPIXELS = 64.0
 """Larger pictures are refused before they are decoded, unless the caller says otherwise."""
 
 
+log = logging.getLogger(__name__)
+_WARNED: set[str] = set()  # encodings
+
+
 class ImageError(ValueError):
     """An image message that cannot be used; the message says why in one sentence."""
 
 
 # encoding -> (bytes of one sample, samples a pixel, OpenCV conversion to RGB; None: it is RGB already).
-# ROS names a Bayer pattern by its first 2x2 block. OpenCV's old names (BayerBG for RGGB) mean the block one row and one
-# column further on; its newer names, used here, agree with ROS.
+# ROS names a Bayer pattern by its first 2x2 block. OpenCV's names that every version has (BayerBG for RGGB) mean the
+# block one row and one column further on; those that agree with ROS came with 4.5.5, after Ubuntu 22.04's.
 _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "rgb8": (1, 3, None),
     "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
@@ -42,9 +47,14 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "nv12": (1, 1, cv2.COLOR_YUV2RGB_NV12),
     "nv21": (1, 1, cv2.COLOR_YUV2RGB_NV21),
 }
-for _pattern in ("RGGB", "BGGR", "GBRG", "GRBG"):
+for _pattern, _theirs in (
+    ("rggb", cv2.COLOR_BayerBG2RGB),
+    ("bggr", cv2.COLOR_BayerRG2RGB),
+    ("gbrg", cv2.COLOR_BayerGR2RGB),
+    ("grbg", cv2.COLOR_BayerGB2RGB),
+):
     for _bits in (8, 16):
-        _ENCODINGS[f"bayer_{_pattern.lower()}{_bits}"] = (_bits // 8, 1, getattr(cv2, f"COLOR_Bayer{_pattern}2RGB"))
+        _ENCODINGS[f"bayer_{_pattern}{_bits}"] = (_bits // 8, 1, _theirs)
 
 ENCODINGS = tuple(_ENCODINGS)
 """Every encoding that `decode_image` takes without help."""
@@ -52,10 +62,11 @@ ENCODINGS = tuple(_ENCODINGS)
 _DEPTH = re.compile(r"^(16UC1|32FC1)\b|compressedDepth", re.IGNORECASE)
 
 
-def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS, bits: int = 16) -> np.ndarray:
     """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/Image, C-contiguous and writable.
 
-    Rows may be padded (`step`), 16-bit samples may be of either byte order. 16 bits become 8 by round(v * 255 / 65535),
+    Rows may be padded (`step`), 16-bit samples may be of either byte order. Samples of 16 bits, of which the camera uses `bits`,
+    become 8 by round(v * 255 / (2^bits - 1)),
     YUV is ITU-R BT.601 in studio range, both as OpenCV has them. Where the encoding is rgb8 without padding and the
     message's buffer is writable, the result shares it. An encoding beyond `ENCODINGS` is handed to cv_bridge where
     that is installed. Raises ImageError.
@@ -83,11 +94,11 @@ def decode_image(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray
         pixels = np.ascontiguousarray(pixels).view(">u2" if msg.is_bigendian else "<u2").astype(np.uint16, copy=False)
     if samples > 1:
         pixels = np.ascontiguousarray(pixels).reshape(rows, width, samples)
-    return _rgb(pixels, conversion)
+    return _rgb(pixels, conversion, bits, encoding)
 
 
-def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
-    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG or a PNG.
+def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS, bits: int = 16) -> np.ndarray:
+    """The (H, W, 3) uint8 RGB pixels of a sensor_msgs/CompressedImage that holds a JPEG, PNG, TIFF or WebP.
 
     The format string is read as image_transport writes it: "jpeg", "rgb8; jpeg compressed bgr8", "bayer_rggb8; png
     compressed ". What the bytes are is read from the bytes. An orientation tag inside the file is not applied, since
@@ -98,13 +109,17 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
         raise ImageError(f"the compressed image's format is '{form}': a depth image, not a camera picture")
     data = np.frombuffer(msg.data, np.uint8)
     kind = picture_kind(data.data)
-    if kind not in ("JPEG", "PNG"):
-        raise ImageError(f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG")
+    if not kind:
+        raise ImageError(
+            f"the compressed image (format '{form}', {data.size} bytes) is neither JPEG nor PNG, TIFF or WebP"
+        )
+    if kind in ("TIFF", "WebP") and not picture_size(data.data):
+        raise ImageError(f"the {kind} (format '{form}', {data.size} bytes) does not state its size; it is cut off")
     check_picture_size(data, max_megapixels)
     original = form.partition(";")[0].strip()
     mosaic = original.startswith("bayer_") and original in _ENCODINGS
     depth = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR_RGB))
+    decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR))
     try:
         pixels = decode(data)
         fault = "its pixels cannot be read" if pixels is None else ""
@@ -115,12 +130,10 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS) -> np.nd
     if fault:
         raise ImageError(f"the {kind} of {data.size} bytes is damaged or cut off: {fault}")
     if mosaic and pixels.ndim == 2:
-        return _rgb(pixels, _ENCODINGS[original][2])
-    if mosaic:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if "compressed rgb" in form:  # the sender handed RGB to an encoder that takes BGR
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return _rgb(pixels, None)
+        return _rgb(pixels, _ENCODINGS[original][2], bits, form)
+    if mosaic or "compressed rgb" not in form:  # else the sender handed RGB to an encoder that takes BGR
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+    return _rgb(pixels, None, bits, form)
 
 
 def _rows(encoding: str, width: int, height: int) -> int:
@@ -136,13 +149,33 @@ def _rows(encoding: str, width: int, height: int) -> int:
     return height
 
 
-def _rgb(pixels: np.ndarray, conversion: int | None) -> np.ndarray:
+def _rgb(pixels: np.ndarray, conversion: int | None, bits: int = 16, encoding: str = "") -> np.ndarray:
+    if pixels.dtype == np.uint16 and bits == 16:
+        _warn_of_few_bits(pixels, encoding)
     if conversion is not None:
         pixels = cv2.cvtColor(pixels, conversion)
     if pixels.dtype == np.uint16:
-        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
+        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / (2**bits - 1))
+    elif pixels.dtype != np.uint8:
+        raise ImageError(
+            f"the image (format '{encoding}') has samples of type {pixels.dtype}; accepted are 8 and 16 bits"
+        )
     pixels = np.ascontiguousarray(pixels)
     return pixels if pixels.flags.writeable else pixels.copy()
+
+
+def _warn_of_few_bits(pixels: np.ndarray, encoding: str) -> None:
+    """Say once an encoding that a picture is nearly black because its camera uses fewer bits than the encoding has."""
+    brightest = int(pixels.max())
+    if 0 < brightest < 4096 and encoding not in _WARNED:
+        _WARNED.add(encoding)
+        log.warning(
+            "the brightest sample of a '%s' image is %d of 65535, as of a camera of %d bits, and it is seen nearly black; "
+            "set image_bits to the camera's bits",
+            encoding,
+            brightest,
+            next(bits for bits in (8, 10, 12) if brightest < 2**bits),
+        )
 
 
 def check_picture_size(data: Any, max_megapixels: float = MAX_MEGAPIXELS) -> None:

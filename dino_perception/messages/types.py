@@ -29,6 +29,11 @@ float32[] reference_x
 float32[] reference_y
 float32[] score
 """,
+    "dino_perception/msg/Descriptor": """\
+std_msgs/Header header
+string model
+float32[] vector
+""",
     "vision_msgs/msg/VisionClass": """\
 uint16 class_id
 string class_name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_perception.models.catalog import BackboneSpec
-from dino_perception.models.taps import Tap, tap
+from dino_perception.models.taps import Tap, outputs, tap
 
 
 class Backbone(nn.Module):
@@ -119,6 +119,11 @@ class FixedBackbone(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
+
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return ("features",) * (len(outputs(self.taps)) + (len(self.taps) if self.registers else 0))
 
     def example(self, batch: int = 1) -> Tensor:
         """An input of the right shape and type, all zeros: what an exporter traces with."""

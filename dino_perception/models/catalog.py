@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class UnknownBackbone(KeyError):
@@ -72,12 +72,20 @@ class BackboneSpec:
     access: str = REQUEST
     published: Published = field(default_factory=Published)
     recommended: bool = False
+    tuned: bool = False  # for one task, together with its head: a file is known to be it by its name only
 
     def __post_init__(self):
         if not self.taps:
             quarter = self.depth // 4
             even = (0, 1, 2, 3) if self.convolutional else tuple(i * quarter - 1 for i in range(1, 5))
             object.__setattr__(self, "taps", even)
+
+    @property
+    def address(self) -> str:
+        """Where the released file is for everybody, "" where one has to ask or it is kept on huggingface.co only."""
+        if self.family != "dinov2-vit" or self.tuned:
+            return ""
+        return f"https://dl.fbaipublicfiles.com/dinov2/{self.file.split('_reg4')[0].split('_pretrain')[0]}/{self.file}"
 
     @property
     def convolutional(self) -> bool:
@@ -222,6 +230,22 @@ def _eupe(letter: str, size: str, shape: tuple[int, int, int, int]) -> BackboneS
     )
 
 
+def _depth_anything(size: str, data: str) -> BackboneSpec:
+    """Depth Anything V2's: a DINOv2 whose weights were tuned with its depth head, which lies in the same file."""
+    letter, shape = {"small": ("s", _S), "base": ("b", _B), "large": ("l", _L)}[size]
+    like = _dinov2(letter, size, shape, False, Published(), False)
+    return replace(
+        like,
+        id=f"depth-anything-v2-{size}-{data}",
+        data="Hypersim" if data == "hypersim" else "Virtual KITTI 2",
+        file=f"depth_anything_v2_metric_{data}_vit{letter}.pth",
+        huggingface="",
+        timm="",
+        licence="Apache-2.0" if size == "small" else "CC-BY-NC-4.0",
+        tuned=True,
+    )
+
+
 # dim, layers, attention heads, feed-forward width
 _S, _B, _L, _G = (384, 12, 6, 1536), (768, 12, 12, 3072), (1024, 24, 16, 4096), (1536, 40, 24, 4096)
 _HUGE, _7B = (1280, 32, 20, 5120), (4096, 40, 32, 8192)
@@ -279,5 +303,6 @@ _ENTRIES = [
             ("g", "giant", _G, Published()),
         )
     ),
+    *(_depth_anything(size, data) for size in ("small", "base", "large") for data in ("hypersim", "vkitti")),
 ]
 _CATALOG = {entry.id: entry for entry in _ENTRIES}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_perception.models import catalog, files, layouts
+from dino_perception.models import catalog, files, layouts, weights_folder
 from dino_perception.models.backbone import Backbone, hash_of
 from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.convnext import ConvNext
@@ -32,8 +32,8 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
 
     `weights` is a file or folder in the original, Hugging Face, timm or this package's format, or a training
     checkpoint that contains one of these; which it is, is found from its tensors. `backbone_id` "auto" takes the
-    architecture from the file as well. Without `weights` it is the file bundled with the package or, where there is
-    none, a random initialisation from a fixed seed (`trained` is then False). Raises CheckpointError.
+    architecture from the file as well. Without `weights` it is the file bundled with the package, else the released one
+    in the weights folder or, where there is none, a random initialisation from a fixed seed (`trained` is then False). Raises CheckpointError.
     """
     if backbone_id == "auto":
         if not weights:
@@ -45,9 +45,9 @@ def load_backbone(backbone_id: str, weights: str | Path = "") -> Backbone:
         except catalog.UnknownBackbone as error:
             raise CheckpointError(str(error)) from None
     bundled = BUNDLED / f"{backbone_id}.safetensors"
-    if weights or bundled.is_file():
-        return _load(spec, Path(weights or bundled).expanduser())
-    return untrained(spec)
+    if not weights:
+        weights = bundled if bundled.is_file() else weights_folder.backbone_file(spec)
+    return _load(spec, Path(weights).expanduser()) if weights else untrained(spec)
 
 
 def untrained(spec: BackboneSpec) -> Backbone:
@@ -89,6 +89,18 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
         raise CheckpointError(str(error)) from None
     if metadata.get("content") == "head":
         raise CheckpointError(f"{path} holds a head, not a backbone; give it as the weights of that head")
+    try:
+        return _loaded(spec, path, content, metadata)
+    except CheckpointError:
+        raise
+    except (
+        Exception
+    ) as error:  # a tensor of an impossible shape or kind, a name that is no text: a file may hold anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({reason})") from None
+
+
+def _loaded(spec: BackboneSpec | None, path: Path, content: Any, metadata: Mapping[str, Any]) -> Backbone:
     if metadata.get("content") == "backbone":
         backbone = assemble(*_own(spec, path, content, metadata), str(path))
         if metadata.get("weights_hash") != backbone.weights_hash:
@@ -96,11 +108,7 @@ def _load(spec: BackboneSpec | None, path: Path) -> Backbone:
                 f"{path} is damaged: its weights do not have the hash {metadata.get('weights_hash')} that it states"
             )
         return backbone
-    try:
-        spec, own = _foreign(spec, path, content)
-    except (IndexError, KeyError, RuntimeError, StopIteration) as error:  # a tensor of an impossible shape
-        raise CheckpointError(f"{path} holds tensors that are cut as no backbone's are ({error})") from None
-    return assemble(spec, own, str(path))
+    return assemble(*_foreign(spec, path, content), str(path))
 
 
 def assemble(spec: BackboneSpec, own: Mapping[str, Tensor], source: str) -> Backbone:
@@ -124,8 +132,11 @@ def _own(
     spec: BackboneSpec | None, path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]
 ) -> tuple[BackboneSpec, dict[str, Tensor]]:
     try:
-        stated = catalog.get(metadata["backbone"])
-        stated = replace(stated, offset=metadata["offset"], antialias=metadata["antialias"])
+        stated = catalog.get(str(metadata["backbone"]))
+        offset, antialias = metadata["offset"], metadata["antialias"]
+        if type(offset) not in (int, float) or not abs(offset) <= 1 or type(antialias) is not bool:
+            raise CheckpointError(f"{path} states the offset {offset!r} and antialias {antialias!r}, which cannot be")
+        stated = replace(stated, offset=offset, antialias=antialias)
     except catalog.UnknownBackbone as error:
         raise CheckpointError(f"{path} is from another version of this package: {error}") from None
     except KeyError as error:
@@ -161,7 +172,7 @@ def _foreign(spec: BackboneSpec | None, path: Path, content: Any) -> tuple[Backb
 
 def _only(found: Found, fitting: list[BackboneSpec], path: Path) -> BackboneSpec:
     """The one backbone that a file can be: by its released name, or because nothing else has the shape."""
-    fitting = [s for s in fitting if s.file == path.name and s.file] or fitting
+    fitting = [s for s in fitting if s.file == path.name and s.file] or [s for s in fitting if not s.tuned]
     if not fitting:
         raise CheckpointError(f"{path} holds {found}; no backbone of this package has that shape")
     if len(fitting) > 1:
@@ -283,7 +294,7 @@ def _normalisation(found: Found, path: Path, spec: BackboneSpec | None) -> catal
     try:
         data = json.loads((folder / "preprocessor_config.json").read_text())
         return catalog.Normalisation(tuple(data["image_mean"]), tuple(data["image_std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     for entry in map(catalog.get, catalog.all_ids()):
         if entry.file == path.name:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from dino_perception.models.catalog import BackboneSpec
-
-
-class DownloadError(RuntimeError):
-    """Weights cannot be fetched; the message says why and what to do."""
+from dino_perception.models.fetch import DownloadError
+from dino_perception.models.fetch import digest as sha256
 
 
 def download(spec: BackboneSpec, folder: str | Path, source: str = "") -> Path:
@@ -62,15 +59,6 @@ def download(spec: BackboneSpec, folder: str | Path, source: str = "") -> Path:
             )
     shards = [name for name in wanted if name.endswith(".safetensors")]
     return folder / shards[0] if len(shards) == 1 else folder
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content. The released original files carry its first eight digits in their names."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _wanted(name: str) -> bool:

@@ -41,8 +41,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with path.open("rb") as file:
             head = file.read(64)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise FileError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
     if not head:
         raise FileError(f"{path} is empty")
     if head.startswith(b"version https://git-lfs"):
@@ -103,11 +103,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if not isinstance(metadata, dict):
                 raise ValueError("no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError) as error:
         raise FileError(
             f"{path} is not a whole safetensors file ({str(error).rstrip('.')}); download or copy it again"
         ) from None
-    except ValueError:
+    except (RecursionError, ValueError):
         raise FileError(f"{path} has metadata under '{KEY}' that this package did not write") from None
 
 
@@ -125,7 +125,9 @@ def _read_torch(path: Path) -> Any:
         raise FileError(
             f"{path} is refused: it is damaged, no weights file at all, or a pickle that would run code"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (
+        Exception
+    ) as error:  # what a damaged archive makes torch raise is anything: IndexError, TypeError, struct.error
         reason = str(error).split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
         raise FileError(f"{path} is not a whole torch file ({reason}); download or copy it again") from None
 
@@ -134,16 +136,21 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FileError(f"{index} is not an index of safetensors shards") from None
         tensors: dict[str, Any] = {}
+        there = {entry.name for entry in folder.iterdir() if entry.is_file()}
         for name in names:
-            if Path(name).name != name:
-                raise FileError(f"{index} names '{name}', which is outside its folder")
+            if name not in there:
+                raise FileError(f"{index} names {name[:200]!r}, which is outside its folder or not there")
             tensors.update(read(folder / name)[0])
         return tensors, {}
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    try:
+        weights = (".safetensors", ".pth", ".pt", ".bin")
+        files = sorted(f for f in folder.iterdir() if f.suffix in weights and f.is_file())
+    except OSError as error:
+        raise FileError(f"{folder} cannot be read: {error.strerror or error}") from None
     for name in ("model.safetensors", "pytorch_model.bin"):
         if folder / name in files:
             return read(folder / name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from dino_perception.perception.frame import Percept
+from dino_perception.perception.frame import Label, Percept
 from dino_perception.perception.settings import Settings
 
 WIDEST = 640
@@ -17,27 +18,40 @@ NEAREST = 0.5
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
+def overlay(percept: Percept, head: str, settings: Settings) -> np.ndarray:
+    """The picture (H, W, 3) uint8 RGB of what a head says of a frame: its own, or that of what its first array means."""
+    if head in OVERLAYS:
+        return OVERLAYS[head](percept, settings)
+    answer = percept.answer(head)
+    first = answer.outputs[0]
+    return BY_MEANING[first.meaning](percept, settings, answer, answer[first.name])
+
+
 def segmentation_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     """(H, W, 3) uint8 RGB: the image with the class colours over it at `overlay.alpha`, fainter where the head is unsure,
     class borders full, and with `overlay.legend` the names and shares of the classes that are in sight."""
+    said = percept.segmentation
+    return _tinted(percept, settings, said.mask, said.confidence, said.labels)
+
+
+def _tinted(percept: Percept, settings: Settings, mask: np.ndarray, confidence, labels: Sequence[Label]) -> np.ndarray:
+    """Class ids (h, w) over the image; `confidence` (h, w) uint8, or one for all."""
     picture, scale = _canvas(percept)
-    segmentation = percept.segmentation
     colours = np.zeros((256, 3), np.uint8)
     known = np.zeros(256, bool)
-    for label in segmentation.labels:
+    for label in labels:
         colours[label.id], known[label.id] = label.colour, True
-    mask = segmentation.mask
     border = np.zeros(mask.shape, bool)
     border[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     border[1:] |= mask[1:] != mask[:-1]
     alpha = settings.overlay.alpha
-    strength = np.where(border, min(1.0, alpha + 0.4), alpha * (0.4 + 0.6 / 255 * segmentation.confidence))
+    strength = np.where(border, min(1.0, alpha + 0.4), alpha * (0.4 + 0.6 / 255 * confidence))
     strength[~known[mask]] = 0
     strength = _enlarged(strength.astype(np.float32), percept, picture, scale)
     picture = cv2.blendLinear(picture, _enlarged(colours[mask], percept, picture, scale), 1 - strength, strength)
     if settings.overlay.legend:
-        count = np.bincount(segmentation.mask.ravel(), minlength=256)
-        seen = [label for label in segmentation.labels if count[label.id]]
+        count = np.bincount(mask.ravel(), minlength=256)
+        seen = [label for label in labels if count[label.id]]
         _legend(picture, [(f"{label.name} {100 * count[label.id] / count.sum():.0f}%", label.colour) for label in seen])
     return picture
 
@@ -46,8 +60,11 @@ def depth_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     """(H, W, 3) uint8 RGB: depth in viridis (even to the eye, also to a colour-blind one) on a logarithmic scale from
     0.5 m, bright, to `points.max_range`, dark, with a scale in metres. What is unknown or farther shows the image, grey
     and dimmed."""
+    return _ramped(percept, settings, percept.depth.metres)
+
+
+def _ramped(percept: Percept, settings: Settings, metres: np.ndarray) -> np.ndarray:
     picture, scale = _canvas(percept)
-    metres = percept.depth.metres
     far = max(settings.points.max_range, 2 * NEAREST)
     with np.errstate(invalid="ignore", divide="ignore"):
         shade = 1 - np.log(metres / NEAREST) / np.log(far / NEAREST)
@@ -83,6 +100,49 @@ def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
         age = (percept.frame.stamp_ns - matches.reference_stamp_ns) * 1e-9
         _legend(picture, [(f"{len(matches.x)} matches with {age:.2f} s ago", None)])
     return picture
+
+
+def _barred(percept: Percept, settings: Settings, vector: np.ndarray) -> np.ndarray:
+    """A vector (D,) as bars from left to right on a dark plate at the lower edge, up for above zero."""
+    picture, _ = _canvas(percept)
+    height, width = picture.shape[:2]
+    plate = picture[height - height // 4 :]
+    plate //= 4
+    bars = cv2.resize(vector[None].astype(np.float32), (width, 1), interpolation=cv2.INTER_AREA)[0]
+    level = (len(plate) - 1) / 2 * (1 - bars / max(float(np.abs(bars).max()), 1e-12))
+    rows, middle = np.arange(len(plate))[:, None], (len(plate) - 1) / 2
+    plate[(rows >= np.minimum(level, middle)) & (rows <= np.maximum(level, middle))] = _viridis()[-1]
+    return picture
+
+
+def _boxed(percept: Percept, settings: Settings, boxes: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
+    """Boxes (N, 6) in pixels of the image, each with its class and score."""
+    picture, scale = _canvas(percept)
+    known = {label.id: label for label in labels}
+    for left, top, right, bottom, score, number in boxes.tolist():
+        label = known.get(int(number))
+        colour = label.colour if label else (255, 255, 255)
+        corners = ((np.array([[left, top], [right, bottom]]) + 0.5) * scale - 0.5).round().astype(int).tolist()
+        cv2.rectangle(picture, *corners, colour, 2, cv2.LINE_AA)
+        if settings.overlay.legend:
+            text = f"{label.name if label else int(number)} {score:.2f}"
+            cv2.putText(picture, text, (corners[0][0], max(12, corners[0][1] - 4)), FONT, 0.45, colour, 1, cv2.LINE_AA)
+    return picture
+
+
+OVERLAYS = {
+    "segmentation": segmentation_overlay,
+    "depth": depth_overlay,
+    "correspondences": correspondences_overlay,
+}
+"""Heads with a picture of their own."""
+BY_MEANING = {
+    "labels": lambda percept, settings, answer, mask: _tinted(percept, settings, mask, 255, answer.labels),
+    "metres": lambda percept, settings, answer, metres: _ramped(percept, settings, metres),
+    "vector": lambda percept, settings, answer, vector: _barred(percept, settings, vector),
+    "boxes": lambda percept, settings, answer, boxes: _boxed(percept, settings, boxes, answer.labels),
+}
+"""The pictures of all others, by what their first array means (models/outputs.py)."""
 
 
 def _canvas(percept: Percept) -> tuple[np.ndarray, np.ndarray]:

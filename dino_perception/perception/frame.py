@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+from dino_perception.models.outputs import Output
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,41 @@ class Correspondences:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a head without a class of its own here says: its arrays by name, what they mean (models/outputs.py), its
+    classes where it knows any, and which backbone, weights and head say it.
+
+    `labels`, `levels` and `metres` are (h, w) of the percept's output size; `vector` is (D,); `boxes` are (N, 6): left,
+    top, right, bottom in pixels of the image, score, class.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    outputs: tuple[Output, ...]
+    labels: tuple[Label, ...] = ()
+    model: str = ""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+
+ANSWERS: Mapping[str, type] = {"segmentation": Segmentation, "depth": Depth}
+"""The heads whose answer has a class of its own, with the head's outputs as fields."""
+
+
+def array_of(answer: Any, name: str) -> np.ndarray:
+    """One array of a head's answer, by its output's name."""
+    return answer[name] if isinstance(answer, Answer) else getattr(answer, name)
+
+
+@dataclass(frozen=True)
 class Percept:
-    """Everything one pass says about one frame; a head nobody wanted is None.
+    """Everything one pass says about one frame; a head nobody wanted is None, or not among the `others`.
 
     `output_camera` is the frame's camera model scaled to the output size (None when the frame had none); mask,
     confidence, depth and points all have that size. `output_scale` (x, y) is output pixels per image pixel.
     `stage_ms` holds the wall time of each stage of the batch that this frame was part of. `camera_problem` is one
-    sentence when the frame's camera model is missing or cannot be used, so that there will be no points. `extra` holds
-    the arrays of heads of other kinds, by name; those of the size of the output grid are cut to the image's part.
+    sentence when the frame's camera model is missing or cannot be used, so that there will be no points. `others` holds
+    the answers of all other heads, by kind.
     """
 
     frame: Frame
@@ -112,4 +143,24 @@ class Percept:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     output_scale: tuple[float, float] | None = None
     camera_problem: str = ""
-    extra: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    others: Mapping[str, Answer] = field(default_factory=dict)
+
+    def answer(self, head: str) -> Any:
+        """What this head said; None when it did not run."""
+        return getattr(self, head) if head in OWN else self.others.get(head)
+
+    def with_answers(self, answers: Mapping[str, Any]) -> Percept:
+        """A copy that holds these answers, by head, and no others."""
+        own = {head: answers.get(head) for head in OWN}
+        return dataclasses.replace(
+            self, **own, others={k: v for k, v in answers.items() if k not in OWN and v is not None}
+        )
+
+    def answers(self) -> dict[str, Any]:
+        """Head -> what it said, for all that ran."""
+        own = {head: answer for head in OWN if (answer := getattr(self, head)) is not None}
+        return {**own, **self.others}
+
+
+OWN = (*ANSWERS, "correspondences")
+"""The heads whose answer is a field of the percept."""

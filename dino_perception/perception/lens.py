@@ -187,7 +187,7 @@ def _undistort_polynomial(camera: CameraModel, xd, yd):
         for _ in range(60):
             fx, fy, xx, xy, yx, yy = lens(x, y)
             ex, ey = fx - xd, fy - yd
-            if max(np.nanmax(np.abs(ex), initial=0), np.nanmax(np.abs(ey), initial=0)) < 1e-12:
+            if max(np.nan_to_num(np.abs(ex)).max(initial=0), np.nan_to_num(np.abs(ey)).max(initial=0)) < 1e-12:
                 break
             det = xx * yy - xy * yx
             det = np.where(np.abs(det) > 1e-6, det, 1e-6)

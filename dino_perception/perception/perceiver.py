@@ -7,8 +7,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,19 @@ import numpy as np
 import torch
 
 from dino_perception import engines
-from dino_perception.engines import Compiled
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.models.heads.base import Head, load_head
-from dino_perception.perception.frame import Depth, Frame, Label, Percept, Segmentation
+from dino_perception.models.heads.base import Head, HeadSpec, load_head
+from dino_perception.models.outputs import Output
+from dino_perception.perception.answers import answer, labels_of
+from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
 from dino_perception.perception.graphs import Graphs
 from dino_perception.perception.lens import GeometryError
 from dino_perception.perception.match_thread import MatchThread
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
+from dino_perception.perception.sight import Asked, Sight
 from dino_perception.perception.stage_clock import StageClock
 
 log = logging.getLogger(__name__)
@@ -35,19 +35,6 @@ log = logging.getLogger(__name__)
 
 class FrameError(ValueError):
     """A frame that cannot be looked at; the message names its camera and says why."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One frame that was looked at: `percept` is all that is known at once; `matches` come from another thread."""
-
-    percept: Percept
-    matches: Future | None = None
-
-    @property
-    def pending(self) -> frozenset[str]:
-        """The heads whose answer is still to come."""
-        return frozenset() if self.matches is None else frozenset({"correspondences"})
 
 
 class Perceiver:
@@ -86,12 +73,12 @@ class Perceiver:
         if not self.trained:
             untrained = ", ".join(name for name, part in self._parts.items() if not part["trained"])
             report(f"untrained, for trying things out only: {untrained}")
-        segmentation = heads.get("segmentation")
-        self.labels: tuple[Label, ...] = tuple(
-            Label(label.id, label.name, tuple(label.colour))
-            for label in (segmentation.spec.labels if segmentation else ())
-        )
-        self._graphs = Graphs(
+        self.specs: Mapping[str, HeadSpec] = {kind: head.spec for kind, head in heads.items()}
+        """What each head says of itself: its classes, its range, what it was trained on."""
+        self.outputs: Mapping[str, tuple[Output, ...]] = {kind: head.OUTPUTS for kind, head in heads.items()}
+        """What each head's arrays are called and mean."""
+        self._matched = next((kind for kind, outputs in self.outputs.items() if _matched(outputs)), "")
+        self.graphs = Graphs(
             settings,
             backbone,
             heads,
@@ -100,20 +87,27 @@ class Perceiver:
             batch_sizes=batch_sizes,
             pictures=frames,
         )
-        self.device: torch.device = self._graphs.device
+        """The compiled graphs; `look` shares their buffers."""
+        self.device: torch.device = self.graphs.device
         self._off_cpu = self.device.type != "cpu"
         if not self._off_cpu:
             # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
             # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
             cv2.setNumThreads(1)
-            if self._graphs.describe()["engine"] != "torch":
+            if self.graphs.describe()["engine"] != "torch":
                 torch.set_num_threads(1)
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
-        matched = heads.get("correspondences")
-        self._matching = MatchThread(backbone.spec.tap_stride(matched.spec.taps[0].layer) if matched else 0)
+        self._matching = MatchThread(
+            backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0
+        )
         self.trackers = self._matching.trackers
         self.start_s = time.perf_counter() - start
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes of the segmentation head."""
+        return labels_of(self.specs.get("segmentation"))
 
     def look(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None) -> list[Sight]:
         """One sight a frame, in the same order, with all but the matches. `wanted[i]` names the heads that run for
@@ -123,11 +117,11 @@ class Perceiver:
         """
         enabled = {kind for kind in self._loaded if self.settings.head[kind].enabled}
         asked = [
-            _Asked(frame, self._box(frame), enabled if wanted is None else self._loaded & set(wanted[i]))
+            Asked(frame, self._box(frame), enabled if wanted is None else self._loaded & set(wanted[i]))
             for i, frame in enumerate(frames)
         ]
         clock = StageClock(self.device)
-        for chunk, size in self._graphs.chunks([one for one in asked if one.wanted]):
+        for chunk, size in self.graphs.chunks([one for one in asked if one.wanted]):
             self._pass(chunk, size, clock)
         for one in asked:
             if one.descriptors is not None and one.matches is None:
@@ -166,7 +160,7 @@ class Perceiver:
     def most_at_once(self) -> int:
         """How many frames are worth looking at together. Where it is one, frames of several cameras had better come one by
         one, so that each is done as soon as it can be."""
-        return max(self._graphs.batch_sizes, default=1)
+        return max(self.graphs.batch_sizes, default=1)
 
     def alive(self) -> bool:
         """Whether the device still answers. After some errors (an illegal access, a GPU that fell off the bus) CUDA fails
@@ -179,22 +173,13 @@ class Perceiver:
     def close(self) -> None:
         """Free the engines and their memory; the perceiver cannot be used afterwards."""
         self._matching.close()
-        self._graphs.close()
-
-    def graph(self, name: str = "backbone", batch: int = 1) -> Compiled:
-        """The compiled graph of the backbone or of a head, for measuring it alone. It shares its buffers with `look`.
-        Raises KeyError."""
-        return self._graphs.graph(name, batch)
-
-    def head_taps(self) -> dict[str, list[int]]:
-        """Which of the backbone graph's outputs go into each head's graph, in order."""
-        return {kind: list(taps) for kind, taps in self._graphs.head_taps.items()}
+        self.graphs.close()
 
     def describe(self) -> dict[str, Any]:
         """What runs: plain data for diagnostics, reports and logs."""
         s = self.settings
         return {
-            **self._graphs.describe(),
+            **self.graphs.describe(),
             "start_s": self.start_s,
             "trained": self.trained,
             "parts": self._parts,
@@ -204,7 +189,7 @@ class Perceiver:
             "output": [s.output_height, s.output_width],
         }
 
-    def _pass(self, chunk: Sequence[_Asked], size: int, clock: StageClock) -> None:
+    def _pass(self, chunk: Sequence[Asked], size: int, clock: StageClock) -> None:
         """Run the graphs for the frames of one batch, and keep what they gave."""
         chosen = {
             kind: slots for kind in self._heads if (slots := [i for i, a in enumerate(chunk) if kind in a.wanted])
@@ -213,37 +198,29 @@ class Perceiver:
             pixels = self._preprocess([one.frame.image for one in chunk], [one.box for one in chunk], size)
             clock.stage("preprocess")
             if self._off_cpu:
-                for slot in chosen.get("correspondences", ()):
+                for slot in chosen.get(self._matched, ()):
                     chunk[slot].picture = self._matching.picture(chunk[slot].frame, chunk[slot].box)
-            maps = self._graphs.maps(pixels)
+            maps = self.graphs.maps(pixels)
             clock.stage("backbone")
-            # Where the heads run on a GPU points are matched beside them, so correspondences come first.
-            for kind in sorted(chosen, key=lambda kind: (kind == "correspondences") != self._off_cpu):
-                arrays = self._graphs.head(kind, maps, chosen[kind])
+            # Where the heads run on a GPU points are matched beside them, so their descriptors come first.
+            for kind in sorted(chosen, key=lambda kind: (kind == self._matched) != self._off_cpu):
+                arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
                 for slot, own in zip(chosen[kind], arrays):
                     self._keep(kind, chunk[slot], own)
                 clock.stage("copy")
 
-    def _keep(self, kind: str, one: _Asked, arrays: Sequence[torch.Tensor]) -> None:
+    def _keep(self, kind: str, one: Asked, arrays: Sequence[torch.Tensor]) -> None:
         """Copy a head's arrays out of the engine's memory."""
-        box = one.box
-        if kind == "correspondences":
+        if kind == self._matched:
             one.descriptors = arrays[0].clone()
             if self._off_cpu:
                 self._match(one)
-        elif kind == "segmentation":
-            one.answers[kind] = Segmentation(*(_own(box, t) for t in arrays), self.labels)
-        elif kind == "depth":
-            one.answers[kind] = Depth(_own(box, arrays[0]))
         else:
-            grid = (box.grid_height, box.grid_width)
-            one.answers.setdefault("extra", {})[kind] = tuple(
-                _own(box, t) if tuple(t.shape[-2:]) == grid else t.to("cpu", copy=True).numpy() for t in arrays
-            )
+            one.answers[kind] = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
 
-    def _match(self, one: _Asked) -> None:
-        settings = self.settings.head["correspondences"]
+    def _match(self, one: Asked) -> None:
+        settings = self.settings.head[self._matched]
         one.matches = self._matching.match(one.frame, one.box, one.descriptors, settings, one.picture)
 
     def _box(self, frame: Frame) -> Letterbox:
@@ -258,34 +235,22 @@ class Perceiver:
         except GeometryError as error:
             raise FrameError(f"camera '{frame.camera}': {error}") from None
 
-    def _percept(self, one: _Asked, ms: dict[str, float]) -> Percept:
+    def _percept(self, one: Asked, ms: dict[str, float]) -> Percept:
         camera, problem = usable_camera(one.frame, self.settings.rectified)
         box = one.box
-        return Percept(
+        percept = Percept(
             one.frame, box.output_height, box.output_width, box.output_camera(camera) if camera else None,
-            stage_ms=ms, output_scale=box.output_scale, camera_problem=problem, **one.answers,
+            stage_ms=ms, output_scale=box.output_scale, camera_problem=problem,
         )  # fmt: skip
-
-
-@dataclass
-class _Asked:
-    """A frame on its way through the pass."""
-
-    frame: Frame
-    box: Letterbox
-    wanted: Collection[str]
-    answers: dict[str, Any] = field(default_factory=dict)
-    picture: Future | None = None
-    descriptors: torch.Tensor | None = None
-    matches: Future | None = None
+        return percept.with_answers(one.answers)
 
 
 _letterbox = functools.lru_cache(maxsize=64)(letterbox)
 
 
-def _own(box: Letterbox, grid: torch.Tensor) -> np.ndarray:
-    """The image's part of a head's array, as memory of its own on the host."""
-    return box.crop(grid).to("cpu", copy=True).contiguous().numpy()
+def _matched(outputs: Sequence[Output]) -> bool:
+    """Whether this head's answer is matched with a reference frame's before it is told."""
+    return any(output.meaning == "descriptors" for output in outputs)
 
 
 def _describe_parts(backbone: Backbone, heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from dino_perception.models.yaml_text import YamlError, load_file
 
 
 class SettingError(ValueError):
@@ -123,6 +123,9 @@ class Settings:
         high=3600.0,
         live=True,
     )
+    image_bits: int = setting(
+        16, "Bits that the camera uses of 16-bit samples (mono16, bayer_*16): 12 for a 12-bit camera.", low=8, high=16
+    )
     max_megapixels: float = setting(
         64.0,
         "Largest image in megapixels that is looked at; a compressed one is refused by its header, before it is decoded.",
@@ -151,8 +154,8 @@ class Settings:
         """Settings from a ROS parameter file (`<node or /**>: ros__parameters:`), later nodes and overrides winning."""
         values: dict[str, Any] = {}
         try:
-            document = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
+            document = load_file(Path(path)) or {}
+        except (OSError, YamlError) as error:
             raise SettingError(f"{path} cannot be read as a parameter file: {error}") from None
         for node in document.values() if isinstance(document, dict) else ():
             if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict):

@@ -37,6 +37,7 @@ class CameraInput:
         self.infos_seen = Rate()
         self.opened_s = 0.0
         self.max_megapixels = MAX_MEGAPIXELS
+        self.image_bits = 16
         """Larger images are refused; may change at any time."""
         self._node, self._account = node, account
         self._mailbox = Mailbox()
@@ -63,7 +64,7 @@ class CameraInput:
     def frame(self, letter: Letter) -> Frame:
         """The frame of a waiting image, with the newest camera model of its size. Raises ImageError."""
         message = letter.message
-        image = self._decode(message, self.max_megapixels)
+        image = self._decode(message, self.max_megapixels, self.image_bits)
         height, width = image.shape[:2]
         kind = getattr(message, "encoding", None) or message.format
         self._account.image = f"{width}x{height} {kind}"

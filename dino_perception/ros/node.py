@@ -17,8 +17,8 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
-from dino_perception.messages.percepts import TOPICS, label_info
 from dino_perception.messages.printable import printable
+from dino_perception.messages.topics import latched, offered
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
@@ -148,10 +148,9 @@ class PerceptionNode(PatientLifecycleNode):
         for camera, prefix in names.items():
             outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
-            inputs.max_megapixels = settings.max_megapixels
+            inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)
-            if "segmentation/label_info" in topics:
-                outputs.publish({"segmentation/label_info": label_info(self._types, self._perceiver.labels)})
+            outputs.publish(latched(self._types, self._perceiver.specs, topics))
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
         about = self._perceiver.describe()
         self._diagnostics.hardware_id = about["device"]
@@ -165,11 +164,7 @@ class PerceptionNode(PatientLifecycleNode):
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
         topics = []
-        for name, topic in TOPICS.items():
-            if topic.heads and topic.heads[0] not in settings.heads:
-                continue
-            if name == "segmentation/label_info" and "segmentation" not in settings.heads:
-                continue
+        for name, topic in offered(settings.heads).items():
             if not self._types.available(topic.type):
                 self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
                 continue
@@ -247,6 +242,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._settings = settings
         for camera in self._cameras.values():
             camera.inputs.max_megapixels = settings.max_megapixels
+            camera.inputs.image_bits = settings.image_bits
         if self._worker is not None:
             self._worker.change(settings)
 

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.ros.large_messages import VARIABLES
 
 DATA = QoSProfile(
@@ -38,7 +38,7 @@ class CameraOutputs:
         self._node, self._warn = node, warn
         self._publishers = {
             name: node.create_publisher(
-                types.type(TOPICS[name].type), f"~/{prefix}{name}", LATCHED if TOPICS[name].qos == "latched" else DATA
+                types.type(TOPICS[name].type), f"~/{prefix}{name}", LATCHED if TOPICS[name].latched else DATA
             )
             for name in topics
         }
@@ -49,7 +49,7 @@ class CameraOutputs:
         return {
             name
             for name, publisher in self._publishers.items()
-            if TOPICS[name].qos == "data" and publisher.get_subscription_count() > 0
+            if not TOPICS[name].latched and publisher.get_subscription_count() > 0
         }
 
     def publish(self, messages: Mapping[str, Any]) -> None:

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.percepts import outputs, waiting
+from dino_perception.messages.topics import of_kind, outputs, waiting
 from dino_perception.perception.frame import Frame, Percept
-from dino_perception.perception.perceiver import FrameError, Sight
+from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 
+PICTURES = frozenset(of_kind("picture"))
 STOP_S = 30.0
 """How long `stop` waits for the batch under way."""
 
@@ -158,10 +160,7 @@ class Worker:
             frames.append(frame)
             wanted.append(heads)
             topics[camera] = chosen
-        parts = {
-            camera: _Parts(letters[camera], {topic for topic in chosen if not _is_picture(topic)})
-            for camera, chosen in topics.items()
-        }
+        parts = {camera: _Parts(letters[camera], chosen - PICTURES) for camera, chosen in topics.items()}
 
         sights = self._sights(frames, wanted)
         for sight in sights:
@@ -259,7 +258,7 @@ class Worker:
             self._account.spent(parts.spent)
 
     def _draw(self, percept: Percept, topics: set[str]) -> None:
-        pictures = {topic for topic in topics if _is_picture(topic)}
+        pictures = topics & PICTURES
         age = self._age_s(percept.frame.stamp_ns)
         if not pictures or self._mailbox.closed or (age is not None and age > self._settings.max_age):
             return
@@ -268,7 +267,7 @@ class Worker:
         self._account.spent({"overlays": (time.monotonic() - begun) * 1e3})
 
     def _messages(self, percept: Percept, topics: set[str]) -> dict[str, Any]:
-        return outputs(self._types, percept, self._settings, self._perceiver.labels, topics)
+        return outputs(self._types, percept, self._settings, topics)
 
     def _age_s(self, stamp_ns: int) -> float | None:
         now = self._now_ns()
@@ -301,7 +300,3 @@ class Worker:
             self._account.cameras[camera].failed.tick(time.monotonic())
         who = ", ".join(cameras)
         self._complain(f"camera {who}: {text}" if cameras else text, error, who)
-
-
-def _is_picture(topic: str) -> bool:
-    return topic.endswith("/overlay")

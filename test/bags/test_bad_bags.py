@@ -232,8 +232,11 @@ def test_a_full_disk(tmp_path, replay, monkeypatch):
     )
     found = percepts(tmp_path)
     assert found == list(range(figures["frames_out"])) and 3 <= len(found) < 12
-    assert (tmp_path / "out.mcap.resume").exists() is False  # no checkpoint was due; see the next test
     assert len(contents(tmp_path / "out.mcap")) == sum(figures["topics"].values())
+    expected = replay(source, "whole.mcap")[1]["output_sha256"]
+    code, figures, said = replay(source, "out.mcap", "--resume")  # no checkpoint was due until then
+    assert code == 0 and "begins at the beginning" in said and figures["output_sha256"] == expected
+    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.mcap"]
 
 
 def test_a_full_disk_is_gone_on_from_once_there_is_room(tmp_path, replay, monkeypatch):

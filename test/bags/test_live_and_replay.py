@@ -19,10 +19,12 @@ from dino_perception.bags.job import Job, run  # noqa: E402
 from dino_perception.bags.storage.reader import BagReader  # noqa: E402
 from dino_perception.bags.storage.topic import Record, Topic  # noqa: E402
 from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
-from dino_perception.messages.percepts import TOPICS  # noqa: E402
+from dino_perception.messages.topics import offered as offered_topics  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
+
+TOPICS = offered_topics(Settings().heads)
 
 NODE = "/dino_perception/"
 PARAMETERS = {**SMALL, "precision": "float32", "max_age": 3600.0}
@@ -76,7 +78,7 @@ def both(tmp_path_factory):
                 TYPES.type(about.type),
                 NODE + name,
                 heard[name].append,
-                LATCHED if about.qos == "latched" else RELIABLE,
+                LATCHED if about.latched else RELIABLE,
                 raw=True,
             )
             for name, about in TOPICS.items()
@@ -90,7 +92,7 @@ def both(tmp_path_factory):
             infos.publish(info)
             time.sleep(0.1)  # another topic: it could arrive behind the image
             images.publish(image)
-            data = [name for name, about in TOPICS.items() if about.qos == "data"]
+            data = [name for name, about in TOPICS.items() if not about.latched]
             wait_for(
                 lambda: all(len(heard[name]) == number + 1 for name in data),
                 f"every output of frame {number}",
@@ -128,7 +130,7 @@ def canonical(raw, kind):
     return bytes(types.serialize(types.deserialize(raw, kind)))
 
 
-@pytest.mark.parametrize("name", [name for name, about in TOPICS.items() if about.qos == "data"])
+@pytest.mark.parametrize("name", [name for name, about in TOPICS.items() if not about.latched])
 def test_every_message_has_the_same_bytes(both, name):
     heard, output, _, result = both
     ours, kind = replayed(output, name), TOPICS[name].type

@@ -258,7 +258,7 @@ def test_an_existing_output_is_replaced_only_when_asked(tmp_path):
 
 def test_types_and_offers_are_the_live_nodes(plain):
     """Names, types and QoS of what the node creates; the live node itself is compared in test/ros."""
-    from dino_perception.messages.percepts import TOPICS
+    from dino_perception.messages.topics import TOPICS
 
     with BagReader(plain[1]) as bag:
         for name in [*FRAMEWISE, "segmentation/label_info"]:

@@ -13,7 +13,10 @@ pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
 from dino_perception.bags.storage.reader import BagReader  # noqa: E402
 from dino_perception.measuring.demo_run import NODE, output_topics  # noqa: E402
-from dino_perception.messages.percepts import TOPICS  # noqa: E402
+from dino_perception.messages.topics import offered  # noqa: E402
+from dino_perception.perception.settings import Settings  # noqa: E402
+
+TOPICS = offered(Settings().heads)
 
 SMALL = {
     "engine": "torch",

@@ -244,6 +244,7 @@ from dino_perception.engines.eager import Eager
 from dino_perception.engines.base import Engine
 
 class Net(torch.nn.Module):
+    meanings = ("features",)
     def forward(self, x):
         return (2 * x + 1,)
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from dino_perception.engines.base import Program
+from dino_perception.engines.base import EngineError, Program
 from dino_perception.engines.eager import Eager
-from dino_perception.engines.parity import Gate, Reference, compare, kinds, summary
+from dino_perception.engines.parity import SURE, Gate, Reference, compare, meanings_of, summary
 from dino_perception.engines.parity_pictures import parity_inputs
+from dino_perception.models.checkpoints import load_backbone
+from dino_perception.models.heads.base import load_head
 
 
 def engine_of(module, example):
@@ -130,24 +132,40 @@ def test_masks_confidences_and_depths_are_compared_in_their_own_terms():
     depth[0, 0, 0] = math.nan
     close = depth * 1.02
     close[0, 0, 1] = math.nan
-    numbers = compare("depth", depth, close)
+    numbers = compare("metres", depth, close)
     assert numbers["depth_abs_rel"] == pytest.approx(0.02, rel=1e-4)
     assert numbers["unknown_difference"] == pytest.approx(0.01)
     assert numbers["nonfinite"] == 0
-    assert Gate().failures({"outputs": [compare("depth", depth, torch.full_like(depth, math.nan))]})
+    assert Gate().failures({"outputs": [compare("metres", depth, torch.full_like(depth, math.nan))]})
 
 
-def test_every_kind_of_output_is_told_apart():
-    unit = torch.nn.functional.normalize(torch.randn(1, 12, 8), dim=-1)
-    levels = torch.randint(0, 256, (1, 4, 4), dtype=torch.uint8)
-    assert kinds((levels, levels, torch.rand(1, 4, 4) * 9, unit, torch.rand(1, 3, 2, 2), torch.rand(1, 8))) == (
-        "labels",
-        "levels",
-        "depth",
-        "features",
-        "features",
-        "features",
-    )
+def test_boxes_need_a_partner_of_their_class_in_both():
+    boxes = torch.tensor(
+        [[[0, 0, 10, 10, 0.9, 1], [20, 20, 40, 30, 0.5, 2], [50, 50, 60, 60, 0.1, 1], [0] * 6]]
+    ).float()
+    assert compare("boxes", boxes, boxes.flip(1))["box_agreement"] == 1, "in whatever order"
+    moved = boxes.clone()
+    moved[0, 1, :4] += torch.tensor([1.0, 0, 1, 0])  # IoU 19 / 21
+    assert compare("boxes", boxes, moved)["box_agreement"] == 1
+    moved[0, 1, 5] = 3
+    assert compare("boxes", boxes, moved)["box_agreement"] == pytest.approx(2 / 4)
+    unsure = boxes.clone()
+    unsure[0, 2, :4] += 30  # below SURE nobody minds
+    assert unsure[0, 2, 4] < SURE and compare("boxes", boxes, unsure)["box_agreement"] == 1
+    assert Gate().failures({"outputs": [compare("boxes", boxes, torch.zeros_like(boxes))]})
+
+
+def test_what_an_output_means_is_said_and_not_guessed(vit):
+    assert meanings_of(vit, 2) == ("features", "features")
+    backbone = load_backbone("rover-tiny")
+    for kind, meanings in [
+        ("segmentation", ("labels", "levels")),
+        ("depth", ("metres",)),
+        ("correspondences", ("descriptors",)),
+    ]:
+        assert meanings_of(load_head(kind, backbone).at(32, 48), len(meanings)) == meanings
+    with pytest.raises(EngineError, match="Identity gives 1 outputs and says of 0 what they mean"):
+        meanings_of(torch.nn.Identity(), 1)
 
 
 def test_pictures_fill_a_batch_with_different_ones():

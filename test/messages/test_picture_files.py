@@ -15,11 +15,12 @@ from dino_perception.messages.picture_files import picture_kind, picture_size
 SCENE = cv2.resize(np.random.default_rng(4).integers(0, 255, (24, 32, 3), np.uint8), (325, 243))
 KINDS = {
     "baseline": (".jpg", []),
-    "4:4:4": (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
     "progressive": (".jpg", [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
     "restarts": (".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, 7]),
     "png": (".png", []),
 }
+if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):  # from OpenCV 4.6 on
+    KINDS["4:4:4"] = (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
 
 
 def encoded(kind, picture=SCENE):
@@ -34,6 +35,8 @@ def decode(data, **options):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp"])
 @pytest.mark.parametrize("size", [(325, 243), (1, 1), (17, 3000)])
 def test_the_size_in_the_header_is_the_size_that_is_decoded(suffix, size):
+    if (suffix, size) == (".tiff", (1, 1)) and cv2.__version__ < "4.6":
+        pytest.skip("OpenCV 4.5 cannot write a TIFF of one pixel")
     data = cv2.imencode(suffix, np.full((size[1], size[0], 3), 77, np.uint8))[1].tobytes()
     assert picture_kind(data) and picture_size(data) == size
     for end in range(0, 40):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.models.heads import LABELS
 from dino_perception.share import share
 

@@ -7,8 +7,11 @@ import json
 import pytest
 import yaml
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import offered
+from dino_perception.perception.settings import Settings
 from dino_perception.share import share
+
+TOPICS = offered(Settings().heads)
 
 PICTURES = {f"/dino_perception/{name}" for name in TOPICS if name.endswith("/overlay")} | {"/dino_perception/points"}
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.percepts import TOPICS, outputs
+from dino_perception.messages.topics import offered, outputs
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import SettingError, Settings
+
+TOPICS = offered(Settings().heads)
 
 SMALL = {
     "engine": "torch",
@@ -50,14 +52,14 @@ def look(perceiver, settings):
     for number in range(2):
         topics, heads = demand.decide("front", frame(number).stamp_ns, _data(), dict(settings.head))
         percept = perceiver.perceive([frame(number)], [heads])[0]
-        for name, message in outputs(types, percept, settings, perceiver.labels, topics).items():
+        for name, message in outputs(types, percept, settings, topics).items():
             types.serialize(message)
             seen.add(name)
     return seen
 
 
 def _data():
-    return {name for name, about in TOPICS.items() if about.qos == "data"}
+    return {name for name, about in TOPICS.items() if not about.latched}
 
 
 @pytest.fixture(scope="module")

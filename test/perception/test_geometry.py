@@ -138,9 +138,12 @@ def test_rays_invert_the_lens_to_a_ten_thousandth_pixel(lens):
 
     sample = pixels[::40, ::40].reshape(-1, 1, 2)
     if c.model == "equidistant":
-        theirs = cv2.fisheye.undistortPoints(sample, c.k, c.d, None, None, None, (3, 200, 1e-13))
+        exact = {"criteria": (3, 200, 1e-13)} if "criteria" in cv2.fisheye.undistortPoints.__doc__ else {}
+        theirs = cv2.fisheye.undistortPoints(sample, c.k, c.d, **exact)
     else:
-        theirs = cv2.undistortPoints(sample, c.k, c.d if len(c.d) else None, None, None, None, (3, 500, 1e-13))
+        # Since 4.7 undistortPoints takes the criteria; before, a function of its own did.
+        invert = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
+        theirs = invert(sample, c.k, c.d if len(c.d) else None, None, None, criteria=(3, 500, 1e-13))
     assert np.abs(ray[::40, ::40, :2].reshape(-1, 2) - theirs[:, 0]).max() < 2e-6
 
 

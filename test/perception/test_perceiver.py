@@ -13,6 +13,7 @@ from scenes import texture
 from dino_perception.engines import Compiled
 from dino_perception.models.checkpoints import CheckpointError, load_backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec, load_head
+from dino_perception.models.outputs import Output
 from dino_perception.perception.frame import CameraModel, Frame
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -93,7 +94,7 @@ class Reusing(Compiled):
 
 def test_percepts_own_their_memory(tmp_path):
     perceiver = build(tmp_path)
-    for graphs in perceiver._graphs._all().values():
+    for graphs in perceiver.graphs._all().values():
         graphs[1] = Reusing(graphs[1])
     wide = cv2.cvtColor(texture(480, 700), cv2.COLOR_GRAY2RGB)
     views = [frame(np.ascontiguousarray(wide[:, x : x + 640]), stamp=x) for x in (0, 9, 18)]
@@ -291,6 +292,7 @@ def test_labels_are_those_of_the_segmentation_head(perceiver):
 def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
     class Warmth(Head):
         KIND = "warmth"
+        OUTPUTS = (Output("metres", "metres"), Output("mean", "vector"))
 
         def forward(self, *features):
             return features[0].mean(dim=1, keepdim=True)
@@ -308,7 +310,9 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dino_perception.perception.perceiver.load_head", load)
     percept = build(tmp_path, heads=["depth", "warmth"]).perceive([frame(photo(360, 640))])[0]
-    grid, vector = percept.extra["warmth"]
+    warmth = percept.answer("warmth")
+    grid, vector = warmth["metres"], warmth["mean"]
+    assert warmth is percept.others["warmth"] and percept.answers().keys() == {"depth", "warmth"}
     assert grid.shape == percept.depth.metres.shape == (72, 128) and vector.shape == (1,)
 
 

@@ -18,7 +18,7 @@ from live_node import SMALL, TYPES, image, info, stamp_ns, wait_for
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dino_perception import engines
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.models.heads import LABELS
 from dino_perception.share import share
 

@@ -10,7 +10,10 @@ from live_node import BEST_EFFORT, SMALL, TYPES, image, info, stamp_ns, wait_for
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import SetBool, Trigger
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import offered
+from dino_perception.perception.settings import Settings
+
+TOPICS = offered(Settings().heads)
 
 FRAMES = {  # topic -> encoding of an image, or None
     "segmentation/mask": "mono8",

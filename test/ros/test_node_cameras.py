@@ -10,7 +10,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from live_node import SMALL, TYPES, image, info, stamp_ns, wait_for
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from dino_perception.messages.percepts import TOPICS
+from dino_perception.messages.topics import offered
+from dino_perception.perception.settings import Settings
+
+TOPICS = offered(Settings().heads)
 
 CAMERAS = ("front", "rear", "left")
 

@@ -13,9 +13,10 @@ import pytest
 
 from dino_perception.messages.images import decode_image
 from dino_perception.messages.types import RclpyTypes
+from dino_perception.perception import drawing
 from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
-from dino_perception.perception.perceiver import Sight
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 from dino_perception.ros.worker import Worker
@@ -398,7 +399,7 @@ def test_pictures_are_drawn_when_the_data_of_every_camera_is_on_its_way(bench):
 def test_a_picture_that_cannot_be_drawn_costs_no_data(bench, monkeypatch):
     b = bench()
     b.cameras["front"].topics = {"segmentation/mask", "segmentation/overlay"}
-    monkeypatch.setattr("dino_perception.perception.drawing.segmentation_overlay", None)
+    monkeypatch.setitem(drawing.OVERLAYS, "segmentation", None)
     b.worker.start()
     for stamp in (1, 2):
         b.settle("front", stamp)

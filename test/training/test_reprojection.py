@@ -30,7 +30,8 @@ def test_reprojection_through_a_lens_agrees_with_opencv():
     xy = np.stack(np.meshgrid(np.arange(5.0, 60, 9), np.arange(5.0, 45, 9)), -1).reshape(-1, 2)
     metres = np.linspace(2, 9, len(xy))
     pose, other = moved(0.1, -0.2, 0.3, 0.1), moved(0.4, 0.1, 0.2, -0.05)
-    rays = cv2.undistortPoints(xy[:, None], lens.k, lens.d, criteria=(cv2.TERM_CRITERIA_EPS, 100, 1e-12))[:, 0]
+    invert = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)  # the criteria moved with OpenCV 4.7
+    rays = invert(xy[:, None], lens.k, lens.d, None, None, criteria=(cv2.TERM_CRITERIA_EPS, 100, 1e-12))[:, 0]
     points = np.hstack([rays, np.ones((len(rays), 1))]) * metres[:, None]
     to_other = np.linalg.inv(other) @ pose
     wanted = cv2.projectPoints(points, cv2.Rodrigues(to_other[:3, :3])[0], to_other[:3, 3], lens.k, lens.d)[0][:, 0]

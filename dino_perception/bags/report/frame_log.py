@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dino_perception.bags.report.figures import Figure, figures
 from dino_perception.bags.report.pictures import tiles
 from dino_perception.perception.frame import IGNORE, Label, Percept
 from dino_perception.perception.settings import Settings
@@ -23,7 +24,7 @@ class Row:
     """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, of which a stage, the share of each
     class in 0..1 (`ignored`: of no class), mean confidence, share of pixels with a depth and its 5th, 50th and 95th
     percentile in metres, matches and their mean score and median length in pixels, resident memory in MB. What a head
-    did not say is None."""
+    did not say is None. `figures` are those of all other heads."""
 
     time_ns: int
     stamp_ns: int
@@ -39,6 +40,7 @@ class Row:
     score: float | None = None
     moved: float | None = None
     rss_mb: float = 0.0
+    figures: dict[Figure, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,10 +61,17 @@ class FrameLog:
         self.pictures: list[Picture] = []
         self._settings, self._labels, self._with_pictures = settings, labels, pictures
         self._stride = 1
+        self._before: dict[str, Percept] = {}
 
     def __call__(self, percept: Percept, time_ns: int, ms: float) -> None:
         number = len(self.rows)
-        self.rows.append(_row(percept, time_ns, ms))
+        row = _row(percept, time_ns, ms)
+        before = self._before.get(row.camera)
+        for head, answer in percept.others.items():
+            row.figures.update(figures(head, answer, before.others.get(head) if before else None))
+        if percept.others:
+            self._before[row.camera] = percept
+        self.rows.append(row)
         if self._with_pictures and number % self._stride == 0:
             self.pictures.append(self._picture(percept, number, time_ns))
             if len(self.pictures) > PICTURES:

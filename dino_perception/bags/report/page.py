@@ -131,6 +131,9 @@ def _charts(rows: Sequence[Row], origin: int, labels: Sequence[Label]) -> list[C
                 [Curve("motion", _column(rows, lambda r: r.moved), _COLOURS[5])],
             )
         )
+    for figure in dict.fromkeys(figure for row in rows for figure in row.figures):
+        values = _column(rows, lambda r, figure=figure: r.figures.get(figure))
+        charts.append(Chart(figure.title, figure.unit, times, [Curve(figure.title, values, _COLOURS[4])]))
     return [chart for chart in charts if chart.curves]
 
 

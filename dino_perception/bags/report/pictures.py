@@ -15,14 +15,8 @@ from dino_perception.perception.settings import Settings
 
 def tiles(percept: Percept, settings: Settings) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8 RGB: the image, and an overlay for each head that ran."""
-    found = {"image": percept.frame.image}
-    if percept.segmentation is not None:
-        found["segmentation"] = drawing.segmentation_overlay(percept, settings)
-    if percept.depth is not None:
-        found["depth"] = drawing.depth_overlay(percept, settings)
-    if percept.correspondences is not None:
-        found["correspondences"] = drawing.correspondences_overlay(percept, settings)
-    return found
+    overlays = {head: drawing.overlay(percept, head, settings) for head in percept.answers()}
+    return {"image": percept.frame.image, **overlays}
 
 
 def sheet(percept: Percept, settings: Settings) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from dino_perception.bags.storage import mcap_format as mcap
+from dino_perception.bags.storage.mcap_channels import Channels
 from dino_perception.bags.storage.mcap_format import McapError
 from dino_perception.bags.storage.merge import merged
 from dino_perception.bags.storage.problems import Problem
-from dino_perception.bags.storage.topic import Topic, named_qos
+from dino_perception.bags.storage.topic import Topic
 
 _JUMP_NS = 1_000_000_000
 """Recorders write a little out of order; going back further than this is the clock's doing."""
@@ -45,9 +46,7 @@ class McapSource:
 
     def __init__(self, path: Path, problem: Callable[[Problem], None]):
         self.path, self._problem = path, problem
-        self._schemas: dict[int, tuple[str, str, str]] = {}
-        self._channels: dict[int, Topic] = {}
-        self._unusable: set[int] = set()
+        self._channels = Channels(path.name, problem)
         self._blocks: list[_Block] = []
         self._counts: dict[int, int] = {}
         self._last: dict[int, int] = {}
@@ -79,7 +78,7 @@ class McapSource:
 
     @property
     def topics(self) -> list[Topic]:
-        return [self._counted(channel) for channel in sorted(self._channels)]
+        return [self._counted(channel) for channel in sorted(self._channels.topics)]
 
     @property
     def start_ns(self) -> int:
@@ -96,7 +95,7 @@ class McapSource:
         jumped back is read as it was recorded."""
         topics = {
             channel: self._counted(channel)
-            for channel, topic in self._channels.items()
+            for channel, topic in self._channels.topics.items()
             if names is None or topic.name in names
         }
         low, high = (-1 if start is None else start), (1 << 64 if stop is None else stop)
@@ -110,7 +109,7 @@ class McapSource:
 
         def load(block: _Block):
             found = [
-                (time, (topics[channel], data))
+                (time, (channel, data))
                 for time, channel, data in self._load(block)
                 if channel in topics and low <= time < high
             ]
@@ -120,18 +119,16 @@ class McapSource:
             stream = (entry for block in blocks for entry in load(block))
         else:
             stream = merged([(block.start_ns, lambda block=block: load(block)) for block in blocks])
-        for time, (topic, data) in stream:
-            yield time, topic, data
+        for time, (channel, data) in stream:
+            data = self._channels.cdr(channel, data)
+            if data is not None:
+                yield time, topics[channel], data
 
     def close(self) -> None:
         self._file.close()
 
     def _counted(self, channel: int) -> Topic:
-        topic = self._channels[channel]
-        count = self._counts.get(channel, 0)
-        if topic.count != count:
-            topic = self._channels[channel] = Topic(**{**vars(topic), "count": count})
-        return topic
+        return self._channels.count(channel, self._counts.get(channel, 0))
 
     def _read(self, at: int, size: int) -> bytes:
         pieces = []
@@ -166,11 +163,12 @@ class McapSource:
             elif opcode == mcap.STATISTICS:
                 statistics = mcap.Fields(body)
             else:
-                self._register(opcode, body)
+                self._channels.register(opcode, body)
         if statistics is not None:
             messages, _, channels, _, _, chunks, _, _, length = statistics.take("<QHIIIIQQI")
             self._counts = dict(statistics.take("<HQ") for _ in range(length // 10))
-            if len(self._blocks) == chunks and len(self._channels) == channels and (chunks or not messages):
+            known = all(channel in self._channels for block in self._blocks for channel in block.channels or ())
+            if len(self._blocks) == chunks and known and len(self._channels) >= channels and (chunks or not messages):
                 self._blocks.sort(key=lambda block: block.offset)
                 self._check_clock()
                 return True
@@ -193,7 +191,7 @@ class McapSource:
             elif opcode == mcap.MESSAGE:
                 self._scan_message(at, whole)
             elif opcode in (mcap.SCHEMA, mcap.CHANNEL):
-                self._register(opcode, memoryview(self._read(at, whole))[mcap.PREFIX.size :])
+                self._channels.register(opcode, memoryview(self._read(at, whole))[mcap.PREFIX.size :])
             at += whole
 
     def _scan_chunk(self, at: int, size: int, whole: bool) -> None:
@@ -240,10 +238,10 @@ class McapSource:
         for opcode, body in mcap.records(inner):
             if opcode == mcap.MESSAGE and len(body) >= 22:
                 channel, _, time, _ = struct.unpack_from("<HIQQ", body)
-                if channel in self._channels:
+                if channel in self._channels.topics:
                     found.append((time, channel, body[22:]))
             elif opcode in (mcap.SCHEMA, mcap.CHANNEL):
-                self._register(opcode, body)
+                self._channels.register(opcode, body)
         return found
 
     def _open_chunk(self, raw: bytes, block: _Block) -> Any:
@@ -259,39 +257,6 @@ class McapSource:
         if block.whole and (len(inner) != size or (crc and zlib.crc32(inner) != crc)):
             raise McapError("its checksum is wrong")
         return inner
-
-    def _register(self, opcode: int, body: memoryview) -> None:
-        fields = mcap.Fields(body)
-        try:
-            if opcode == mcap.SCHEMA:
-                number = fields.take("<H")[0]
-                self._schemas[number] = (fields.text(), fields.text(), bytes(fields.block()).decode(errors="replace"))
-            elif opcode == mcap.CHANNEL:
-                number, schema = fields.take("<HH")
-                if number not in self._channels and number not in self._unusable:
-                    self._add_channel(number, schema, fields)
-        except McapError as error:
-            self._problem(Problem("damaged", f"a topic of {self.path.name} cannot be read: {error}"))
-
-    def _add_channel(self, number: int, schema: int, fields: mcap.Fields) -> None:
-        name, coding = fields.text(), fields.text()
-        notes = mcap.text_pairs(fields.block())
-        kind, encoding, definition = self._schemas.get(schema, ("", "", ""))
-        if coding != "cdr":
-            self._unusable.add(number)
-            self._problem(
-                Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name)
-            )
-            return
-        encoding = {"omgidl": "ros2idl"}.get(encoding, encoding)
-        self._channels[number] = Topic(
-            name,
-            kind,
-            definition,
-            encoding,
-            notes.get("topic_type_hash", ""),
-            named_qos(notes.get("offered_qos_profiles", "")),
-        )
 
     def _check_clock(self) -> None:
         """From the message indexes, which name the times of a channel's messages in the order of writing."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dino_perception
 from dino_perception.bags.storage import mcap_format as mcap
-from dino_perception.bags.storage.mcap_format import McapError
+from dino_perception.bags.storage import origin
+from dino_perception.bags.storage.mcap_summary import Chunk, chunk_index, groups_with_offsets, read_chunk, statistics
+from dino_perception.bags.storage.problems import ChangedError
 from dino_perception.bags.storage.topic import Topic
 
 CHUNK_SIZE = 2 << 20
@@ -23,50 +25,56 @@ CHUNK_SIZE = 2 << 20
 _VECTORS = 512  # buffers a writev call; the system's limit is 1024
 
 
-@dataclass
-class _Chunk:
-    """What the chunk index says of one chunk, and how many messages of each channel it holds."""
-
-    start_ns: int
-    end_ns: int
-    offset: int
-    length: int
-    index_offsets: dict[int, int]
-    index_length: int
-    compression: str
-    compressed: int
-    uncompressed: int
-    counts: dict[int, int]
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length + self.index_length
-
-
 class McapWriter:
     """A new file at `path`; with `keep` = (byte offset of a checkpoint, the topics registered until then), the existing
-    file continued behind it. Raises OSError as the system does, McapError when the file cannot be continued."""
+    file continued behind it. `job` is what the file says of its origin (see `origin`). Raises OSError as the system
+    does, ChangedError when the file cannot be continued."""
 
-    def __init__(self, path: str | Path, *, compression: str = "", keep: tuple[int, list[Topic]] | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        compression: str = "",
+        keep: tuple[int, list[Topic]] | None = None,
+        job: Mapping[str, str] | None = None,
+    ):
         self.path, self.compression = Path(path), compression
         self._topics: list[Topic] = []
-        self._schemas: dict[str, tuple[int, Topic]] = {}
-        self._chunks: list[_Chunk] = []
+        self._schemas: dict[tuple[str, str], tuple[int, Topic]] = {}  # by type and coding
+        self._chunks: list[Chunk] = []
         if keep is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             self._end = 0
             library = f"dino_perception {dino_perception.__version__}"
-            self._append([mcap.MAGIC, mcap.record(mcap.HEADER, mcap.text("ros2"), mcap.text(library))])
+            head = mcap.record(mcap.HEADER, mcap.text("ros2"), mcap.text(library))
+            notes = origin.metadata_record(origin.JOB, job) if job else b""
+            try:
+                self._append([mcap.MAGIC, head, notes])
+            except OSError:  # a full disk: no beginning of a file is left behind
+                os.close(self._fd)
+                os.unlink(self.path)
+                raise
+            self._notes = [(origin.JOB, self._end - len(notes), len(notes))] if job else []
         else:
             self._fd = os.open(self.path, os.O_RDWR)
-            self._continue(*keep)
+            try:
+                self._continue(*keep)
+            except (struct.error, IndexError, mcap.McapError) as error:
+                os.close(self._fd)
+                raise ChangedError(
+                    f"{self.path} is no file that was left off ({error}); it was changed since"
+                ) from None
+            except BaseException:
+                os.close(self._fd)
+                raise
         self._new_chunk()
 
     def add_topic(self, topic: Topic) -> int:
         """The id under which messages of this topic are written."""
-        if topic.type not in self._schemas:
-            self._schemas[topic.type] = (len(self._schemas) + 1, topic)
-            self._put(self._schema_record(topic.type))
+        key = _schema_of(topic)
+        if key and key not in self._schemas:
+            self._schemas[key] = (len(self._schemas) + 1, topic)
+            self._put(self._schema_record(key))
         self._topics.append(topic)
         self._put(self._channel_record(len(self._topics)))
         return len(self._topics)
@@ -103,13 +111,14 @@ class McapWriter:
         """The topics in the order of their ids."""
         return list(self._topics)
 
-    def close(self) -> int:
-        """Write the summary, which makes the file complete. Messages since the last written chunk are dropped. Returns
-        how many chunks had to go as well, because a full disk left no room for the summary."""
+    def close(self, *, complete: bool = False) -> int:
+        """Write the summary, without which only readers with recovery open the file. Messages since the last written
+        chunk are dropped. Returns how many chunks had to go as well, because a full disk left no room for the summary.
+        The file says that its job is `complete` when that is so and nothing had to go."""
         dropped = 0
         while True:
             try:
-                self._append([self._ending()])
+                self._append([self._ending(complete and bool(self._notes) and not dropped)])
                 break
             except OSError:
                 if not self._chunks:
@@ -149,7 +158,7 @@ class McapWriter:
         )
         offset = self._end
         indexes, at = [], offset + mcap.PREFIX.size + len(head) + size
-        chunk = _Chunk(start_ns, end_ns, offset, at - offset, {}, 0, self.compression, size, self._size, {})
+        chunk = Chunk(start_ns, end_ns, offset, at - offset, {}, 0, self.compression, size, self._size, {})
         for channel, entries in self._index.items():
             flat = [value for entry in entries for value in entry]
             index = mcap.record(mcap.MESSAGE_INDEX, struct.pack(f"<HI{len(flat)}Q", channel, 16 * len(entries), *flat))
@@ -174,9 +183,9 @@ class McapWriter:
                 written -= len(todo[first])
                 first += 1
 
-    def _schema_record(self, type_name: str) -> bytes:
-        number, topic = self._schemas[type_name]
-        definition = topic.definition.encode()
+    def _schema_record(self, key: tuple[str, str]) -> bytes:
+        number, topic = self._schemas[key]
+        definition = topic.definition_bytes
         return mcap.record(
             mcap.SCHEMA,
             struct.pack("<H", number),
@@ -191,71 +200,48 @@ class McapWriter:
         notes = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.hash}
         return mcap.record(
             mcap.CHANNEL,
-            struct.pack("<HH", number, self._schemas[topic.type][0]),
+            struct.pack("<HH", number, self._schemas[_schema_of(topic)][0] if _schema_of(topic) else 0),
             mcap.text(topic.name),
-            mcap.text("cdr"),
+            mcap.text(topic.coding),
             mcap.text_map({key: value for key, value in notes.items() if value}),
         )
 
-    def _ending(self) -> bytes:
-        """Data end, summary, summary offsets, footer and magic."""
-        data_end = mcap.record(mcap.DATA_END, struct.pack("<I", 0))
+    def _ending(self, complete: bool) -> bytes:
+        """That the job is complete, data end, summary, summary offsets, footer and magic."""
+        said = origin.metadata_record(origin.COMPLETE, {}) if complete else b""
+        notes = self._notes + ([(origin.COMPLETE, self._end, len(said))] if complete else [])
+        data_end = said + mcap.record(mcap.DATA_END, struct.pack("<I", 0))
         start = self._end + len(data_end)
-        groups = [
-            (mcap.SCHEMA, [self._schema_record(name) for name in self._schemas]),
-            (mcap.CHANNEL, [self._channel_record(number + 1) for number in range(len(self._topics))]),
-            (mcap.STATISTICS, [self._statistics()]),
-            (mcap.CHUNK_INDEX, [_chunk_index(chunk) for chunk in self._chunks]),
-        ]
-        summary, offsets = b"", b""
-        for opcode, entries in groups:
-            if entries:
-                group = b"".join(entries)
-                offsets += mcap.record(
-                    mcap.SUMMARY_OFFSET, struct.pack("<BQQ", opcode, start + len(summary), len(group))
-                )
-                summary += group
+        counts = (len(self._schemas), len(self._topics), len(notes))
+        summary, offsets = groups_with_offsets(
+            start,
+            [
+                (mcap.SCHEMA, [self._schema_record(name) for name in self._schemas]),
+                (mcap.CHANNEL, [self._channel_record(number + 1) for number in range(len(self._topics))]),
+                (mcap.STATISTICS, [statistics(self._chunks, *counts)]),
+                (mcap.CHUNK_INDEX, [chunk_index(chunk) for chunk in self._chunks]),
+                (mcap.METADATA_INDEX, [origin.metadata_index(*note) for note in notes]),
+            ],
+        )
         body = summary + offsets
         foot = mcap.PREFIX.pack(mcap.FOOTER, 20) + struct.pack("<QQ", start, start + len(summary))
         return data_end + body + foot + struct.pack("<I", zlib.crc32(body + foot)) + mcap.MAGIC
 
-    def _statistics(self) -> bytes:
-        counts: dict[int, int] = {}
-        for chunk in self._chunks:
-            for channel, count in chunk.counts.items():
-                counts[channel] = counts.get(channel, 0) + count
-        start = min((chunk.start_ns for chunk in self._chunks), default=0)
-        end = max((chunk.end_ns for chunk in self._chunks), default=0)
-        pairs = b"".join(struct.pack("<HQ", channel, count) for channel, count in sorted(counts.items()))
-        return mcap.record(
-            mcap.STATISTICS,
-            struct.pack(
-                "<QHIIIIQQI",
-                sum(counts.values()),
-                len(self._schemas),
-                len(self._topics),
-                0,
-                0,
-                len(self._chunks),
-                start,
-                end,
-                len(pairs),
-            ),
-            pairs,
-        )
-
     def _continue(self, end: int, topics: list[Topic]) -> None:
         size = os.fstat(self._fd).st_size
         if size < end:
-            raise McapError(
+            raise ChangedError(
                 f"{self.path} has {size} bytes, but the checkpoint was taken at {end}; it was changed since"
             )
         at = len(mcap.MAGIC)
+        self._notes = []
         while at < end:
             opcode, length = mcap.PREFIX.unpack(os.pread(self._fd, mcap.PREFIX.size, at))
             whole = mcap.PREFIX.size + length
-            if opcode == mcap.CHUNK:
-                self._chunks.append(_read_chunk(self._fd, at, whole))
+            if opcode == mcap.METADATA:
+                self._notes.append((origin.JOB, at, whole))
+            elif opcode == mcap.CHUNK:
+                self._chunks.append(read_chunk(self._fd, at, whole))
             elif opcode == mcap.MESSAGE_INDEX:
                 channel, size = struct.unpack("<HI", os.pread(self._fd, 6, at + mcap.PREFIX.size))
                 chunk = self._chunks[-1]
@@ -263,30 +249,17 @@ class McapWriter:
                 chunk.index_length += whole
             at += whole
         if at != end:
-            raise McapError(
+            raise ChangedError(
                 f"{self.path} has no record that ends at the checkpoint's {end} bytes; it was changed since"
             )
         os.ftruncate(self._fd, end)
         self._end = end
         self._topics = list(topics)
         for topic in topics:
-            self._schemas.setdefault(topic.type, (len(self._schemas) + 1, topic))
+            if key := _schema_of(topic):
+                self._schemas.setdefault(key, (len(self._schemas) + 1, topic))
 
 
-def _chunk_index(chunk: _Chunk) -> bytes:
-    offsets = b"".join(struct.pack("<HQ", channel, offset) for channel, offset in chunk.index_offsets.items())
-    return mcap.record(
-        mcap.CHUNK_INDEX,
-        struct.pack("<QQQQI", chunk.start_ns, chunk.end_ns, chunk.offset, chunk.length, len(offsets)),
-        offsets,
-        struct.pack("<Q", chunk.index_length),
-        mcap.text(chunk.compression),
-        struct.pack("<QQ", chunk.compressed, chunk.uncompressed),
-    )
-
-
-def _read_chunk(fd: int, at: int, whole: int) -> _Chunk:
-    fields = mcap.Fields(os.pread(fd, 64, at + mcap.PREFIX.size))
-    start_ns, end_ns, uncompressed, _ = fields.take("<QQQI")
-    compression = fields.text()
-    return _Chunk(start_ns, end_ns, at, whole, {}, 0, compression, fields.take("<Q")[0], uncompressed, {})
+def _schema_of(topic: Topic) -> tuple[str, str] | None:
+    """What tells schemas apart; None for a topic without any."""
+    return (topic.type, topic.coding) if topic.type or topic.definition or topic.coding == "cdr" else None

@@ -49,6 +49,10 @@ class BagError(Exception):
         self.code = code
 
 
+class ChangedError(ValueError):
+    """A file that is not as a checkpoint left it; the message says how."""
+
+
 def exit_code(kinds) -> int:
     """The exit code of a replay that met these kinds of problems and no other end."""
     return next((code for kind, (code, _) in PROBLEMS.items() if kind in kinds), DONE)

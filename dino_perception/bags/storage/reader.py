@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.rosbag1 import ReaderError
-from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
 
+from dino_perception.bags.storage.definitions import DefinitionError, idl_types, message_types
 from dino_perception.bags.storage.mcap_format import McapError, zstd
 from dino_perception.bags.storage.mcap_read import McapSource
 from dino_perception.bags.storage.merge import merged
@@ -19,7 +20,9 @@ from dino_perception.bags.storage.problems import EMPTY, UNREADABLE, BagError, P
 from dino_perception.bags.storage.ros1_read import Ros1Error, Ros1Source
 from dino_perception.bags.storage.sqlite_read import SqliteError, SqliteSource
 from dino_perception.bags.storage.topic import Record, Topic
+from dino_perception.messages import foxglove
 from dino_perception.messages.types import RosbagsTypes
+from dino_perception.models.yaml_text import YamlError, load_file
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -36,7 +39,7 @@ def is_bag(path: Path) -> bool:
 class BagReader:
     """One bag. Use it as a context manager.
 
-    `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
+    `files` hold its messages, `topics` are its topics by name, `start_ns` and `end_ns` its first and last record time, `problems` what was found
     to be wrong with it so far. `types` builds and reads its messages. Raises BagError when nothing can be read.
     """
 
@@ -45,7 +48,8 @@ class BagReader:
         self.problems: list[Problem] = []
         self._sources: list[_Source] = []
         try:
-            for file in self._files():
+            self.files = self._files()
+            for file in self.files:
                 self._open(file)
             if not self._sources:
                 raise BagError(
@@ -94,7 +98,7 @@ class BagReader:
             return lambda: (
                 (time, Record(self.topics[topic.name], time, data))
                 for time, topic, data in source.messages(names, start, stop)
-                if topic.type == self.topics[topic.name].type
+                if _same(topic, self.topics[topic.name])
             )
 
         if self.recorded_order:
@@ -102,7 +106,7 @@ class BagReader:
         else:
             stream = merged([(source.start_ns, part(source)) for source in self._sources])
         for _, record in stream:
-            if record.data[:4] == _ZSTD:  # message compression; CDR starts with a zero
+            if record.data[:4] == _ZSTD and record.topic.coding == "cdr":  # message compression; CDR starts with a zero
                 try:
                     record = record._replace(data=zstd.decompress(record.data))
                 except zstd.ZstdError as error:
@@ -117,8 +121,23 @@ class BagReader:
             yield record
 
     def decode(self, record: Record) -> Any:
-        """The message of a record. Raises rosbags' SerdeError, or KeyError when the type is unknown."""
-        return self.types.deserialize(record.data, record.topic.type)
+        """The message of a record; Foxglove's with the field names of ROS. Raises rosbags' SerdeError for bytes that are
+        not the message, or KeyError when the type is unknown."""
+        topic = record.topic
+        try:
+            if foxglove.known(topic.type, topic.coding):
+                return foxglove.decode(topic.type, topic.coding, topic.definition_bytes, record.data)
+            if topic.coding != "cdr":
+                raise SerdeError(f"the message is encoded as '{topic.coding}', not as cdr")
+            if topic.type not in self.types.typestore.fielddefs:
+                raise KeyError(topic.type)
+            message = self.types.deserialize(record.data, topic.type)
+            plain = topic.type.startswith("foxglove_msgs/msg/") and hasattr(message, "timestamp")
+            return foxglove.with_ros_names(message) if plain else message
+        except (SerdeError, KeyError):
+            raise
+        except Exception as error:  # rosbags meets damaged bytes and definitions in more ways than its own
+            raise SerdeError(f"{type(error).__name__}: {error}") from None
 
     def note(self, problem: Problem) -> None:
         """Remember a problem, once."""
@@ -135,14 +154,14 @@ class BagReader:
             return [path]
         found = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in SUFFIXES[:2])
         try:
-            about = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+            about = load_file(path / "metadata.yaml")["rosbag2_bagfile_information"]
             listed = [path / Path(name).name for name in about["relative_file_paths"]]
         except FileNotFoundError:
             if not found:
                 raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE) from None
             self.note(Problem("unindexed", f"{path} has no metadata.yaml; its files are taken by name"))
             return found
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        except (OSError, YamlError, LookupError, TypeError, ValueError) as error:
             self.note(
                 Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name")
             )
@@ -169,14 +188,15 @@ class BagReader:
                 known = self.topics.get(topic.name)
                 if known is None:
                     self.topics[topic.name] = topic
-                elif known.type == topic.type:
+                elif _same(known, topic):
                     best = known if known.definition else topic
                     self.topics[topic.name] = Topic(**{**vars(best), "count": known.count + topic.count})
                 else:
                     self.note(
                         Problem(
                             "unknown",
-                            f"topic {topic.name} has two types, {known.type} and {topic.type}; the second is left out",
+                            f"topic {topic.name} has two types, {known.type} ({known.coding}) and {topic.type} "
+                            f"({topic.coding}); the second is left out",
                             topic.name,
                         )
                     )
@@ -185,7 +205,7 @@ class BagReader:
         """Give topics of known types the definition that the bag left out, so that a copy has it."""
         store = self.types.typestore
         for name, topic in self.topics.items():
-            if not topic.definition and topic.type in store.fielddefs:
+            if topic.coding == "cdr" and not topic.definition and topic.type in store.fielddefs:
                 text, _ = store.generate_msgdef(topic.type, ros_version=2)
                 self.topics[name] = Topic(
                     **{**vars(topic), "definition": text, "encoding": "ros2msg", "hash": store.hash_rihs01(topic.type)}
@@ -196,6 +216,10 @@ class BagReader:
         jazzy = get_typestore(Stores.ROS2_JAZZY)
         own: dict[str, Any] = {}
         for topic in self.topics.values():
+            if topic.coding != "cdr":
+                sentence = f"topic {topic.name} is encoded as '{topic.coding}'; its messages are copied as they are"
+                self.note(Problem("", sentence, topic.name))
+                continue
             if not topic.definition:
                 if topic.type not in jazzy.fielddefs and topic.type not in RosbagsTypes().typestore.fielddefs:
                     self.note(
@@ -208,8 +232,13 @@ class BagReader:
                     )
                 continue
             try:
-                own.update(_parsed(topic))
-            except (TypesysError, ValueError, KeyError) as error:
+                parsed = (
+                    idl_types(topic.definition)
+                    if topic.encoding == "ros2idl"
+                    else message_types(topic.definition, topic.type)
+                )
+                own.update(parsed)
+            except DefinitionError as error:
                 self.note(
                     Problem(
                         "unknown",
@@ -230,22 +259,9 @@ class BagReader:
 _Source = McapSource | SqliteSource | Ros1Source | PackedSource
 
 
+def _same(one: Topic, other: Topic) -> bool:
+    return (one.type, one.coding) == (other.type, other.coding)
+
+
 def _kind(file: Path) -> str:
     return Path(file.stem).suffix if file.suffix == ".zstd" else file.suffix
-
-
-def _parsed(topic: Topic) -> dict[str, Any]:
-    if topic.encoding != "ros2idl":
-        return get_types_from_msg(topic.definition, topic.type)
-    rule = "=" * 80 + "\n"
-    if not topic.definition.startswith(rule):
-        return get_types_from_idl(topic.definition)
-    found: dict[str, Any] = {}
-    for part in topic.definition.split(rule)[1:]:
-        head, _, text = part.partition("\n")
-        found.update(
-            get_types_from_idl(text)
-            if head.startswith("IDL: ")
-            else get_types_from_msg(text, head.removeprefix("MSG: "))
-        )
-    return found

@@ -6,16 +6,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from rosbags.convert.converter import is_same_wireformat
 from rosbags.rosbag1 import Reader, ReaderError
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from dino_perception.bags.storage.problems import Problem
-from dino_perception.bags.storage.topic import Topic, qos
-
-_HEADER = {"std_msgs/msg/Header": get_typestore(Stores.ROS2_FOXY).fielddefs["std_msgs/msg/Header"]}
-_RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
+from dino_perception.bags.storage.ros1_messages import Ros1Types
+from dino_perception.bags.storage.topic import Topic
 
 
 class Ros1Error(ValueError):
@@ -40,16 +35,11 @@ class Ros1Source:
             raise Ros1Error(f"{path} cannot be read as a ROS 1 bag: {error}{advice}") from None
         except Exception as error:  # a damaged header record fails in rosbags' parser in ways of its own
             raise Ros1Error(f"{path} cannot be read as a ROS 1 bag: {type(error).__name__} {error}") from None
-        self._store = self._types()
-        self._topics: dict[int, Topic] = {}
-        for connection in self._reader.connections:
-            kind = _RENAMED.get(connection.msgtype, connection.msgtype)
-            if kind in self._store.fielddefs:
-                text, _ = self._store.generate_msgdef(kind, ros_version=2)
-                offered = qos(1, durability="transient_local") if connection.ext.latching else ""
-                self._topics[connection.id] = Topic(
-                    connection.topic, kind, text, "ros2msg", self._store.hash_rihs01(kind), offered, connection.msgcount
-                )
+        connections = self._reader.connections
+        definitions = [(c.topic, c.msgtype, c.msgdef.data) for c in connections]
+        self._types = Ros1Types(definitions, problem, path.name)
+        topics = {c.id: self._types.topic(c.topic, c.msgtype, bool(c.ext.latching), c.msgcount) for c in connections}
+        self._topics = {number: topic for number, topic in topics.items() if topic is not None}
         self.start_ns = self._reader.start_time if self._reader.message_count else 0
         self.end_ns = self._reader.end_time if self._reader.message_count else 0
 
@@ -80,8 +70,8 @@ class Ros1Source:
                 topic = self._topics[connection.id]
                 topic = types[topic.name, topic.type]
                 try:
-                    data = self._store.ros1_to_cdr(raw, topic.type)
-                except SerdeError as error:
+                    data = self._types.cdr(raw, topic.type)
+                except Exception as error:  # a damaged message fails in rosbags in many ways
                     self._problem(
                         Problem(
                             "damaged",
@@ -103,32 +93,3 @@ class Ros1Source:
 
     def close(self) -> None:
         self._reader.close()
-
-    def _types(self) -> Any:
-        """The bag's types as ROS 2 has them: ROS 2's own definition where the fields are the same (K is k there), the
-        bag's otherwise, and no sequence number in headers."""
-        ros2 = get_typestore(Stores.ROS2_JAZZY)
-        bag = get_typestore(Stores.EMPTY)
-        for connection in self._reader.connections:
-            kind = _RENAMED.get(connection.msgtype, connection.msgtype)
-            try:
-                bag.register({**get_types_from_msg(connection.msgdef.data, kind), **_HEADER})
-            except (TypesysError, KeyError) as error:
-                self._problem(
-                    Problem(
-                        "unknown",
-                        f"topic {connection.topic} of {self.path.name} has a definition that cannot be "
-                        f"read and is left out ({error})",
-                        connection.topic,
-                    )
-                )
-        store = get_typestore(Stores.EMPTY)
-        store.register(
-            {
-                name: ros2.fielddefs[name]
-                if name in ros2.fielddefs and is_same_wireformat(bag, ros2, name, name)
-                else fields
-                for name, fields in bag.fielddefs.items()
-            }
-        )
-        return store

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_perception.bags.storage.problems import Problem
-from dino_perception.bags.storage.topic import Topic, named_qos
+from dino_perception.bags.storage.topic import Topic, full_type, named_qos
 
 _JUMP_NS = 1_000_000_000
 """Recorders write a little out of order; a topic that goes back further than this was recorded by a clock that
@@ -137,13 +137,11 @@ class SqliteSource:
         for number, name, kind, coding, qos, digest in self._base.execute(
             f"SELECT id, name, type, {', '.join(optional)} FROM topics ORDER BY id"
         ):
-            if coding not in ("", "cdr"):
-                self._problem(
-                    Problem("unknown", f"topic {name} is encoded as '{coding}', not as cdr; it is left out", name)
-                )
-                continue
             encoding, text = texts.get(kind, ("", ""))
-            topics[number] = Topic(name, kind, text, encoding if text else "", digest or "", named_qos(qos))
+            kind = full_type(kind) if coding in ("", "cdr") else kind
+            topics[number] = Topic(
+                name, kind, text, encoding if text else "", digest or "", named_qos(qos), 0, coding or "cdr"
+            )
         return topics
 
     def _survey(self, rows: Iterable[tuple[int, int]]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dino_perception.bags.storage import origin
+from dino_perception.bags.storage.problems import ChangedError
 from dino_perception.bags.storage.topic import Topic
 
 COMMIT_SIZE = 8 << 20
@@ -29,7 +33,9 @@ class SqliteWriter:
     """A new database at `path`; with `keep` = (number of messages at a checkpoint, the topics registered until then),
     the existing one continued behind it. Same use as `McapWriter`; a full disk is an OSError here too."""
 
-    def __init__(self, path: str | Path, *, keep: tuple[int, list[Topic]] | None = None):
+    def __init__(
+        self, path: str | Path, *, keep: tuple[int, list[Topic]] | None = None, job: Mapping[str, str] | None = None
+    ):
         self.path = Path(path)
         if keep is None and self.path.exists():
             raise FileExistsError(f"{path} exists")
@@ -40,14 +46,23 @@ class SqliteWriter:
             self._base.execute("PRAGMA journal_mode = TRUNCATE")
             self._base.execute("PRAGMA synchronous = NORMAL")
             if keep is None:
-                self._base.executescript(f"BEGIN;{_TABLES}COMMIT;")
+                self._base.executescript(f"BEGIN;{_TABLES}{_job_table(job) if job else ''}COMMIT;")
                 self._rows = 0
             else:
                 self._rows, self._topics = keep[0], list(keep[1])
+                found = self._base.execute("SELECT count(*) FROM messages WHERE id <= ?", (self._rows,)).fetchone()[0]
+                if found != self._rows:
+                    raise ChangedError(f"{self.path} holds {found} of the checkpoint's {self._rows} messages")
                 self._base.execute("DELETE FROM messages WHERE id > ?", (self._rows,))
                 self._base.execute("DELETE FROM topics WHERE id > ?", (len(self._topics),))
+                if self._says_its_job():
+                    self._base.execute(f"DELETE FROM {origin.TABLE} WHERE name = ?", (origin.COMPLETE,))
         except sqlite3.Error as error:
+            self._base.close()
             raise self._full(error) from None
+        except ChangedError:
+            self._base.close()
+            raise
         self._end = self._rows
         self._noted = self._safe_topics = len(self._topics)
         self._open_group = False
@@ -87,15 +102,32 @@ class SqliteWriter:
     def topics(self) -> list[Topic]:
         return list(self._topics)
 
-    def close(self) -> int:
-        """Close. Messages since the last `commit` that returned true are dropped. Returns 0: nothing else is."""
-        if self._open_group:
-            self._base.execute("ROLLBACK")
-        self._base.close()
+    def close(self, *, complete: bool = False) -> int:
+        """Close. Messages since the last `commit` that returned true are dropped. Returns 0: nothing else is. The
+        database says that its job is `complete` when that is so. Raises OSError when the disk has no room for that."""
+        try:
+            if self._open_group:
+                self._base.execute("ROLLBACK")
+            if complete and self._says_its_job():
+                self._base.execute(f"INSERT OR REPLACE INTO {origin.TABLE} VALUES (?, '')", (origin.COMPLETE,))
+        except sqlite3.Error as error:
+            raise self._full(error) from None
+        finally:
+            self._base.close()
+            self._remove_journal()
         return 0
 
     def abandon(self) -> None:
         self._base.close()
+
+    def _remove_journal(self) -> None:
+        """A journal that was emptied is left over and means nothing."""
+        journal = Path(f"{self.path}-journal")
+        if journal.is_file() and not journal.stat().st_size:
+            journal.unlink()
+
+    def _says_its_job(self) -> bool:
+        return bool(self._base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (origin.TABLE,)).fetchone())
 
     def _begin(self) -> None:
         if not self._open_group:
@@ -108,7 +140,8 @@ class SqliteWriter:
 
     def _insert_topic(self, number: int, topic: Topic) -> None:
         self._base.execute(
-            "INSERT INTO topics VALUES (?, ?, ?, 'cdr', ?, ?)", (number, topic.name, topic.type, topic.qos, topic.hash)
+            "INSERT INTO topics VALUES (?, ?, ?, ?, ?, ?)",
+            (number, topic.name, topic.type, topic.coding, topic.qos, topic.hash),
         )
         known = self._base.execute("SELECT 1 FROM message_definitions WHERE topic_type = ?", (topic.type,)).fetchone()
         if topic.definition and not known:
@@ -128,3 +161,11 @@ class SqliteWriter:
 
     def _full(self, error: sqlite3.Error) -> OSError:
         return OSError(28 if "full" in str(error) else 5, str(error), str(self.path))
+
+
+def _job_table(job: Mapping[str, str]) -> str:
+    quoted = json.dumps(dict(job)).replace("'", "''")
+    return (
+        f"CREATE TABLE {origin.TABLE}(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+        f"INSERT INTO {origin.TABLE} VALUES ('{origin.JOB}', '{quoted}');"
+    )

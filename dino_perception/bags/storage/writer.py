@@ -3,21 +3,27 @@ all."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dino_perception.bags.storage.mcap_format import McapError
 from dino_perception.bags.storage.mcap_read import McapSource
 from dino_perception.bags.storage.mcap_write import McapWriter
-from dino_perception.bags.storage.problems import UNWRITABLE, BagError
+from dino_perception.bags.storage.problems import UNWRITABLE, BagError, ChangedError
 from dino_perception.bags.storage.sqlite_read import SqliteSource
 from dino_perception.bags.storage.sqlite_write import SqliteWriter
 from dino_perception.bags.storage.topic import Record, Topic
+
+
+class NotContinued(BagError):
+    """The bag is not the one that the checkpoint was taken of any more, or holds less."""
 
 
 class BagWriter:
@@ -25,10 +31,17 @@ class BagWriter:
 
     `compression` is "" or "zstd" (mcap only). `mark` is whatever was given with the last group that is safe on the
     disk, `count` and `sha256` say how many messages are and what they are (topic, time and bytes, in order). Raises
-    BagError when the bag cannot be written; what was safe then stays safe.
+    BagError when the bag cannot be written; what was safe then stays safe. `job` is what the bag says of its origin.
     """
 
-    def __init__(self, path: str | Path, *, compression: str = "", keep: tuple[int, list[Topic]] | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        compression: str = "",
+        keep: tuple[int, list[Topic]] | None = None,
+        job: Mapping[str, str] | None = None,
+    ):
         self.path = Path(path)
         self.file = storage_file(self.path)
         self._folder = self.file if self.file == self.path else self.path
@@ -36,24 +49,26 @@ class BagWriter:
             raise BagError("sqlite3 storage has no compression; leave it out or write .mcap", UNWRITABLE)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            if self._folder != self.file and keep is None and any(self._folder.iterdir()):
+                raise BagError(f"{self.path} exists and is not empty", UNWRITABLE)
             if self.file.suffix == ".db3":
-                self._storage: Any = SqliteWriter(self.file, keep=keep)
+                self._storage: Any = SqliteWriter(self.file, keep=keep, job=job)
             else:
-                self._storage = McapWriter(self.file, compression=compression, keep=keep)
-        except (OSError, McapError) as error:
+                self._storage = McapWriter(self.file, compression=compression, keep=keep, job=job)
+        except (OSError, ChangedError) as error:
             if isinstance(error, FileExistsError) and self.file.exists():
                 raise BagError(f"{self.file} exists", UNWRITABLE) from None
-            raise BagError(f"{self.path} cannot be written: {_reason(error)}", UNWRITABLE) from None
-        self._ids = {(topic.name, topic.type): number + 1 for number, topic in enumerate(self._storage.topics)}
-        self._digest = hashlib.sha256()
-        self._counts: dict[str, int] = {}
-        self._times: tuple[int, int] | None = None
+            kind = NotContinued if keep and isinstance(error, (ChangedError, FileNotFoundError)) else BagError
+            raise kind(f"{self.path} cannot be written: {_reason(error)}", UNWRITABLE) from None
+        self._ids = {
+            (topic.name, topic.type, topic.coding): number + 1 for number, topic in enumerate(self._storage.topics)
+        }
+        self._start_counting()
         self._waiting: Any = None
         self.mark: Any = None
+        self._marks: deque[Any] = deque(maxlen=4)  # one a group of messages that went to the disk
         self.failed: BagError | None = None
-        for record in _stored(self.file) if keep else ():
-            self._count(record)
-        self._keep_safe()
+        self._recount() if keep else self._keep_safe()
 
     def write(self, group: Sequence[Record], mark: Any = None) -> None:
         """Add messages that belong together. Raises BagError."""
@@ -75,15 +90,20 @@ class BagWriter:
         except OSError as error:
             raise self._failed(error) from None
 
-    def close(self) -> None:
-        """Complete the bag; after a failure, with what is safe. Raises BagError when the disk has no room even for
-        that."""
+    def close(self, *, complete: bool = False) -> None:
+        """End the bag; after a failure, with what is safe. With `complete` it says of itself that its job was done.
+        Raises BagError when the disk has no room even for that, or when messages had to go to make room."""
         try:
             if self.failed is None:
                 self.flush()
-            self._storage.close()
+            lost = self._storage.close(complete=complete and self.failed is None)
+            if lost:
+                self._recount()
+                self.mark = self._marks[-1 - lost] if lost < len(self._marks) else None
             if self._folder != self.file:
                 self._write_metadata()
+            if lost and self.failed is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._failed(error) from None
 
@@ -113,10 +133,22 @@ class BagWriter:
         return self._safe_state[0].hexdigest()
 
     def _id(self, topic: Topic) -> int:
-        key = (topic.name, topic.type)
+        key = (topic.name, topic.type, topic.coding)
         if key not in self._ids:
             self._ids[key] = self._storage.add_topic(topic)
         return self._ids[key]
+
+    def _start_counting(self) -> None:
+        self._digest = hashlib.sha256()
+        self._counts: dict[str, int] = {}
+        self._times: tuple[int, int] | None = None
+
+    def _recount(self) -> None:
+        """From what is in the file."""
+        self._start_counting()
+        for record in _stored(self.file):
+            self._count(record)
+        self._keep_safe()
 
     def _count(self, record: Record) -> None:
         update(self._digest, record)
@@ -126,6 +158,7 @@ class BagWriter:
 
     def _safe(self) -> None:
         self.mark = self._waiting
+        self._marks.append(self.mark)
         self._keep_safe()
 
     def _keep_safe(self) -> None:
@@ -150,7 +183,7 @@ class BagWriter:
                 "topic_metadata": {
                     "name": topic.name,
                     "type": topic.type,
-                    "serialization_format": "cdr",
+                    "serialization_format": topic.coding,
                     "offered_qos_profiles": yaml.safe_load(topic.qos) if topic.qos else [],
                     "type_description_hash": topic.hash,
                 },

@@ -1,12 +1,12 @@
 """The head contract: what a head says about itself, what it computes, and how one is made, loaded and saved.
 
 A head is one file in this folder. It defines a `Head` subclass named in `HEAD`, whose `ARCHES` maps the name of each
-architecture to a module that turns feature maps into raw maps; nothing else has to know it.
+architecture to a module that turns feature maps into raw maps, and whose `OUTPUTS` say what its arrays mean: by that
+they are checked, kept, drawn, reported and compared (outputs.py). What it publishes stands in messages/topics.py.
 """
 
 from __future__ import annotations
 
-import colorsys
 import importlib
 import pkgutil
 import zlib
@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_perception.models import files
+from dino_perception.models import files, head_catalog, label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
-from dino_perception.models.heads.dinov3_linear import linear_state
+from dino_perception.models.heads.released import LayoutError, release_from
+from dino_perception.models.heads.spec_check import check_spec
+from dino_perception.models.label_sets import LABELS, ClassLabel
+from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -29,25 +32,6 @@ BUNDLED = Path(__file__).parents[1] / "weights"
 
 class HeadError(ValueError):
     """A head cannot be made or loaded; the message says why and what is accepted."""
-
-
-@dataclass(frozen=True)
-class ClassLabel:
-    """A class of a segmentation head: its id in the mask, its name, its overlay colour (RGB, 0..255)."""
-
-    id: int
-    name: str
-    colour: tuple[int, int, int]
-
-
-# AI4Mars' four classes and sky. The colours are Okabe and Ito's, which people with any colour vision tell apart.
-LABELS = (
-    ClassLabel(0, "soil", (230, 159, 0)),
-    ClassLabel(1, "bedrock", (0, 158, 115)),
-    ClassLabel(2, "sand", (240, 228, 66)),
-    ClassLabel(3, "big_rock", (204, 121, 167)),
-    ClassLabel(4, "sky", (86, 180, 233)),
-)
 
 
 @dataclass(frozen=True)
@@ -87,6 +71,8 @@ class Head(nn.Module):
 
     KIND = ""
     ARCHES: Mapping[str, type[nn.Module]] = {}
+    OUTPUTS: tuple[Output, ...] = ()
+    """What `reduce` gives, in order."""
 
     def __init__(self, spec: HeadSpec):
         super().__init__()
@@ -119,6 +105,11 @@ class FixedHead(nn.Module):
         super().__init__()
         self.head, self.height, self.width = head, height, width
         self.eval()
+
+    @property
+    def meanings(self) -> tuple[str, ...]:
+        """What each output means (outputs.py)."""
+        return tuple(output.meaning for output in self.head.OUTPUTS)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         return self.head.reduce(self.head(*features), self.height, self.width)
@@ -175,10 +166,21 @@ def load_head(
 ) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
 
-    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` may
-    also be a linear head of DINOv3's own evaluation code; as that does not say so itself, `labels` name its classes
-    (else "class_0", ...) and `depth_range` is the range of its bins (else 0.001 to 10 m, its setting for NYUv2).
+    Without `weights` it is the file bundled for this backbone or, where there is none, an untrained one. `weights` is a
+    file, or the name of a released head in the weights folder (head_catalog.py, weights_folder.py). The file may
+    be a head that others released (released.py); as such files do not say so themselves, `labels` name its classes
+    (else the catalogue's for a file of that name, else "class_0", ...) and `depth_range` is how far it reaches in metres.
     """
+    try:
+        named = weights_folder.head_file(backbone.spec.id, kind, weights)
+    except weights_folder.MissingWeights as error:
+        raise HeadError(f"{kind}.weights: {error}") from None
+    if named and not backbone.trained:
+        raise HeadError(
+            f"{kind}.weights: '{weights}' needs the released weights of {backbone.spec.id}, which are not in "
+            f"{weights_folder.folder()}; fetch them: {weights_folder.command(backbone.spec.id)}"
+        )
+    weights = named or weights
     bundled = BUNDLED / f"{backbone.spec.id}-{kind}.safetensors"
     if not weights and not (_class(kind).needs_weights() and bundled.is_file()):
         return create_head(kind, backbone, labels=labels or LABELS, depth_range=depth_range).requires_grad_(False)
@@ -191,13 +193,8 @@ def load_head(
     if metadata.get("content") == "head":
         spec, tensors = spec_from(metadata.get("spec", {}), path), content
         _check(spec, kind, backbone, path)
-    elif tensors := linear_state(kind, content):
-        spec = _linear_spec(kind, backbone, tensors, labels, depth_range, path)
     else:
-        raise HeadError(
-            f"{path} holds no {kind} head; accepted are this package's head files and the linear heads of "
-            f"DINOv3's evaluation"
-        )
+        spec, tensors = _released(kind, backbone, content, labels, depth_range, path)
     head = _build(cls, cls.complete(spec, backbone), backbone)
     if spec.channels and head.spec.channels != spec.channels:
         raise HeadError(
@@ -226,6 +223,7 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     """The spec from a file's metadata. Raises HeadError."""
     try:
         data = dict(data)
+        check_spec(data)
         labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
@@ -235,8 +233,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
             normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
             depth_range=tuple(reach) if reach else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"{path} does not describe its head completely ({error})") from None
+    except KeyError as error:
+        raise HeadError(f"{path} does not describe its head completely: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{path} does not describe its head completely and rightly: {error}") from None
 
 
 def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
@@ -258,46 +258,52 @@ def _check(spec: HeadSpec, kind: str, backbone: Backbone, path: Path) -> None:
         raise HeadError(f"{path} expects pixels normalised with {spec.normalisation}, not with {b.normalisation}")
 
 
-def _linear_spec(
-    kind: str,
-    backbone: Backbone,
-    tensors: Mapping[str, Tensor],
-    labels: Sequence[ClassLabel] | None,
-    depth_range: tuple[float, float] | None,
-    path: Path,
-) -> HeadSpec:
-    b, (outputs, width) = backbone.spec, tensors["net.out.weight"].shape[:2]
-    last = (b.depth - 1,)
-    taps = next((taps for taps in (last, b.taps) if sum(map(b.channels, taps)) == width), None)
-    if taps is None:
-        four = sum(map(b.channels, b.taps))
+def _released(kind: str, backbone: Backbone, content: Any, labels, depth_range, path: Path):
+    """The spec and the state of a head that others released, bound to the backbone that is loaded: such files name
+    none. What the catalogue knows of a file of that name must agree."""
+    b, entry = backbone.spec, head_catalog.by_file(path.name)
+    try:
+        found = release_from(content, b)
+    except LayoutError as error:
+        raise HeadError(f"{path} {error}") from None
+    if found is None or found.kind != kind:
         raise HeadError(
-            f"{path} reads {width} channels; {b.id} gives {b.dim} for its last layer and {four} for four "
-            "(heads that also read the CLS token are not supported)"
+            f"{path} holds no {kind} head{f' but a {found.kind} head' if found else ''}; accepted are this package's "
+            "head files and the released ones of DINOv2, Depth Anything V2, dinov3_ros and DINOv3's evaluation"
         )
+    if entry and entry.backbone != b.id:
+        raise HeadError(f"{path} was trained on {entry.backbone}, not on {b.id}")
+    if found.backbone and _hash_in(path, b.id) != backbone.weights_hash:
+        raise HeadError(f"{path} holds the backbone that it was trained with; load that one by 'weights: {path}'")
+    outputs = len(found.tensors["out.bias"])
     if kind == "segmentation":
-        labels = labels or [ClassLabel(i, f"class_{i}", _colour(i)) for i in range(outputs)]
+        labels = labels or (entry.labels if entry else label_sets.numbered(outputs))
         if len(labels) != outputs:
             raise HeadError(f"{path} tells {outputs} classes apart; {len(labels)} labels were given")
-    options = {"bins": outputs} if kind == "depth" else {}
-    return HeadSpec(
-        kind,
-        "linear",
-        b.id,
-        backbone.weights_hash,
-        tuple(taps),
-        (),
-        b.normalisation,
-        labels=tuple(labels or ()),
-        depth_range=depth_range or (0.001, 10.0),
-        options=options,
-        training={"by": "DINOv3's evaluation code"},
-    )
+    else:
+        depth_range = depth_range or (entry.depth_range if entry else _RANGES.get(found.by))
+        if depth_range is None:
+            raise HeadError(
+                f"{path} does not say how far its depth reaches; give it the name under which it was released, such as "
+                f"{head_catalog.example(b.id, kind)}"
+            )
+    training = {"by": found.by, **({"data": entry.data} if entry else {})}
+    spec = HeadSpec(
+        kind, found.arch, b.id, backbone.weights_hash, found.taps, (), b.normalisation,
+        labels=tuple(labels or ()), depth_range=depth_range, options=found.options, training=training,
+    )  # fmt: skip
+    return spec, {f"net.{name}": tensor for name, tensor in found.tensors.items()}
 
 
-def _colour(index: int) -> tuple[int, int, int]:
-    """Hues a golden angle apart, so that any number of classes differs."""
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65, 0.95))
+_RANGES = {"DINOv3's evaluation code": (0.001, 10.0), "dinov3_ros": (0.001, 100.0)}
+"""Metres: DINOv3's setting for NYUv2; dinov3_ros' head has no limit of its own."""
+
+
+def _hash_in(path: Path, backbone_id: str) -> str:
+    """The hash of the backbone in a file that holds one beside its head."""
+    from dino_perception.models.checkpoints import load_backbone
+
+    return load_backbone(backbone_id, path).weights_hash
 
 
 def _build(cls: type[Head], spec: HeadSpec, backbone: Backbone) -> Head:

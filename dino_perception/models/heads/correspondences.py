@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadSpec
+from dino_perception.models.outputs import Output
 
 CELL = 16
 """Pixels between descriptors, at most: a 640x480 image has 1200 of them. A ConvNeXt's last stage would give 300."""
@@ -19,6 +20,7 @@ class Correspondences(Head):
     output size does not matter."""
 
     KIND = "correspondences"
+    OUTPUTS = (Output("descriptors", "descriptors"),)
     ARCHES = {"cosine": nn.Identity}
 
     def __init__(self, spec: HeadSpec):

@@ -27,6 +27,25 @@ class Linear(nn.Module):
         return self.out(self.norm(self.dropout(x)))
 
 
+class LinearWithToken(nn.Module):
+    """A 1x1 convolution on the concatenated taps, each with its CLS token beside every patch, `upsample` times enlarged:
+    DINOv2's linear depth heads. What the CLS tokens add is the same everywhere, so it is computed once an image.
+
+    n maps (B, C_i, h, w) and then n tokens (B, C_i) -> (B, outputs, upsample * h, upsample * w).
+    """
+
+    def __init__(self, channels: Sequence[int], outputs: int, upsample: int):
+        super().__init__()
+        self.upsample = upsample
+        self.out = nn.Conv2d(sum(channels), outputs, 1)
+        self.token = nn.Linear(sum(channels), outputs, bias=False)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        maps, tokens = features[: len(features) // 2], features[len(features) // 2 :]
+        x = self.out(torch.cat(maps, dim=1)) + self.token(torch.cat(tokens, dim=1))[:, :, None, None]
+        return resize(x, (self.upsample * x.shape[2], self.upsample * x.shape[3]))
+
+
 class MultiTap(nn.Module):
     """A light decoder: taps are projected and summed at patch resolution, mixed there, refined at twice that.
 
@@ -123,10 +142,10 @@ class Unfold(nn.Module):
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x))))"""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, bias: bool = True):
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))

@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
-from dino_perception.models.heads.decoders import LightDpt, Linear, SubPatch, resize
+from dino_perception.models.heads.decoders import LightDpt, Linear, LinearWithToken, SubPatch, resize
+from dino_perception.models.heads.dpt import Dpt
+from dino_perception.models.heads.one_map import Pyramid
+from dino_perception.models.outputs import Output
+from dino_perception.models.taps import Tap
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
 SPACINGS = ("log", "linear")
 WEIGHTINGS = ("softmax", "relu", "sigmoid")
+DIRECT = ("relu", "sigmoid", "softplus")
+LINEAR = dict(bins=256, spacing="linear", weighting="relu")
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "light": dict(bins=64, spacing="log", weighting="softmax", width=48),
+    "fine": dict(bins=64, spacing="log", weighting="softmax", width=64),
+    "linear": dict(LINEAR, dropout=0.0),
+    "linear-cls": dict(LINEAR, upsample=4),
+    "dpt": dict(bins=0, spacing="linear", weighting="relu", width=256, readout=True, bias=False, project=True, patch=0),
+    "pyramid": dict(bins=0, spacing="linear", weighting="softplus", widths=[32, 64, 96, 128], width=160),
+}
+"""Every architecture's own numbers. `bins` 0: the network gives depth itself, see `direct`."""
 
 
 class Depth(Head):
     """Raw map: metres (B, 1, h, w). Final array: metres (B, H, W) float32.
 
     The network gives one number a depth bin; depth is the mean of the bins under weights made from these numbers
-    (AdaBins, Bhat et al. 2021; the evaluation of DINOv3 uses 256 linear bins with relu weights).
+    (AdaBins, Bhat et al. 2021; the evaluation of DINOv3 uses 256 linear bins with relu weights). Without bins the network
+    gives one number, which `direct` makes metres of.
     """
 
     KIND = "depth"
-    ARCHES = {"light": LightDpt, "fine": SubPatch, "linear": Linear}
+    ARCHES = {
+        "light": LightDpt,
+        "fine": SubPatch,
+        "linear": Linear,
+        "linear-cls": LinearWithToken,
+        "dpt": Dpt,
+        "pyramid": Pyramid,
+    }
+    OUTPUTS = (Output("metres", "metres"),)
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
         options = dict(spec.options)
         bins, spacing, self.weighting = (options.pop(key) for key in ("bins", "spacing", "weighting"))
-        self.register_buffer("bins", depth_bins(*spec.depth_range, bins, spacing), persistent=False)
-        self.net = self.ARCHES[spec.arch](spec.channels, bins, **options)
+        if bins:
+            self.register_buffer("bins", depth_bins(*spec.depth_range, bins, spacing), persistent=False)
+        else:
+            self.bins = None
+        self.net = self.ARCHES[spec.arch](spec.channels, bins or 1, **options)
 
     def forward(self, *features: Tensor) -> Tensor:
-        return bin_mean(self.net(*features), self.bins, self.weighting)
+        raw = self.net(*features)
+        if self.bins is None:
+            return direct(raw, self.weighting, *self.spec.depth_range)
+        return bin_mean(raw, self.bins, self.weighting)
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         return (resize(raw, (height, width))[:, 0],)
@@ -43,7 +75,9 @@ class Depth(Head):
     @torch.no_grad()
     def answer_with(self, metres: Tensor) -> None:
         """Set the last bias such that the head, wherever it looks, answers with the distribution of `metres` (N,): what a
-        training begins with (Lin et al. 2017, sec. 4.1, who do so for classes)."""
+        training begins with (Lin et al. 2017, sec. 4.1, who do so for classes). Without bins it is left as it is."""
+        if self.bins is None:
+            return
         edges = (self.bins[1:] + self.bins[:-1]) / 2
         share = torch.bucketize(metres, edges).bincount(minlength=len(self.bins)).to(self.bins)
         share = 0.99 * share / share.sum().clamp_min(1) + 0.01 / len(self.bins)
@@ -52,24 +86,34 @@ class Depth(Head):
 
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
-        linear = spec.arch == "linear"
+        linear = spec.arch.startswith("linear")
         near, far = spec.depth_range or ((0.001, 100.0) if linear else RANGE)
         if not 0 < near < far or not math.isfinite(far):
             raise HeadError(f"the depth range is {near} to {far} m; accepted is 0 < nearest < farthest")
-        default = (
-            dict(bins=256, spacing="linear", weighting="relu", dropout=0.0)
-            if linear
-            else dict(bins=64, spacing="log", weighting="softmax", width=64 if spec.arch == "fine" else 48)
-        )
-        options = {**default, **spec.options}
-        for name, accepted in (("spacing", SPACINGS), ("weighting", WEIGHTINGS)):
-            if options[name] not in accepted:
+        options = {**DEFAULTS.get(spec.arch, {}), **spec.options}
+        if spec.arch == "dpt":
+            options.setdefault("pyramid", [backbone.spec.dim // n for n in (8, 4, 2, 1)])
+        weightings = WEIGHTINGS if options.get("bins", 1) else DIRECT
+        for name, accepted in (("spacing", SPACINGS), ("weighting", weightings)):
+            if options.get(name, accepted[0]) not in accepted:
                 raise HeadError(f"'{name}' of the depth bins is {options[name]!r}; accepted are {', '.join(accepted)}")
-        taps = spec.taps or ((backbone.spec.depth - 1,) if linear else backbone.spec.taps)
-        return replace(spec, taps=taps, labels=(), depth_range=(float(near), float(far)), options=options)
+        return replace(
+            spec,
+            taps=spec.taps or _default_taps(spec.arch, options, backbone),
+            labels=(),
+            depth_range=(float(near), float(far)),
+            options=options,
+        )
 
 
 HEAD = Depth
+
+
+def _default_taps(arch: str, options: Mapping[str, Any], backbone: Backbone) -> tuple[Tap, ...]:
+    """As the architecture was first trained: DINOv2's depth heads read raw layers with their CLS tokens."""
+    token = arch == "linear-cls" or (arch == "dpt" and options["readout"])
+    layers = backbone.spec.taps if arch in ("light", "fine", "dpt") else (backbone.spec.depth - 1,)
+    return tuple(Tap(layer, norm=not token, cls=token) for layer in layers)
 
 
 def depth_bins(near: float, far: float, count: int, spacing: str) -> Tensor:
@@ -91,3 +135,11 @@ def bin_mean(logits: Tensor, bins: Tensor, weighting: str) -> Tensor:
         weights = torch.relu(logits) + 0.1 if weighting == "relu" else torch.sigmoid(logits)
         weights = weights / weights.sum(dim=1, keepdim=True)
     return (weights * bins.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def direct(x: Tensor, way: str, near: float, far: float) -> Tensor:
+    """The network's own number as metres, held between `near` and `far`. "relu": relu(x) + near (DINOv2's DPT).
+    "sigmoid": sigmoid(x) far (Depth Anything V2). "softplus": softplus(x) + near (dinov3_ros)."""
+    metres = {"relu": torch.relu, "sigmoid": torch.sigmoid, "softplus": torch.nn.functional.softplus}[way](x)
+    metres = metres * far if way == "sigmoid" else metres + near
+    return metres.clamp(near, far)

@@ -10,9 +10,19 @@ from torch import Tensor
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
+from dino_perception.models.heads.one_map import Branches
+from dino_perception.models.outputs import Output
 
 NO_CLASS = 255
 """The id of a pixel whose logits are NaN: no class reaches the largest. The mask's consumers ignore it."""
+
+
+DEFAULTS = {
+    "light": dict(width=64),
+    "fine": dict(width=64),
+    "linear": dict(dropout=0.1),
+    "branches": dict(width=576, branch=288),
+}
 
 
 class Segmentation(Head):
@@ -20,7 +30,8 @@ class Segmentation(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
-    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear}
+    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear, "branches": Branches}
+    OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
@@ -46,9 +57,8 @@ class Segmentation(Head):
         ids = [label.id for label in spec.labels]
         if ids != list(range(len(ids))) or not 2 <= len(ids) <= 255:
             raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, 2 to 255 of them")
-        linear = spec.arch == "linear"
-        taps = spec.taps or ((backbone.spec.depth - 1,) if linear else backbone.spec.taps)
-        options = {**({"dropout": 0.1} if linear else {"width": 64}), **spec.options}
+        taps = spec.taps or (backbone.spec.taps if spec.arch in ("light", "fine") else (backbone.spec.depth - 1,))
+        options = {**DEFAULTS.get(spec.arch, {}), **spec.options}
         return replace(spec, taps=taps, options=options, depth_range=None)
 
 

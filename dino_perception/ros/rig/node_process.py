@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dino_perception.children import ends_with_parent
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.watcher import Watcher
 
@@ -39,6 +40,7 @@ class NodeProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **large_message_profile()},
                 start_new_session=True,  # Ctrl-C is for this process, which then ends the node
+                **ends_with_parent(),
             )
 
     def __enter__(self) -> NodeProcess:

@@ -19,6 +19,7 @@ import numpy as np
 from dino_perception.bags.storage.problems import BagError
 from dino_perception.bags.storage.reader import BagReader, is_bag
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
+from dino_perception.messages.compressed_depth import decode_compressed_depth
 from dino_perception.messages.images import ImageError, decode_compressed, decode_image
 from dino_perception.training.datasets.base import DataError, Dataset, Sample, metres, text_key
 from dino_perception.training.datasets.labels import DEFAULT, LabelMap
@@ -273,22 +274,10 @@ def _raw_depth(message: Any, where: str) -> np.ndarray:
 
 
 def _compressed_depth(message: Any, where: str) -> np.ndarray:
-    """compressed_depth_image_transport's PNG behind a 12-byte header, or a plain 16-bit PNG of millimetres.
-
-    For 32FC1 the PNG holds inverse depth in steps: metres = a / (value - b), with a and b in the header.
-    """
-    data, form = np.frombuffer(message.data, np.uint8), str(message.format)
-    a = b = None
-    if data[:4].tobytes() != b"\x89PNG":
-        _, a, b = struct.unpack("<iff", data[:12].tobytes()) if data.size > 12 else (0, 0, 0)
-        data = data[12:]
-    raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
-        raise DataError(f"{where} (format '{form}') is not a 16-bit PNG of depth")
-    if a is not None and form.startswith("32FC1"):
-        with np.errstate(divide="ignore"):
-            return metres(np.where(raw > 0, a / (raw.astype(np.float32) - b), 0))
-    return metres(raw / np.float32(1000))
+    try:
+        return metres(decode_compressed_depth(message))
+    except ImageError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _nearest(entries: Sequence[Entry], stamp_ns: int) -> int | None:

@@ -142,10 +142,10 @@ def text_key(*parts: Any) -> str:
 
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file. Raises DataError."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if picture is None:
         raise DataError(f"{path} cannot be read as a picture")
-    return picture
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, picture)
 
 
 def read_mask(path: Path) -> np.ndarray:

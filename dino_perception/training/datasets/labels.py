@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dino_perception.models.heads import LABELS, ClassLabel
+from dino_perception.models.yaml_text import YamlError, load_file
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import DataError, to_ids
 
@@ -78,8 +78,8 @@ def read_labels(path: Path) -> LabelMap:
     `id` is optional (the order counts), as are `colour` and `values` (by default the id itself).
     """
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        document = load_file(path)
+    except (OSError, YamlError) as error:
         raise DataError(f"{path} cannot be read as YAML: {error}") from None
     entries = document.get("labels") if isinstance(document, Mapping) else None
     if (
@@ -90,7 +90,7 @@ def read_labels(path: Path) -> LabelMap:
         raise DataError(f"{path} needs a list 'labels' of entries with a name, such as {{name: soil, id: 0}}")
     try:
         return _label_map(entries, document.get("ignore", [IGNORE]))
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
 
 

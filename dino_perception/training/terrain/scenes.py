@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from dino_perception.children import end_with_parent
 from dino_perception.training.pretraining.memory import keep_freed_memory
 
 HEIGHT = (1.04, 1.16)
@@ -127,6 +128,7 @@ def _begin() -> None:
     """Of every worker: they share the cores, one each."""
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     keep_freed_memory()
 

@@ -1,0 +1,177 @@
+"""How far two messages of one topic are apart, in the terms of what the topic shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dino_perception.messages.topics import known
+
+Measure = Callable[[Any, Any], dict[str, float]]
+"""Figures of two messages that differ; all must stay within the tolerance. Raises ValueError when they cannot be
+compared."""
+
+
+def measure_of(name: str, kind: str) -> tuple[str, Measure | None]:
+    """The tolerance of a topic and how its messages are compared: by what the topic is known to show, else by type."""
+    topic = known(name)
+    shows = topic.shows if topic and topic.type == kind else _FOREIGN.get(kind, "")
+    return MEASURES.get(shows, ("", None))
+
+
+def _pixels(message: Any) -> np.ndarray:
+    kind = {
+        "mono8": np.uint8,
+        "rgb8": np.uint8,
+        "bgr8": np.uint8,
+        "32FC1": np.float32,
+        "16UC1": np.uint16,
+        "mono16": np.uint16,
+    }
+    if message.encoding not in kind:
+        raise ValueError(f"encoding {message.encoding}")
+    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+    channels = 3 if message.encoding in ("rgb8", "bgr8") else 1
+    size = np.dtype(kind[message.encoding]).itemsize
+    return np.ascontiguousarray(rows[:, : message.width * channels * size]).view(kind[message.encoding])
+
+
+def _same_shape(x: np.ndarray, y: np.ndarray) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"sizes {x.shape} and {y.shape}")
+
+
+def _header(x: Any, y: Any) -> dict[str, float]:
+    """A stamp or frame that differs is a difference that no tolerance covers."""
+    # By value: two bags may have classes of their own for one type.
+    a, b = ((m.header.stamp.sec, m.header.stamp.nanosec, m.header.frame_id) for m in (x, y))
+    return {"header": float("inf")} if a != b else {}
+
+
+def _mask(x: Any, y: Any) -> dict[str, float]:
+    p, q = _pixels(x), _pixels(y)
+    _same_shape(p, q)
+    return {"pixels": float((p != q).mean()), **_header(x, y)}
+
+
+def _confidence(x: Any, y: Any) -> dict[str, float]:
+    p, q = _pixels(x), _pixels(y)
+    _same_shape(p, q)
+    return {"mean": float(np.abs(p.astype(np.float32) - q).mean() / 255), **_header(x, y)}
+
+
+def _overlay(x: Any, y: Any) -> dict[str, float]:
+    p, q = _pixels(x), _pixels(y)
+    _same_shape(p, q)
+    return {"mean": float(np.abs(p.astype(np.float32) - q).mean()), **_header(x, y)}
+
+
+def _depth(x: Any, y: Any) -> dict[str, float]:
+    p, q = _pixels(x).astype(np.float64), _pixels(y).astype(np.float64)
+    _same_shape(p, q)
+    known, also = np.isfinite(p), np.isfinite(q)
+    both = known & also
+    relative = np.abs(p[both] - q[both]) / np.maximum(np.abs(p[both]), 1e-6)
+    return {
+        "relative": float(relative.mean()) if both.any() else 0.0,
+        "unknown": float((known != also).mean()),
+        **_header(x, y),
+    }
+
+
+def _camera(x: Any, y: Any) -> dict[str, float]:
+    if (x.width, x.height, x.distortion_model, len(x.d)) != (y.width, y.height, y.distortion_model, len(y.d)):
+        return {"value": float("inf")}
+    return {
+        "value": max(
+            [
+                float(np.abs(np.asarray(getattr(x, n)) - np.asarray(getattr(y, n))).max())
+                for n in "dkrp"
+                if len(getattr(x, n))
+            ],
+            default=0.0,
+        ),
+        **_header(x, y),
+    }
+
+
+def _points(x: Any, y: Any) -> dict[str, float]:
+    p, q = _cloud(x), _cloud(y)
+    _same_shape(p, q)
+    xyz, uvw = (np.stack([c[axis] for axis in "xyz"], axis=-1).astype(np.float64) for c in (p, q))
+    known, also = np.isfinite(xyz).all(-1), np.isfinite(uvw).all(-1)
+    both = known & also
+    far = np.linalg.norm(xyz[both] - uvw[both], axis=-1)
+    figures = {"metres": float(far.mean()) if both.any() else 0.0, "missing": float((known != also).mean())}
+    for name in set(p.dtype.names) - {"x", "y", "z"}:
+        figures[name] = float((p[name].view(np.uint32) != q[name].view(np.uint32)).mean())
+    return {**figures, **_header(x, y)}
+
+
+def _cloud(message: Any) -> np.ndarray:
+    kinds = {7: "<f4", 6: "<u4", 2: "u1"}
+    layout = np.dtype(
+        {
+            "names": [f.name for f in message.fields],
+            "formats": [kinds[f.datatype] for f in message.fields],
+            "offsets": [f.offset for f in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    return np.frombuffer(message.data, layout).reshape(message.height, message.width)
+
+
+def _labels(x: Any, y: Any) -> dict[str, float]:
+    """Classes and threshold; the stamp only says since when they hold."""
+    a, b = (([(c.class_id, c.class_name) for c in m.class_map], m.threshold) for m in (x, y))
+    return {} if a == b else {"classes": 1.0}
+
+
+def _matches(x: Any, y: Any) -> dict[str, float]:
+    """Matches of one bag that have no partner within a pixel at both ends in the other, as a share of all."""
+    p, q = (
+        np.stack([np.asarray(m.x), np.asarray(m.y), np.asarray(m.reference_x), np.asarray(m.reference_y)], axis=-1)
+        for m in (x, y)
+    )
+    total = len(p) + len(q)
+    if not total:
+        return _header(x, y)
+    alone = sum(_without_partner(left, right) for left, right in ((p, q), (q, p)))
+    return {"unmatched": alone / total, **_header(x, y)}
+
+
+def _without_partner(left: np.ndarray, right: np.ndarray) -> int:
+    if not len(left) or not len(right):
+        return len(left)
+    alone = 0
+    for start in range(0, len(left), 512):
+        gap = np.abs(left[start : start + 512, None] - right[None]).max(-1).min(-1)
+        alone += int((gap > 1.0).sum())
+    return alone
+
+
+def _vector(x: Any, y: Any) -> dict[str, float]:
+    p, q = (np.asarray(m.vector, np.float64) for m in (x, y))
+    _same_shape(p, q)
+    return {
+        "angle": float(np.clip(1 - p @ q / max(np.linalg.norm(p) * np.linalg.norm(q), 1e-12), 0, 2)),
+        **_header(x, y),
+    }
+
+
+MEASURES: Mapping[str, tuple[str, Measure]] = {
+    "labels": ("mask", _mask),
+    "levels": ("confidence", _confidence),
+    "metres": ("depth", _depth),
+    "picture": ("overlay", _overlay),
+    "camera": ("camera", _camera),
+    "points": ("points", _points),
+    "matches": ("matches", _matches),
+    "classes": ("", _labels),
+    "vector": ("vector", _vector),
+}
+"""What a topic shows -> (tolerance, figures of two messages)."""
+_FOREIGN = {"sensor_msgs/msg/CameraInfo": "camera", "sensor_msgs/msg/PointCloud2": "points"}
+"""What topics of other packages show, by their type; all others must have the same bytes or the same content."""

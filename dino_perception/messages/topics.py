@@ -1,0 +1,149 @@
+"""Every output topic once: its type, the heads it needs, how its message is made, and what it shows.
+
+The live node offers these topics, a replay writes them, and `compare` judges them; none of them knows a topic by name.
+A head that is to be published gets its rows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dino_perception.messages.camera_info import camera_info
+from dino_perception.messages.percepts import correspondences, image, label_info, point_cloud
+from dino_perception.perception import drawing
+from dino_perception.perception.frame import Label, Percept, array_of
+from dino_perception.perception.points import perceive_points
+from dino_perception.perception.settings import Settings
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from dino_perception.models.heads.base import HeadSpec
+
+
+@dataclass(frozen=True)
+class Topic:
+    """`heads` are those whose answers the message shows; without the first there is none, the others are shown where
+    they ran. `make(types, header, percept, settings)` gives the message, or None where the percept has nothing for it.
+
+    `kind`: "data"; "picture", which is for people and made only while somebody looks; or "latched", which belongs to a
+    configuration and not to a frame: the last message is kept for whoever comes late, and `make(types, specs)` makes it
+    from what the heads say of themselves. `shows` is what `compare` holds two messages against each other by.
+    """
+
+    name: str
+    type: str
+    heads: tuple[str, ...]
+    make: Callable[..., Any]
+    shows: str
+    kind: str = "data"
+
+    @property
+    def latched(self) -> bool:
+        return self.kind == "latched"
+
+    def fits(self, heads: Collection[str]) -> bool:
+        """Whether there can be messages where these heads are loaded."""
+        return not self.heads or self.heads[0] in heads
+
+
+def outputs(types: Any, percept: Percept, settings: Settings, topics: Collection[str]) -> dict[str, Any]:
+    """The messages of one percept, by relative topic name, for those of `topics` that the percept can fill.
+
+    All carry the stamp and frame of the percept's image. Mask, confidence, depth, camera_info and points have one size.
+    """
+    header = types.header(percept.frame.stamp_ns, percept.frame.frame_id)
+    messages: dict[str, Any] = {}
+    for name, topic in TOPICS.items():
+        if name not in topics or topic.latched or (topic.heads and percept.answer(topic.heads[0]) is None):
+            continue
+        message = topic.make(types, header, percept, settings)
+        if message is not None:
+            messages[name] = message
+    return messages
+
+
+def latched(types: Any, specs: Mapping[str, HeadSpec], topics: Collection[str]) -> dict[str, Any]:
+    """The messages of a configuration, for those of `topics` that are latched and whose heads are among `specs`."""
+    chosen = (TOPICS[name] for name in topics)
+    return {topic.name: topic.make(types, specs) for topic in chosen if topic.latched and topic.fits(specs)}
+
+
+def offered(heads: Collection[str]) -> dict[str, Topic]:
+    """The topics on which there can be messages where these heads are loaded, by name."""
+    return {name: topic for name, topic in TOPICS.items() if topic.fits(heads)}
+
+
+def waiting(heads: Collection[str]) -> frozenset[str]:
+    """The topics that wait for the answer of one of these heads."""
+    return frozenset(name for name, topic in TOPICS.items() if set(heads) & set(topic.heads))
+
+
+def of_kind(kind: str) -> tuple[str, ...]:
+    """The names of the topics of one kind."""
+    return tuple(name for name, topic in TOPICS.items() if topic.kind == kind)
+
+
+def known(name: str) -> Topic | None:
+    """The topic that a full name ends with, below whatever node and camera; None for a foreign one."""
+    found = [topic for short, topic in TOPICS.items() if name == short or name.endswith(f"/{short}")]
+    return max(found, key=lambda topic: len(topic.name), default=None)
+
+
+def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> Topic:
+    """One of a head's arrays as an image."""
+
+    def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+        return image(types, header, array_of(percept.answer(head), output), encoding)
+
+    return Topic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows)
+
+
+def _overlay(head: str) -> Topic:
+    """The picture of what a head says."""
+
+    def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+        return image(types, header, drawing.overlay(percept, head, settings), "rgb8")
+
+    return Topic(f"{head}/overlay", "sensor_msgs/msg/Image", (head,), make, "picture", "picture")
+
+
+def _camera(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return camera_info(types, percept.output_camera, header, width=percept.output_width, height=percept.output_height)
+
+
+def _points(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    cloud = perceive_points(percept, settings)
+    return None if cloud is None else point_cloud(types, header, cloud)
+
+
+def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return correspondences(types, header, percept.correspondences)
+
+
+def _descriptor(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    answer = percept.others["descriptor"]
+    return types.make("dino_perception/msg/Descriptor", header=header, model=answer.model, vector=answer["vector"])
+
+
+def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
+    return label_info(types, [Label(l.id, l.name, tuple(l.colour)) for l in specs["segmentation"].labels])
+
+
+_ROWS = (
+    _image("segmentation", "mask", "labels", "mono8"),
+    _image("segmentation", "confidence", "levels", "mono8"),
+    Topic("segmentation/label_info", "vision_msgs/msg/LabelInfo", ("segmentation",), _labels, "classes", "latched"),
+    _overlay("segmentation"),
+    _image("depth", "metres", "metres", "32FC1", name="image"),
+    Topic("depth/camera_info", "sensor_msgs/msg/CameraInfo", (), _camera, "camera"),
+    _overlay("depth"),
+    Topic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
+    Topic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
+    _overlay("correspondences"),
+    Topic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
+    _overlay("descriptor"),
+)
+TOPICS: Mapping[str, Topic] = {topic.name: topic for topic in _ROWS}
+"""Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are
+written."""

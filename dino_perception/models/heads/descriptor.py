@@ -1,0 +1,41 @@
+"""What a whole frame looks like, as one unit vector: places that look alike have vectors that point alike. No weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from dino_perception.models.backbone import Backbone
+from dino_perception.models.heads.base import Head, HeadSpec
+from dino_perception.models.outputs import Output
+
+
+class DescriptorHead(Head):
+    """Raw map: the mean (B, D) of the last layer's features over the network's input, padding included: compare images
+    of one aspect. Final array: that at unit length, float32; the output size does not matter."""
+
+    KIND = "descriptor"
+    OUTPUTS = (Output("vector", "vector"),)
+    ARCHES = {"mean": nn.Identity}
+
+    def __init__(self, spec: HeadSpec):
+        super().__init__(spec)
+        self.trained = True  # there is nothing to train
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return features[0].mean(dim=(2, 3))
+
+    def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        return (raw * (raw * raw).sum(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt(),)
+
+    @classmethod
+    def needs_weights(cls) -> bool:
+        return False
+
+    @classmethod
+    def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
+        return replace(spec, taps=spec.taps or (backbone.spec.depth - 1,), labels=(), depth_range=None)
+
+
+HEAD = DescriptorHead

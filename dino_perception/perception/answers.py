@@ -1,0 +1,50 @@
+"""From a head's arrays, on the engine's device and on the whole padded input, to what a percept says about the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dino_perception.models.heads.base import HeadSpec
+from dino_perception.models.outputs import ON_GRID, Output
+from dino_perception.perception.frame import ANSWERS, Answer, Label
+from dino_perception.perception.geometry import Letterbox
+
+
+def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequence[torch.Tensor], box: Letterbox) -> Any:
+    """The answer of a head about one frame, as memory of its own on the host. `arrays` have no batch axis."""
+    own = {o.name: _KEPT.get(o.meaning, _whole)(t, box) for o, t in zip(outputs, arrays)}
+    labels = {"labels": labels_of(spec)} if spec.labels else {}
+    if kind in ANSWERS:
+        return ANSWERS[kind](**own, **labels)
+    return Answer(own, tuple(outputs), model=f"{spec.backbone} {spec.backbone_hash} {spec.kind} {spec.arch}", **labels)
+
+
+def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:
+    """The classes that a head knows."""
+    return tuple(Label(l.id, l.name, tuple(l.colour)) for l in spec.labels) if spec else ()
+
+
+def _whole(array: torch.Tensor, box: Letterbox) -> np.ndarray:
+    return array.to("cpu", copy=True).contiguous().numpy()
+
+
+def _image_part(grid: torch.Tensor, box: Letterbox) -> np.ndarray:
+    return box.crop(grid).to("cpu", copy=True).contiguous().numpy()
+
+
+def _boxes(array: torch.Tensor, box: Letterbox) -> np.ndarray:
+    """Those that there are, in pixels of the image."""
+    found = _whole(array, box)
+    found = found[found[:, 4] > 0]
+    found[:, :4] = box.from_input(found[:, :4].reshape(-1, 2)).reshape(-1, 4)
+    return found
+
+
+_KEPT: Mapping[str, Callable[[torch.Tensor, Letterbox], np.ndarray]] = {
+    **{meaning: _image_part for meaning in ON_GRID},
+    "boxes": _boxes,
+}
