@@ -1,9 +1,10 @@
 """`pip install .`: the part that needs no ROS (offline commands, training). In a ROS 2 workspace colcon builds the
 package by CMakeLists.txt instead, which adds the messages, and this file is not looked at."""
 
+import platform
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 
@@ -19,6 +20,10 @@ def shared(*folders: str) -> list[tuple[str, list[str]]]:
     return sorted(found.items())
 
 
+# Nothing contracted, so that every machine computes the same bits.
+COMPILE = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+COMPILE += ["-mavx2"] if platform.machine() in ("x86_64", "AMD64") else []
+
 setup(
     name="dino_perception",
     version="0.1.0",
@@ -28,7 +33,18 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["dino_perception", "dino_perception.*"]),
-    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]},
+    package_data={
+        "": ["*.safetensors", "*.json", "*.yaml", "*.html", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]
+    },
+    # Without a C++ compiler the package installs all the same and matches with arrays, which takes longer.
+    ext_modules=[
+        Extension(
+            "dino_perception.perception._matching",
+            ["src/matching/refine.cpp", "src/matching/descriptors.cpp", "src/matching/field.cpp"],
+            extra_compile_args=COMPILE,
+            optional=True,
+        )
+    ],
     data_files=shared("config", "launch", "data"),
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
@@ -43,5 +59,5 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"], "viewer": ["aiohttp"]},
 )

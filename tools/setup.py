@@ -198,6 +198,7 @@ def built_files() -> list[Path]:
             ROOT / "CMakeLists.txt",
             *(ROOT / "msg").glob("*.msg"),
             *(ROOT / "bin").iterdir(),
+            *(ROOT / "src" / "matching").iterdir(),
             *(path for path in (ROOT / "tools" / "interfaces").rglob("*") if path.is_file()),
         ]
     )

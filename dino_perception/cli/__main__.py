@@ -10,7 +10,19 @@ import sys
 
 import dino_perception
 
-COMMANDS = ("demo", "replay", "play", "extract", "train", "evaluate", "benchmark", "compile", "models", "doctor")
+COMMANDS = (
+    "demo",
+    "replay",
+    "play",
+    "extract",
+    "train",
+    "evaluate",
+    "benchmark",
+    "compile",
+    "models",
+    "doctor",
+    "view",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

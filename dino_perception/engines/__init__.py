@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dino_perception.engines.base import Compiled, EngineError, EngineInfo
-from dino_perception.engines.cache import default_folder
+from dino_perception.engines.cache_folder import default_folder
 from dino_perception.engines.ladder import ENGINES, build
 from dino_perception.engines.parity import Gate, summary
 from dino_perception.engines.parity_pictures import parity_inputs

@@ -21,10 +21,7 @@ from typing import Any
 
 from dino_perception.engines.identity import key
 
-
-def default_folder() -> Path:
-    """$XDG_CACHE_HOME/dino_perception, or ~/.cache/dino_perception."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino_perception"
+SEAL = "sha256 of this record"
 
 
 @dataclass
@@ -69,6 +66,10 @@ class Entry:
             return None, f"its record cannot be read ({type(error).__name__})"
         if not isinstance(record, dict) or record.get("description") != json.loads(json.dumps(self.description)):
             return None, "its record describes another engine"
+        if SEAL in record and record[SEAL] != _seal(record):
+            return None, "its record is damaged, so that its parity numbers cannot be believed (checksum)"
+        if not {"blob", "sha256", "parity"} <= set(record):
+            return None, "its record lacks its parity, its engine or its checksum"
         return record, ""
 
     def blob(self, record: Mapping[str, Any]) -> tuple[memoryview | None, str]:
@@ -99,6 +100,7 @@ class Entry:
         """Make a record the truth about this entry and drop every other file of it. Without `keep_blob` the engine
         itself goes too (it failed the gate, and only that fact is worth keeping)."""
         record = {**record} if keep_blob else {**record, "blob": None, "sha256": None}
+        record[SEAL] = _seal(record)
         _replace(self.record_path, json.dumps(record, indent=1).encode())
         for path in self.folder.glob(f"{self.stem}*"):
             if path.suffix == ".part" or (path.suffix == ".engine" and path.name != record["blob"]):
@@ -133,6 +135,12 @@ def clean(folder: Path) -> tuple[int, int]:
         finally:
             os.close(handle)
     return files, freed
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A checksum of a record as a file holds it: a flipped digit of a parity number is no other number."""
+    plain = json.loads(json.dumps({name: value for name, value in record.items() if name != SEAL}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _lock(path: Path, waiting: Callable[[], None]) -> int:

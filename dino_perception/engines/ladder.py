@@ -22,6 +22,7 @@ from torch import nn
 from dino_perception.engines import identity
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.cache import Entry
+from dino_perception.engines.cache_folder import usable_folder
 from dino_perception.engines.cuda import CudaGraphs
 from dino_perception.engines.eager import Eager
 from dino_perception.engines.openvino import OpenVino
@@ -62,7 +63,8 @@ def build(
     inputs. Slow when it builds (seconds to many minutes). Raises EngineError.
     """
     start = time.perf_counter()
-    program = Program(module.eval(), tuple(example), name, Path(cache) if cache else None)
+    cache = usable_folder(Path(cache), report) if cache else None
+    program = Program(module.eval(), tuple(example), name, cache)
     chosen, reason = _candidates(engine, precision)
     climb = _Climb(program, threads, cache, parity_inputs, gate, report)
     tried: list[str] = []
@@ -192,7 +194,10 @@ class _Climb:
         usable = forced or not self.gate.failures(parity)
         if record:
             record.update(parity=parity, build_s=round(time.perf_counter() - start, 3))
-            entry.commit(record, keep_blob=usable)
+            try:
+                entry.commit(record, keep_blob=usable)
+            except OSError as error:  # a disk that is full now: the engine is none the worse
+                self.report(f"{self.program.name}: the engine cannot be kept in {self.cache}: {error}")
         return (compiled if usable else None), parity
 
     def _other_inputs(self, record: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from dino_perception.perception import compiled
 from dino_perception.perception.descriptors import codes, gradients, similarities
 from dino_perception.perception.frame import Frame
 from dino_perception.perception.geometry import Letterbox
@@ -159,6 +160,21 @@ def field(reference: View, start: np.ndarray, end: np.ndarray) -> Field | None:
     at = ((start + 0.5) / patch).astype(np.float32)
     if len(at) < 8:
         return None
+    rows, columns = (-(-n // NODE) for n in (reference.rows, reference.columns))
+    made = compiled.library()
+    if made is not None:
+        agreed = compiled.field(made, at, moved, rows, columns, NODE)
+    else:
+        agreed = _agreed(at, moved, rows, columns)
+    if agreed is None:
+        return None
+    displacement, gradient = agreed
+    jacobian = np.eye(2) + gradient * patch[:, None] / patch
+    return Field(NODE * patch, (displacement * patch).reshape(rows, columns, 2), jacobian.reshape(rows, columns, 2, 2))
+
+
+def _agreed(at: np.ndarray, moved: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """`field` in patches: displacements (rows * columns, 2) and gradients (rows * columns, 2, 2) at the nodes."""
     apart = _square_distances(at, at)
     near = _kernel(apart)
     np.fill_diagonal(near, 0)
@@ -171,11 +187,8 @@ def field(reference: View, start: np.ndarray, end: np.ndarray) -> Field | None:
     for _ in range(2):  # each vote against what its neighbours predict; half weight counts at about 0.5 patches
         predicted, _ = _fit(at, near, at, moved, trust)
         trust = weight / (1 + ((predicted - moved) ** 2).sum(axis=1) / 0.5) ** 2
-    rows, columns = (-(-n // NODE) for n in (reference.rows, reference.columns))
     nodes = ((_cells(rows, columns) + 0.5) * NODE).astype(np.float32)
-    displacement, gradient = _fit(nodes, _kernel(_square_distances(nodes, at)), at, moved, trust)
-    jacobian = np.eye(2) + gradient * patch[:, None] / patch
-    return Field(NODE * patch, (displacement * patch).reshape(rows, columns, 2), jacobian.reshape(rows, columns, 2, 2))
+    return _fit(nodes, _kernel(_square_distances(nodes, at)), at, moved, trust)
 
 
 def shift(reference: View, view: View) -> np.ndarray:
@@ -189,6 +202,15 @@ def shift(reference: View, view: View) -> np.ndarray:
 
 def similarity(reference: View, xy: np.ndarray, view: View, to: np.ndarray) -> np.ndarray:
     """Cosine similarity (N,) float32 of the features at points (N, 2) of one view and (N, 2) of another, 0 to 1."""
+    made = (
+        compiled.library()
+        if view.descriptors.device.type == "cpu" and view.descriptors.dtype == torch.float32
+        else None
+    )
+    if made is not None:
+        cells = ((points + 0.5) / view.patch - 0.5 for points in (xy, to))
+        first, second = (v.descriptors.numpy() for v in (reference, view))
+        return compiled.similarity(made, first, next(cells), second, next(cells), view.rows, view.columns)
     a, b = _features(reference, xy), _features(view, to)
     cosine = (a * b).sum(dim=1) * (a.square().sum(dim=1) * b.square().sum(dim=1)).clamp_min(1e-12).rsqrt()
     return cosine.clamp_(0, 1).cpu().numpy()
@@ -251,6 +273,11 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
     in the reference and in the view, (M, 2) pixels each, the latter between patches where the similarity peaks there."""
     asked = _asked(reference.rows, reference.columns)
     similar = similarities(reference.codes[asked], view.codes)
+    made = compiled.library()
+    if made is not None:
+        chosen, to = compiled.mutual(made, similar, asked, reference.rows, reference.columns)
+        cells = np.stack([chosen % reference.columns, chosen // reference.columns], axis=1)
+        return (cells + 0.5) * reference.patch - 0.5, (to + 0.5) * view.patch - 0.5
     nearest = similar.argmax(axis=1)
     best = similar[np.arange(len(asked)), nearest]
     mutual = best >= similar.max(axis=0)[nearest]
@@ -275,5 +302,5 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
 @functools.lru_cache(maxsize=32)
 def _asked(rows: int, columns: int) -> np.ndarray:
     """Every other patch, as on a chess board: what neighbours would say twice."""
-    index = np.arange(rows * columns)
+    index = np.arange(rows * columns, dtype=np.int32)
     return index[(index // columns + index % columns) % 2 == 0]

@@ -2,7 +2,8 @@
 
 Inverse compositional Gauss-Newton (Baker and Matthews, "Lucas-Kanade 20 years on", 2004) on a pyramid, all points at
 once, with a given local affine shape (what comes nearer grows) and with brightness and contrast taken out of each
-window (the exposure changes).
+window (the exposure changes). Where it is built the compiled part does it (compiled.py), point by point; the arrays here
+are what it is tested against.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from dino_perception.perception import compiled
 
 LEVELS = 6
 """Most levels of a pyramid."""
@@ -60,10 +63,12 @@ class Refiner:
         position = np.array(seed, np.float64)
         if len(position) == 0:
             return position, np.zeros(0, np.float32), np.zeros(0, np.float32)
+        steps = [step for step in plan(reach) if step[0] < len(reference)]
+        made = compiled.library()
+        if made is not None:
+            return compiled.refine(made, reference, image, steps, xy, seed, shape)
         a = shape.astype(np.float32)
-        for level, half, iterations in plan(reach):
-            if level >= len(reference):
-                continue
+        for level, half, iterations in steps:
             scale = 0.5**level
             template, gx, gy, inverse, energy = self._template(reference[level], xy * scale, half)
             around = self._around(a, half)

@@ -18,6 +18,8 @@ except ImportError:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1.0
+HARDWARE_ID = "dino_perception"
+"""The same on every machine: viewers choose a status by it, and their layouts travel."""
 LONGEST = 4000
 """Characters of one value."""
 
@@ -37,7 +39,6 @@ class Diagnostics:
     """
 
     def __init__(self, node: Node):
-        self.hardware_id = "none"
         self._node = node
         self._sources: dict[str, Callable[[], Finding]] = {}
         self._updater = Updater(node) if Updater is not None else None
@@ -64,13 +65,13 @@ class Diagnostics:
     def publish(self) -> None:
         """Ask every source and publish, now."""
         if self._updater is not None:
-            self._updater.setHardwareID(self.hardware_id)
+            self._updater.setHardwareID(HARDWARE_ID)
             self._updater.force_update()
             return
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
         for name, source in list(self._sources.items()):  # configuring adds sources from its own thread
-            status = DiagnosticStatus(name=f"{self._node.get_name()}: {name}", hardware_id=self.hardware_id)
+            status = DiagnosticStatus(name=f"{self._node.get_name()}: {name}", hardware_id=HARDWARE_ID)
             array.status.append(filled(status, source()))
         self._publisher.publish(array)
 

@@ -17,8 +17,9 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
+from dino_perception.messages.intake import Intake
 from dino_perception.messages.printable import printable
-from dino_perception.messages.topics import latched, offered
+from dino_perception.messages.topics import offered
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
@@ -51,6 +52,7 @@ class PerceptionNode(PatientLifecycleNode):
         super().__init__("dino_perception", **options)
         self._types = RclpyTypes()
         self._perceiver: Perceiver | None = None
+        self._intake: Intake | None = None
         self._worker: Worker | None = None
         self._cameras: dict[str, Camera] = {}
         self._account = Account(())
@@ -143,6 +145,7 @@ class PerceptionNode(PatientLifecycleNode):
         from dino_perception.perception.perceiver import Perceiver
 
         self._perceiver = Perceiver(settings, report=self._report)
+        self._intake = Intake(self._perceiver, settings, self._types)
         self._account = Account(settings.cameras)
         topics = self._topics(settings)
         for camera, prefix in names.items():
@@ -150,10 +153,9 @@ class PerceptionNode(PatientLifecycleNode):
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
             inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)
-            outputs.publish(latched(self._types, self._perceiver.specs, topics))
+            outputs.publish(self._intake.once(camera, topics))
             self._diagnostics.add(f"camera {camera}", lambda camera=camera: self._find_camera(camera))
         about = self._perceiver.describe()
-        self._diagnostics.hardware_id = about["device"]
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
         self.get_logger().info(
@@ -175,20 +177,19 @@ class PerceptionNode(PatientLifecycleNode):
         """Look at frames from now on."""
         from dino_perception.ros.worker import Worker
 
-        self._perceiver.update(self._settings)
+        self._intake.change(self._settings)
         mailbox = Mailbox()
         self._worker = Worker(
             mailbox,
             self._perceiver,
-            self._settings,
+            self._intake,
             self._cameras,
-            self._types,
             self._account,
             now_ns=lambda: self.get_clock().now().nanoseconds,
             complain=self._complain,
             lost=self._leave,
         )
-        self._worker.reset_tracks()
+        self._worker.restart()
         self._worker.start()
         for camera in self._cameras.values():
             camera.inputs.open(mailbox)
@@ -208,12 +209,11 @@ class PerceptionNode(PatientLifecycleNode):
             self._diagnostics.remove(f"camera {name}")
             camera.outputs.close()
         self._cameras = {}
-        perceiver, self._perceiver = self._perceiver, None
+        perceiver, self._perceiver, self._intake = self._perceiver, None, None
         if perceiver is not None:
             perceiver.close()
             del perceiver
             gc.collect()
-        self._diagnostics.hardware_id = "none"
         self._declared.unlock()
 
     # Services, parameters and time
