@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.measuring.markdown_tables import fill
 
     console = wide_console()
-    settings = configuration.settings_of(args)
+    # Engines of random weights have the times and, checked against the same weights, the parity of real ones.
+    settings = configuration.settings_of(args, allow_untrained=True)
     folder = args.cache or Path(settings.engine_cache or engines.default_folder()).expanduser()
     if args.clean or args.list:
         result = _clean(console, folder) if args.clean else _list(console, folder)
@@ -101,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         engines.ENGINES["cuda"].search = args.search
         engines.ENGINES["tensorrt"].options = Options(int(args.workspace * 2**20), args.optimization_level)
         ids = args.backbone.split(",") if args.backbone else [settings.backbone]
-        result = [_build(console, args, configuration.settings_of(args, backbone=id_), folder) for id_ in ids]
+        result = [
+            _build(console, args, configuration.settings_of(args, backbone=id_, allow_untrained=True), folder)
+            for id_ in ids
+        ]
         overridden = any(graph["overridden"] for backbone in result for graph in backbone["graphs"])
         if len(result) > 1:
             console.print("\n".join(_markdown(result)), soft_wrap=True)

@@ -30,6 +30,7 @@ from dino_perception.perception.settings import SettingError, Settings
 from dino_perception.perception.sight import Asked, Sight
 from dino_perception.perception.stage_clock import StageClock
 from dino_perception.perception.transfers import Home
+from dino_perception.perception.untrained import refuse_untrained
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Perceiver:
         self._parts = _describe_parts(backbone, heads)
         self.trained: bool = all(part["trained"] for part in self._parts.values())
         """Whether the backbone and every head have weights from a file; if not, outputs mean nothing."""
+        if not settings.allow_untrained:
+            refuse_untrained(backbone.spec, {name: part["trained"] for name, part in self._parts.items()})
         if not self.trained:
             untrained = ", ".join(name for name, part in self._parts.items() if not part["trained"])
             report(f"untrained, for trying things out only: {untrained}")
