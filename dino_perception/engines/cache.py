@@ -40,6 +40,11 @@ class Entry:
     def record_path(self) -> Path:
         return self.folder / f"{self.stem}.json"
 
+    @property
+    def log_path(self) -> Path:
+        """Where the output of a build goes, which no one but a bug report needs."""
+        return self.folder / f"{self.stem}.log"
+
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Hold this entry's lock. `waiting` is told once when another process has it. Where the folder cannot be
@@ -55,6 +60,22 @@ class Entry:
             yield
         finally:
             os.close(handle)
+
+    @contextlib.contextmanager
+    def tried(self) -> Iterator[int]:
+        """While this process has the engine in hand a file says so; one that is found was left by a process that ended
+        hard. Yields how many did so in a row. Call with the lock held."""
+        path = self.folder / f"{self.stem}.trying"
+        try:
+            deaths = len(path.read_bytes()) if path.exists() else 0
+            path.write_bytes(b"x" * (deaths + 1))
+        except OSError:
+            yield 0
+            return
+        try:
+            yield deaths
+        finally:
+            path.unlink(missing_ok=True)
 
     def read(self) -> tuple[dict[str, Any] | None, str]:
         """The record, or None and why there is none (empty: nothing was ever stored)."""
@@ -107,6 +128,21 @@ class Entry:
                 path.unlink(missing_ok=True)
 
 
+def mark(entry: Entry, sentence: str) -> None:
+    """Remember that an engine ended the process that built or loaded it, so that it is not tried again as it is."""
+    entry.folder.mkdir(parents=True, exist_ok=True)
+    entry.commit({"description": dict(entry.description), "parity": None, "died": sentence}, keep_blob=False)
+
+
+def build_time(folder: Path, description: Mapping[str, Any]) -> float | None:
+    """How long the newest build in seconds took of a graph of this name by the same runtime and way; None: unknown."""
+    alike = ("name", "engine", "way")
+    for record in records(folder):
+        if all(record["description"].get(key) == description.get(key) for key in alike) and record.get("build_s"):
+            return record["build_s"]
+    return None
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     """Every readable record of a cache folder, with "path" and "bytes" added, newest first."""
     found = []
@@ -129,8 +165,11 @@ def clean(folder: Path) -> tuple[int, int]:
         handle = _lock(folder / f"{stem}.lock", lambda: None)
         try:
             for path in folder.glob(f"{stem}*"):
-                if path.suffix in (".engine", ".json", ".part", ".lock"):
-                    files, freed = files + (path.suffix != ".lock"), freed + path.stat().st_size
+                if path.suffix in (".engine", ".json", ".part", ".lock", ".log", ".trying"):
+                    files, freed = (
+                        files + (path.suffix not in (".lock", ".log", ".trying")),
+                        freed + path.stat().st_size,
+                    )
                     path.unlink()
         finally:
             os.close(handle)

@@ -28,6 +28,8 @@ class TensorRt(Engine):
     way = "torch_tensorrt"
     precisions = ("bfloat16", "float16", "tensorfloat32", "float32")
     helpers = (retype, placement, cuda, tensorrt_bindings)
+    isolated = True
+    limit_s = 3600.0
 
     def __init__(self, options: Options = Options()):
         self.options = options

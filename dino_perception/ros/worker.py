@@ -161,6 +161,7 @@ class Worker:
         for percept in percepts:
             try:
                 self._draw(percept, topics[percept.frame.camera])
+                self._account.cameras[percept.frame.camera].heights.look(percept)
             except Exception as error:
                 self._fail([], error)
 
