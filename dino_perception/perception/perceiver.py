@@ -239,6 +239,8 @@ class Perceiver:
 
     def _box(self, frame: Frame) -> Letterbox:
         image = frame.image
+        if not self.graphs.batch_sizes:
+            raise FrameError(f"camera '{frame.camera}': the perceiver is closed; make a new one")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise FrameError(
                 f"camera '{frame.camera}' gave an image of {image.dtype} {image.shape}; (H, W, 3) uint8 is needed"
