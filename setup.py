@@ -33,7 +33,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["dino_perception", "dino_perception.*"]),
-    package_data={"": ["*.safetensors", "*.json", "*.yaml", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]},
+    package_data={
+        "": ["*.safetensors", "*.json", "*.yaml", "*.html", "*.jpg", "*.png", "*.npz", "pictures/*.jpg", "weights/*"]
+    },
     # Without a C++ compiler the package installs all the same and matches with arrays, which takes longer.
     ext_modules=[
         Extension(
@@ -47,6 +49,7 @@ setup(
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
     install_requires=[
+        "backports.zstd; python_version < '3.14'",
         "lz4",
         "numpy>=1.21",
         "opencv-python-headless>=4.5.4",
@@ -57,5 +60,5 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"]},
+    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"], "viewer": ["aiohttp"]},
 )

@@ -23,9 +23,9 @@ from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record, Topic, qos
 from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
-from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.topics import TOPICS, latched, outputs
+from dino_perception.messages.intake import Intake
+from dino_perception.messages.topics import TOPICS
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -118,9 +118,9 @@ class Replay:
         self._part = dataclasses.replace(part, copy=tuple(name for name in part.copy if name not in own))
         self._begin = self._state = state or State()
         self._farm = perceiver if isinstance(perceiver, Farm) else None
-        self._demand = Demand()
-        self._last_stamp: dict[str, int] = dict(self._begin.demand.get("stamps", {}))
-        self._demand.recall(self._begin.demand)
+        self._intake = Intake(perceiver, settings, self._types)
+        self._intake.recall(self._begin.demand)
+        self._intake.told = set(self._begin.labelled)
         recall(perceiver, self._begin.tracks)
         self._bad: dict[str, list[str]] = {}
         self._back: dict[str, list[float]] = {}
@@ -189,33 +189,28 @@ class Replay:
         if work.damaged:  # live, such a message would not have arrived
             self._bad.setdefault(camera, []).append(work.damaged)
             return None, (), 0.0
-        last = self._last_stamp.get(camera, work.stamp_ns)
-        if work.stamp_ns < last:
-            self._perceiver.reset_tracks(camera)
-            self._back.setdefault(camera, []).append((last - work.stamp_ns) / 1e9)
-        self._last_stamp[camera] = work.stamp_ns
-        heads = {name: self._settings.head[name] for name in self._settings.heads}
-        topics, wanted = self._demand.decide(camera, work.stamp_ns, self._listened, heads)
+        order = self._intake.order(camera, work.stamp_ns, self._listened)
+        if order.back_s:
+            self._back.setdefault(camera, []).append(order.back_s)
         try:
             frame = work.frame.result()
-            if not topics:
+            if not order.topics:
                 return None, (), 0.0
             begun = time.perf_counter()
             if self._farm:
-                percept = self._farm.finish(frame, work.segment.result(work.place), wanted)
+                percept = self._farm.finish(frame, work.segment.result(work.place), order.heads)
             else:
-                percept = self._perceiver.perceive([frame], [wanted])[0]
+                percept = self._perceiver.perceive([frame], [order.heads])[0]
         except (ImageError, FrameError) as error:
             self._bad.setdefault(camera, []).append(str(error))
             return None, (), 0.0
         spent = time.perf_counter() - begun
         self._perceive_s += spent
-        return percept, topics, spent
+        return percept, order.topics, spent
 
     def _captured(self, state: State) -> State:
         """The state with a copy of what rates and tracks remember now."""
-        memory = {"stamps": dict(self._last_stamp), **self._demand.memory()}
-        return dataclasses.replace(state, demand=memory, tracks=remember(self._perceiver))
+        return dataclasses.replace(state, demand=self._intake.memory(), tracks=remember(self._perceiver))
 
     def _expected(self) -> int:
         """How many frames there will be, as far as the bag says."""
@@ -227,16 +222,15 @@ class Replay:
         return round(share * sum(-(-bag.topics[name].count // part.every) for name in self._cameras))
 
     def _write(self, outbox: BoundedQueue) -> None:
-        labelled = set(self._begin.labelled)
         while True:
             done = outbox.get()
             if isinstance(done, _End):
-                self._flush(dataclasses.replace(done.state, labelled=frozenset(labelled)))
+                self._flush(self._told(done.state))
                 return
             group = [done.work.record] if done.work.copied else []
             if done.percept is not None:
-                group += self._messages(done, labelled)
-            state = dataclasses.replace(done.state, labelled=frozenset(labelled))
+                group += self._messages(done)
+            state = self._told(done.state)
             self._writer.write(group, state)
             if done.percept is not None:
                 for watch in self._watch:
@@ -250,13 +244,13 @@ class Replay:
         if self._checkpoint:
             self._checkpoint(state)
 
-    def _messages(self, done: _Done, labelled: set[str]) -> list[Record]:
-        camera, percept = done.work.camera, done.percept
-        mine = self._topics[camera]
-        messages = outputs(self._types, percept, self._settings, done.topics)
-        if camera not in labelled:
-            messages.update(latched(self._types, self._perceiver.specs, mine))
-            labelled.add(camera)
+    def _told(self, state: State) -> State:
+        return dataclasses.replace(state, labelled=frozenset(self._intake.told))
+
+    def _messages(self, done: _Done) -> list[Record]:
+        mine = self._topics[done.work.camera]
+        messages = self._intake.messages(done.percept, done.topics)
+        messages.update(self._intake.once(done.work.camera, mine))
         return [
             Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name]))
             for name in mine

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dino_perception.messages.demand import Demand
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.topics import of_kind, outputs, waiting
+from dino_perception.messages.intake import Intake
+from dino_perception.messages.topics import of_kind, waiting
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
@@ -66,19 +66,16 @@ class Worker:
         self,
         mailbox: Mailbox,
         perceiver: Any,
-        settings: Settings,
+        intake: Intake,
         cameras: Mapping[str, Camera],
-        types: Any,
         account: Account,
         now_ns: Callable[[], int],
         complain: Callable[[str, Exception, str], None],
         lost: Callable[[str], None] = lambda text: None,
     ):
-        self._mailbox, self._perceiver, self._settings = mailbox, perceiver, settings
-        self._cameras, self._types, self._account = cameras, types, account
+        self._mailbox, self._perceiver, self._intake = mailbox, perceiver, intake
+        self._cameras, self._account = cameras, account
         self._now_ns, self._complain, self._lost = now_ns, complain, lost
-        self._demand = Demand()
-        self._last_stamp: dict[str, int] = {}
         self._orders: list[Callable[[], None]] = []
         self._orders_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
@@ -95,7 +92,7 @@ class Worker:
 
     def change(self, settings: Settings) -> None:
         """Take new settings before the next batch."""
-        self._order(lambda: self._apply(settings))
+        self._order(lambda: self._intake.change(settings))
 
     def reset_tracks(self) -> None:
         """Forget every camera's reference frames before the next batch."""
@@ -104,21 +101,12 @@ class Worker:
     def restart(self) -> None:
         """Time jumped back: forget what waits, the tracks and the rates."""
         self._mailbox.clear()
-        self._order(self._forget)
+        self._order(self._intake.reset)
 
     def _order(self, order: Callable[[], None]) -> None:
         # The perceiver belongs to this thread alone; other threads leave orders that it carries out between batches.
         with self._orders_lock:
             self._orders.append(order)
-
-    def _apply(self, settings: Settings) -> None:
-        self._perceiver.update(settings)
-        self._settings = settings
-
-    def _forget(self) -> None:
-        self._demand.reset()
-        self._last_stamp.clear()
-        self._perceiver.reset_tracks()
 
     def _run(self) -> None:
         while not self._mailbox.closed:
@@ -143,12 +131,8 @@ class Worker:
             taken = time.monotonic()
             if self._too_old(camera, letter.stamp_ns, late=False):
                 continue
-            if letter.stamp_ns < self._last_stamp.get(camera, letter.stamp_ns):
-                self._perceiver.reset_tracks(camera)
-            self._last_stamp[camera] = letter.stamp_ns
-            listened = self._cameras[camera].listened()
-            chosen, heads = self._demand.decide(camera, letter.stamp_ns, listened, self._heads())
-            if not chosen:
+            order = self._intake.order(camera, letter.stamp_ns, self._cameras[camera].listened())
+            if not order.topics:
                 self._account.cameras[camera].unwatched.tick(taken)
                 continue
             try:
@@ -158,8 +142,8 @@ class Worker:
                 continue
             self._account.spent({"wait": (taken - letter.received_s) * 1e3, "decode": (time.monotonic() - taken) * 1e3})
             frames.append(frame)
-            wanted.append(heads)
-            topics[camera] = chosen
+            wanted.append(order.heads)
+            topics[camera] = order.topics
         parts = {camera: _Parts(letters[camera], chosen - PICTURES) for camera, chosen in topics.items()}
 
         sights = self._sights(frames, wanted)
@@ -177,11 +161,9 @@ class Worker:
         for percept in percepts:
             try:
                 self._draw(percept, topics[percept.frame.camera])
+                self._account.cameras[percept.frame.camera].heights.look(percept)
             except Exception as error:
                 self._fail([], error)
-
-    def _heads(self) -> dict[str, Any]:
-        return {name: self._settings.head[name] for name in self._settings.heads}
 
     def _sights(self, frames: list[Frame], wanted: list[set[str]]) -> list[Sight]:
         """What is seen in the frames; one that fails alone is counted and left out."""
@@ -234,14 +216,12 @@ class Worker:
         """Send what is due but `without` some topics, which come later; with none left out the frame is done."""
         frame, due = percept.frame, parts.due - without
         account = self._account.cameras[frame.camera]
-        if due or not without:
-            if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
-                parts.over = not parts.sent
-                due = set()
-        if due:
-            begun = time.monotonic()
-            messages = self._messages(percept, due)
-            built = time.monotonic()
+        if (due or not without) and self._in_vain(frame, parts):
+            due = set()
+        begun = time.monotonic()
+        messages = self._intake.messages(percept, due) if due else {}
+        built = time.monotonic()
+        if messages and not self._in_vain(frame, parts):  # asked again: on a busy machine building takes its time
             self._cameras[frame.camera].publish(messages)
             done = time.monotonic()
             parts.due -= due
@@ -257,17 +237,27 @@ class Worker:
             account.published.tick(time.monotonic())
             self._account.spent(parts.spent)
 
+    def _in_vain(self, frame: Frame, parts: _Parts) -> bool:
+        """Whether nothing more of a frame may be sent: the node stops, or the frame is too old by now."""
+        if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
+            parts.over = not parts.sent
+            return True
+        return False
+
     def _draw(self, percept: Percept, topics: set[str]) -> None:
         pictures = topics & PICTURES
-        age = self._age_s(percept.frame.stamp_ns)
-        if not pictures or self._mailbox.closed or (age is not None and age > self._settings.max_age):
+        if not pictures or self._stale(percept):
             return
         begun = time.monotonic()
-        self._cameras[percept.frame.camera].publish(self._messages(percept, pictures))
+        messages = self._intake.messages(percept, pictures)
+        if self._stale(percept):
+            return
+        self._cameras[percept.frame.camera].publish(messages)
         self._account.spent({"overlays": (time.monotonic() - begun) * 1e3})
 
-    def _messages(self, percept: Percept, topics: set[str]) -> dict[str, Any]:
-        return outputs(self._types, percept, self._settings, topics)
+    def _stale(self, percept: Percept) -> bool:
+        age = self._age_s(percept.frame.stamp_ns)
+        return self._mailbox.closed or (age is not None and age > self._intake.settings.max_age)
 
     def _age_s(self, stamp_ns: int) -> float | None:
         now = self._now_ns()
@@ -279,7 +269,7 @@ class Worker:
         account = self._account.cameras[camera]
         if not late:
             account.age_s = age
-        if age is None or age <= self._settings.max_age:
+        if age is None or age <= self._intake.settings.max_age:
             return False
         if counted:
             return True

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dino_perception.messages.images import decode_image
+from dino_perception.messages.intake import Intake
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception import drawing
 from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
@@ -104,9 +105,8 @@ class Bench:
         self.worker = Worker(
             self.mailbox,
             self.perceiver,
-            self.settings,
+            Intake(self.perceiver, self.settings, TYPES),
             self.cameras,
-            TYPES,
             self.account,
             now_ns=lambda: round(self.now_s * 1e9),
             complain=lambda text, error, who: self.complaints.append(text),

@@ -1,0 +1,76 @@
+"""What is asked of each frame, and what is told of it: one class for the live node and for a replay, so that the same
+frames give the same messages through either."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dino_perception.messages.demand import Demand
+from dino_perception.messages.topics import latched, outputs
+from dino_perception.perception.frame import Percept
+from dino_perception.perception.settings import Settings
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a frame is to give: the `topics` (relative names) to publish and the `heads` to run for them. `back_s` is how
+    far its stamp lies before that of the camera's frame before, 0 where time goes on."""
+
+    topics: set[str]
+    heads: set[str]
+    back_s: float = 0.0
+
+
+class Intake:
+    """Follows the frames of all cameras. `perceiver` is a Perceiver, or what stands in for one; `settings` hold until
+    `change`. One thread calls `order`, `change` and `reset`; another one may call `messages` and `once`."""
+
+    def __init__(self, perceiver: Any, settings: Settings, types: Any):
+        self.settings = settings
+        self.told: set[str] = set()
+        """The cameras whose latched messages were given."""
+        self._perceiver, self._types = perceiver, types
+        self._demand = Demand()
+        self._last_stamp: dict[str, int] = {}
+
+    def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
+        """What the camera's next frame is to give to those who listen. A stamp that goes back starts new tracks."""
+        back_ns = self._last_stamp.get(camera, stamp_ns) - stamp_ns
+        if back_ns > 0:
+            self._perceiver.reset_tracks(camera)
+        self._last_stamp[camera] = stamp_ns
+        heads = {name: self.settings.head[name] for name in self.settings.heads}
+        return Order(*self._demand.decide(camera, stamp_ns, listened, heads), max(0, back_ns) / 1e9)
+
+    def messages(self, percept: Percept, topics: Collection[str]) -> dict[str, Any]:
+        """The messages of a percept, by relative topic name, for those of `topics` that it can fill."""
+        return outputs(self._types, percept, self.settings, topics)
+
+    def once(self, camera: str, topics: Collection[str]) -> dict[str, Any]:
+        """The latched messages of a camera, for those of `topics`; nothing when they were given before."""
+        if camera in self.told:
+            return {}
+        self.told.add(camera)
+        return latched(self._types, self._perceiver.specs, topics)
+
+    def change(self, settings: Settings) -> None:
+        """Take changed settings. Raises SettingError for one that needs a new perceiver."""
+        self._perceiver.update(settings)
+        self.settings = settings
+
+    def reset(self) -> None:
+        """Time starts anew: forget tracks, rates and stamps."""
+        self._demand.reset()
+        self._last_stamp.clear()
+        self._perceiver.reset_tracks()
+
+    def memory(self) -> dict[str, Any]:
+        """What rates and stamps remember, as plain data."""
+        return {"stamps": dict(self._last_stamp), **self._demand.memory()}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take up again what `memory` gave."""
+        self._last_stamp = dict(memory.get("stamps", {}))
+        self._demand.recall(memory)
