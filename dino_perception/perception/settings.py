@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.models.yaml_text import YamlError, load_file
 
 
@@ -84,9 +85,7 @@ class Settings:
     heads: list[str] = setting(
         ["segmentation", "depth", "correspondences"], "Heads to load; each has its own <head>.* parameters."
     )
-    engine: str = setting(
-        "auto", "Runtime of the backbone and the heads.", choices=("auto", "tensorrt", "cuda", "openvino", "torch")
-    )
+    engine: str = setting("auto", "Runtime of the backbone and the heads.", choices=("auto", *RUNTIMES))
     precision: str = setting(
         "auto",
         "Arithmetic of the engine; auto takes the fastest that passes the parity gate.",
