@@ -29,6 +29,7 @@ from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
 from dino_perception.perception.sight import Asked, Sight
 from dino_perception.perception.stage_clock import StageClock
+from dino_perception.perception.transfers import Home
 from dino_perception.perception.untrained import refuse_untrained
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Perceiver:
                 torch.set_num_threads(1)
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
+        self._home = Home(self.device)
         self._matching = MatchThread(
             backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0
         )
@@ -207,20 +209,27 @@ class Perceiver:
                     chunk[slot].picture = self._matching.picture(chunk[slot].frame, chunk[slot].box)
             maps = self.graphs.maps(pixels)
             clock.stage("backbone")
-            # Where the heads run on a GPU points are matched beside them, so their descriptors come first.
-            for kind in sorted(chosen, key=lambda kind: (kind == self._matched) != self._off_cpu):
+            # All heads are queued before the first answer is read, so that a GPU is waited for once. Where points are
+            # matched on the cores that the engine uses, their descriptors come last.
+            home: list[tuple[str, Asked, list[torch.Tensor]]] = []
+            for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
                 for slot, own in zip(chosen[kind], arrays):
-                    self._keep(kind, chunk[slot], own)
-                clock.stage("copy")
+                    home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
+            clock.stage("copy")
+            self._home.arrive()
+            clock.settle()
+            for kind, one, arrays in sorted(home, key=lambda each: each[0] != self._matched):
+                self._keep(kind, one, arrays)
+            clock.on_host("copy")
 
     def _keep(self, kind: str, one: Asked, arrays: Sequence[torch.Tensor]) -> None:
-        """Copy a head's arrays out of the engine's memory."""
+        """Copy a head's arrays out of memory that is used again."""
         if kind == self._matched:
             one.descriptors = arrays[0].clone()
             if self._off_cpu:
-                self._match(one)
+                self._match(one)  # on its way beside what follows
         else:
             one.answers[kind] = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
 
@@ -230,6 +239,8 @@ class Perceiver:
 
     def _box(self, frame: Frame) -> Letterbox:
         image = frame.image
+        if not self.graphs.batch_sizes:
+            raise FrameError(f"camera '{frame.camera}': the perceiver is closed; make a new one")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise FrameError(
                 f"camera '{frame.camera}' gave an image of {image.dtype} {image.shape}; (H, W, 3) uint8 is needed"

@@ -35,6 +35,7 @@ from dino_perception.ros.parameter_files import ParameterFileError, check_parame
 from dino_perception.ros.parameters import Parameters
 from dino_perception.ros.startup import Startup
 from dino_perception.ros.transitions import PatientLifecycleNode
+from dino_perception.wheels import missing
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
     from dino_perception.perception.perceiver import Perceiver
@@ -93,7 +94,7 @@ class PerceptionNode(PatientLifecycleNode):
         except Exception as error:
             # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
             known = type(error).__module__.startswith("dino_perception.")
-            self._problem = printable(error if known else f"{type(error).__name__}: {error}")
+            self._problem = printable(missing(error) or (error if known else f"{type(error).__name__}: {error}"))
             self.get_logger().error(f"not configured: {self._problem}. {self._startup.next_step()}")
             self._unload()
             return FAILURE

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dino_perception.models.heads import Head
 from dino_perception.models.heads.decoders import Residual
+from dino_perception.training.datasets import DataError
 from dino_perception.training.features import Item
 from dino_perception.training.tasks import task_of
 
@@ -70,10 +71,15 @@ def fit(
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
     AdamW, a linear warm-up over a twentieth of the steps, then a cosine to zero. A segmentation head is judged by mIoU,
-    a depth head by AbsRel.
+    a depth head by AbsRel. Raises DataError for frames in which nothing is known.
     """
     task = task_of(head.spec.kind)
-    reads = [functools.partial(np.load, item.truth, mmap_mode="r") for item in train]
+    reads, judged = (
+        [functools.partial(np.load, item.truth, mmap_mode="r") for item in of] for of in (train, validation)
+    )
+    for truths, what in ((reads, "to learn from"), (judged, "to judge by")):
+        if truths and (why := task.unknown(head, truths)):
+            raise DataError(f"the {len(truths)} {task.truths_name} {what} {why}")
     torch.manual_seed(recipe.seed)
     order = torch.Generator().manual_seed(recipe.seed)
     if not head.trained:

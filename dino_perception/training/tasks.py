@@ -46,6 +46,11 @@ class Task:
         """What `create_head` is told: the data's classes, or the range that the user names."""
         return {}
 
+    def unknown(self, head: Head, truths: Sequence[Callable[[], np.ndarray]]) -> str:
+        """How it comes that no pixel of any truth says anything, "" when one does: a head that learnt from such truth would
+        have learnt nothing, and be saved as trained."""
+        return ""
+
     def begin(self, head: Head, truths: Sequence[Callable[[], np.ndarray]]) -> None:
         """Give an untrained head a start from some of the truth; each of `truths` reads one array as it is kept."""
 
@@ -83,6 +88,11 @@ class SegmentationTask(Task):
 
     def options(self, labels, depth_range):
         return {"labels": labels}
+
+    def unknown(self, head, truths):
+        if any((read() != IGNORE).any() for read in truths):
+            return ""
+        return f"are unlabelled ({IGNORE}) everywhere; check 'ignore' and 'values' of labels.yaml"
 
     def weights(self, head, truths, recipe):
         if recipe.class_weights == "none":
@@ -130,6 +140,12 @@ class DepthTask(Task):
 
     def options(self, labels, depth_range):
         return {"depth_range": tuple(depth_range)} if depth_range else {}
+
+    def unknown(self, head, truths):
+        near, far = head.spec.depth_range
+        if any(((metres := read()) >= near).any() and (metres <= far).any() for read in truths):
+            return ""
+        return f"hold nothing from {near:g} to {far:g} m; is it metres (.npy) or millimetres (16-bit PNG)?"
 
     def begin(self, head, truths):
         near, far = head.spec.depth_range

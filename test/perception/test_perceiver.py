@@ -319,5 +319,8 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
 def test_a_closed_perceiver_has_freed_its_engines(tmp_path):
     perceiver = build(tmp_path, heads=["depth"])
     perceiver.close()
-    with pytest.raises(Exception):  # noqa: B017
+    for name in ("backbone", "depth"):
+        with pytest.raises(KeyError):
+            perceiver.graphs.graph(name)
+    with pytest.raises(FrameError, match="camera 'camera': the perceiver is closed"):
         perceiver.perceive([frame(photo())])

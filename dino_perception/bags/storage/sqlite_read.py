@@ -141,6 +141,8 @@ class SqliteSource:
                 self._problem(Problem("damaged", f"a topic of {self.path.name} is no text and is left out", number))
                 continue
             encoding, text = texts.get(kind, ("", ""))
+            if coding not in ("", "cdr"):
+                text = text.encode().decode("latin-1")
             kind = full_type(kind) if coding in ("", "cdr") else kind
             topics[number] = Topic(
                 name, kind, text, encoding if text else "", digest or "", named_qos(qos), 0, coding or "cdr"
