@@ -16,6 +16,7 @@ COMMANDS = (
     "play",
     "extract",
     "train",
+    "calibrate",
     "evaluate",
     "benchmark",
     "compile",
