@@ -7,13 +7,17 @@ ARGS ?=
 # A ROS 2 installation or workspace sourced in this shell is another world than .venv: keep them apart.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo test test-distros setup clean
+.PHONY: demo test test-tensorrt test-distros setup tensorrt-rtx clean
 
 demo: setup
 	@.venv/bin/dino-perception demo $(ARGS)
 
-test: setup
+test: setup tensorrt-rtx
 	@.venv/bin/python -m pytest test $(ARGS)
+
+# Every graph that ships through a real TensorRT builder, by both ways; minutes. ARGS="--only rover-tiny" for some.
+test-tensorrt: setup tensorrt-rtx
+	@.venv/bin/python test/engines/build_with_tensorrt.py --all $(ARGS)
 
 # The versions that ROS distributions bring, each in an environment of its own under .distros (gigabytes; minutes).
 test-distros:
@@ -22,6 +26,9 @@ test-distros:
 setup:
 	@command -v $(PYTHON) >/dev/null || { echo "This machine lacks $(PYTHON); install with: sudo apt install python3 python3-venv python3-dev cmake g++" >&2; exit 1; }
 	@$(PYTHON) -B tools/setup.py
+
+tensorrt-rtx: setup
+	@.venv/bin/python -B tools/tensorrt_rtx.py
 
 clean:
 	rm -rf .venv .cache .distros build install log out

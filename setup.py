@@ -49,6 +49,7 @@ setup(
     entry_points={"console_scripts": ["dino-perception = dino_perception.cli.__main__:main"]},
     # The versions that the tests passed with stand in requirements/.
     install_requires=[
+        "backports.zstd; python_version < '3.14'",
         "lz4",
         "numpy>=1.21",
         "opencv-python-headless>=4.5.4",

@@ -15,6 +15,7 @@ _isolation = isolated()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "launch: a launch_pytest test")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU")
     _isolation.__enter__()
 
 

@@ -92,7 +92,7 @@ class Calibrations:
             message = self._bag.decode(record)
             model = camera_model(message)
             reason = f"the camera_info on {self._info} says the camera is not calibrated (K is zero)"
-        except (CameraInfoError, SerdeError) as error:
+        except (CameraInfoError, SerdeError, KeyError) as error:
             model, reason = None, f"{self._info}: {error}"
         if model is None:
             # As live: an older one does not stand in for the newest when that cannot be used.

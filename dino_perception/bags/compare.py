@@ -120,7 +120,12 @@ def _compare_topic(a: BagReader, b: BagReader, name: str, tolerances: Mapping[st
 
 def _same_content(a: BagReader, b: BagReader, left: Record, right: Record) -> dict[str, float]:
     """Whether two messages say the same although their bytes differ: rclpy leaves padding between fields as it was."""
-    x, y = (bag.types.serialize(bag.decode(record)) for bag, record in ((a, left), (b, right)))
+    if left.topic.coding != "cdr" or right.topic.coding != "cdr":
+        return {"bytes": 1.0}
+    x, y = (
+        bag.types.serialize(bag.types.deserialize(record.data, record.topic.type))
+        for bag, record in ((a, left), (b, right))
+    )
     return {} if x == y else {"bytes": 1.0}
 
 

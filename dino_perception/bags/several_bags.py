@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from dino_perception.bags.job import Job, Result, run
 from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import is_bag
 from dino_perception.children import end_with_parent
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.perception.settings import Settings
 
 _THREADS = 4
 """Cores that a worker on a CPU gets where there are enough; a perceiver gains little from more."""
+_MOST_FILES = 20_000
+"""Files of a folder that is searched for bags; it is a mistake when there are more."""
 _MEMORY = 2 << 30
 """Bytes of memory that a worker is expected to need."""
 
@@ -61,7 +64,7 @@ def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
     """(processes, threads of each) for so many bags: a process a GPU where the engine may use one, else one for every
     few cores, and no more than there is memory for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = _gpus() if settings.engine in ("auto", "cuda", "tensorrt") else 0
+    devices = _gpus() if settings.engine == "auto" or RUNTIMES[settings.engine].on_gpu else 0
     threads = settings.threads or min(_THREADS, cores)
     fitting = max(1, _free_memory() // _MEMORY)
     count = max(1, min(bags, devices or cores // threads, fitting))
@@ -117,14 +120,24 @@ def _pass_on(number: int) -> Any:
     return signal.signal(number, pass_on)
 
 
-def _inside(folder: Path, out: Path | None):
-    for path in sorted(folder.iterdir()):
-        if out is not None and out.exists() and path.is_dir() and out.samefile(path):
-            continue
-        if is_bag(path):
+def _inside(folder: Path, out: Path | None) -> Iterator[Path]:
+    """The bags below a folder, each folder once, whatever links lead to it."""
+    seen: set[str] = set() if out is None else {os.path.realpath(out)}
+    todo, looked = [folder], 0
+    while todo:
+        path = todo.pop()
+        if path != folder and is_bag(path):
             yield path
-        elif path.is_dir():
-            yield from _inside(path, out)
+        elif path.is_dir() and os.path.realpath(path) not in seen:
+            seen.add(os.path.realpath(path))
+            try:
+                inside = sorted(path.iterdir(), reverse=True)
+            except OSError:  # not for this user to read
+                continue
+            looked += len(inside)
+            if looked > _MOST_FILES:
+                raise BagError(f"{folder} holds more than {_MOST_FILES} files; name the folder with the bags", USAGE)
+            todo += inside
 
 
 def _gpus() -> int:

@@ -9,6 +9,7 @@ import os
 import sys
 
 import dino_perception
+from dino_perception.wheels import missing
 
 COMMANDS = (
     "demo",
@@ -29,6 +30,15 @@ COMMANDS = (
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code: 0 done, 1 failed or found wrong, 2 a wrong command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        if sentence := missing(error):
+            return _failed(next((name for name in arguments if name in COMMANDS), ""), sentence)
+        raise
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dino-perception", description=dino_perception.__doc__)
     parser.add_argument("--version", action="version", version=f"dino_perception {dino_perception.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="<command>", required=True)
@@ -48,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (OSError, MemoryError) as error:
         return _failed(parsed.command, _of_the_machine(error))
+    except ModuleNotFoundError:
+        raise
     except Exception as error:
         if not type(error).__module__.startswith("dino_perception."):
             raise
@@ -58,7 +70,7 @@ def _failed(command: str, sentence: str) -> int:
     from dino_perception.messages.printable import printable
 
     lines = (printable(line, 4000) for line in sentence.splitlines())
-    print(f"dino-perception {command}: " + "\n".join(lines), file=sys.stderr)
+    print(f"{f'dino-perception {command}'.strip()}: " + "\n".join(lines), file=sys.stderr)
     return 1
 
 

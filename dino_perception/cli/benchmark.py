@@ -145,6 +145,7 @@ def _variants(args: argparse.Namespace) -> list:
                     "input_width": size[1],
                     "backbone": backbone,
                     "engine": engine,
+                    "allow_untrained": True,  # random weights take as long as trained ones
                 }
                 if args.heads:
                     mine["heads"] = args.heads.split(",")

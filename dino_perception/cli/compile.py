@@ -66,6 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--optimization-level", type=int, choices=range(6), help="TensorRT: how long it may search (default: 3)"
     )
     parser.add_argument(
+        "--force", action="store_true", help="build what the cache has, and try again what once ended its process"
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="cuda: time many kernels and keep the fastest (minutes a graph; builds anew, as --force does)",
+    )
+    parser.add_argument(
         "--no-chain", action="store_true", help="leave out the comparison of the whole chain, frame in to percept out"
     )
     parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
@@ -84,15 +92,20 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.measuring.markdown_tables import fill
 
     console = wide_console()
-    settings = configuration.settings_of(args)
+    # Engines of random weights have the times and, checked against the same weights, the parity of real ones.
+    settings = configuration.settings_of(args, allow_untrained=True)
     folder = args.cache or Path(settings.engine_cache or engines.default_folder()).expanduser()
     if args.clean or args.list:
         result = _clean(console, folder) if args.clean else _list(console, folder)
         overridden = False
     else:
+        engines.ENGINES["cuda"].search = args.search
         engines.ENGINES["tensorrt"].options = Options(int(args.workspace * 2**20), args.optimization_level)
         ids = args.backbone.split(",") if args.backbone else [settings.backbone]
-        result = [_build(console, args, configuration.settings_of(args, backbone=id_), folder) for id_ in ids]
+        result = [
+            _build(console, args, configuration.settings_of(args, backbone=id_, allow_untrained=True), folder)
+            for id_ in ids
+        ]
         overridden = any(graph["overridden"] for backbone in result for graph in backbone["graphs"])
         if len(result) > 1:
             console.print("\n".join(_markdown(result)), soft_wrap=True)
@@ -124,8 +137,9 @@ def _build(console: Console, args: argparse.Namespace, settings: Settings, folde
             progress.update(task, description=line if "building" in line else "")
 
         perceiver = Perceiver(
-            settings, cache=folder, report=report, batch_sizes=_batches(args.batch), frames=pictures or None
-        )
+            settings, cache=folder, report=report, batch_sizes=_batches(args.batch), frames=pictures or None,
+            rebuild=args.force or args.search,
+        )  # fmt: skip
         progress.update(task, description="comparing the whole chain with float32 torch")
         chain = None if args.no_chain or settings.engine == "torch" else _chain(perceiver, settings, pictures)
         about = perceiver.describe()
@@ -286,7 +300,7 @@ def _list(console: Console, folder: Path) -> list[dict[str, Any]]:
             f"{record['bytes'] / 1e6:.1f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(record["modified"])),
             "yes" if record["fits"] else "no",
-            summary(record["parity"]) if record["blob"] else "failed: " + summary(record["parity"]),
+            record.get("died") or ("" if record["blob"] else "failed: ") + summary(record["parity"]),
         )
     if found:
         console.print(table)

@@ -122,7 +122,9 @@ def run(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace):
     """The configuration with the command line's settings and heads; pairs of frames are matched with each other, whatever
     it says of key frames. Raises SettingError."""
-    settings = configuration.settings_of(args, **({"heads": args.heads.split(",")} if args.heads else {}))
+    chosen = {"heads": args.heads.split(",")} if args.heads else {}
+    # What random weights reach is what the trained ones are compared with; the report says which these are.
+    settings = configuration.settings_of(args, allow_untrained=True, **chosen)
     if "correspondences" not in settings.heads:
         return settings
     return settings.changed({"correspondences.reference": "previous"})

@@ -34,7 +34,7 @@ class TrainError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", choices=("segmentation", "depth"), help="what the head is to tell")
+    parser.add_argument("head", type=trainable, help="what the head is to tell: segmentation or depth")
     add_data_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="head file to write (.safetensors); with --curve the plot (.png)"
@@ -111,6 +111,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
 
 
+def trainable(text: str) -> str:
+    from dino_perception.training.tasks import TaskError, task_of
+
+    try:
+        return task_of(text).kind
+    except TaskError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run(args: argparse.Namespace) -> int:
     import torch
 
@@ -119,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.models.heads import create_head
     from dino_perception.training.features import FeatureCache
     from dino_perception.training.splitting import with_truth
+    from dino_perception.training.tasks import task_of
 
     if args.out is None and not (args.curve and args.json):
         raise TrainError("say with --out which file to write")
@@ -136,13 +146,12 @@ def run(args: argparse.Namespace) -> int:
                 "give --weights"
             )
         data = with_truth(opened(args, args.data, stages), args.head)
-        options = {"depth_range": tuple(args.depth_range)} if args.depth_range else {}
         head = create_head(
             args.head,
             backbone,
             args.arch,
             taps=args.taps,
-            **(options if args.head == "depth" else {"labels": data.labels}),
+            **task_of(args.head).options(data.labels, args.depth_range),
         )
         cache = FeatureCache(
             cache_folder(args),
@@ -168,6 +177,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     from dino_perception.training.fit import State, fit, measure, recipe_record
     from dino_perception.training.looks import View, views
     from dino_perception.training.splitting import with_truth
+    from dino_perception.training.tasks import task_of
     from dino_perception.training.usual_frames import of_items, usual
 
     start = time.monotonic()
@@ -181,7 +191,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     )
     ready = time.monotonic()
     recipe = _recipe(args)
-    measured = "AbsRel" if args.head == "depth" else "mIoU"
+    measured = task_of(args.head).measured
 
     def told(state: State) -> None:
         note = f"loss {state.loss:.3f}" + (f"  {measured} {state.score:.3f}  best {state.best:.3f}" if judged else "")
@@ -299,8 +309,10 @@ def _parts(args: argparse.Namespace, data: Dataset, stages: Stages) -> tuple[Dat
 
 
 def _same_classes(other: Dataset, data: Dataset, kind: str) -> None:
+    from dino_perception.training.tasks import task_of
+
     wanted, found = ([label.name for label in d.labels] for d in (data, other))
-    if kind == "segmentation" and wanted != found:
+    if task_of(kind).classed and wanted != found:
         raise TrainError(
             f"{other.source} has the classes {', '.join(found)}, and {data.source} {', '.join(wanted)}; give both "
             "the same --labels"

@@ -23,12 +23,14 @@ class EngineInfo:
 
     `parity` is the record of parity.py (None for the float32 reference itself); `reason` says in one sentence why
     this engine and precision were taken; `overridden` is True when it runs although it failed the parity gate.
-    `build_s` is the wall time of this start in seconds, whether it built or loaded.
+    `build_s` is the wall time of this start in seconds, whether it built or loaded. `way` tells apart the ways in which
+    one runtime can run a graph, such as compiled or captured.
     """
 
     engine: str
     precision: str
     device: str
+    way: str = ""
     build_s: float = 0.0
     from_cache: bool = False
     parity: Mapping[str, Any] | None = None
@@ -109,6 +111,13 @@ class Engine(abc.ABC):
     """Whether a built engine is bytes that another process can load."""
     helpers: tuple[Any, ...] = ()
     """Modules of this package whose code takes part in the build; like the engine's own, it is part of the key."""
+    way: str = ""
+    """Which of its ways this engine is, where a runtime has several (see `rungs`); part of the key."""
+    isolated = False
+    """Whether a build runs or makes native code that could take this process down with it. Such an engine is built,
+    loaded for the first time and compared in a process of its own (see build_process.py)."""
+    limit_s = 600.0
+    """How long an isolated build may take, loading and comparing included, before it counts as hung."""
 
     @abc.abstractmethod
     def unavailable(self) -> str:
@@ -125,6 +134,15 @@ class Engine(abc.ABC):
     def ladder(self) -> tuple[str, ...]:
         """The precisions that make sense on this machine, in the order in which they are tried."""
         return self.precisions
+
+    def rungs(self, precision: str) -> list[tuple[Engine, str]]:
+        """What is tried, in this order: (the engine of a way to run a graph, its precision). `precision` is a name or
+        "auto"."""
+        return [(self, rung) for rung in (self.ladder() if precision == "auto" else (precision,))]
+
+    def label(self, precision: str) -> str:
+        """How messages call this engine at a precision."""
+        return f"{self.name} {precision}" + (f" {self.way}" if self.way else "")
 
     def build(self, program: Program, precision: str, threads: int) -> bytes | memoryview:
         """The built engine as bytes."""

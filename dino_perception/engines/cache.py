@@ -21,10 +21,7 @@ from typing import Any
 
 from dino_perception.engines.identity import key
 
-
-def default_folder() -> Path:
-    """$XDG_CACHE_HOME/dino_perception, or ~/.cache/dino_perception."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino_perception"
+SEAL = "sha256 of this record"
 
 
 @dataclass
@@ -43,6 +40,11 @@ class Entry:
     def record_path(self) -> Path:
         return self.folder / f"{self.stem}.json"
 
+    @property
+    def log_path(self) -> Path:
+        """Where the output of a build goes, which no one but a bug report needs."""
+        return self.folder / f"{self.stem}.log"
+
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Hold this entry's lock. `waiting` is told once when another process has it. Where the folder cannot be
@@ -59,6 +61,22 @@ class Entry:
         finally:
             os.close(handle)
 
+    @contextlib.contextmanager
+    def tried(self) -> Iterator[int]:
+        """While this process has the engine in hand a file says so; one that is found was left by a process that ended
+        hard. Yields how many did so in a row. Call with the lock held."""
+        path = self.folder / f"{self.stem}.trying"
+        try:
+            deaths = len(path.read_bytes()) if path.exists() else 0
+            path.write_bytes(b"x" * (deaths + 1))
+        except OSError:
+            yield 0
+            return
+        try:
+            yield deaths
+        finally:
+            path.unlink(missing_ok=True)
+
     def read(self) -> tuple[dict[str, Any] | None, str]:
         """The record, or None and why there is none (empty: nothing was ever stored)."""
         try:
@@ -69,6 +87,10 @@ class Entry:
             return None, f"its record cannot be read ({type(error).__name__})"
         if not isinstance(record, dict) or record.get("description") != json.loads(json.dumps(self.description)):
             return None, "its record describes another engine"
+        if SEAL in record and record[SEAL] != _seal(record):
+            return None, "its record is damaged, so that its parity numbers cannot be believed (checksum)"
+        if not {"blob", "sha256", "parity"} <= set(record):
+            return None, "its record lacks its parity, its engine or its checksum"
         return record, ""
 
     def blob(self, record: Mapping[str, Any]) -> tuple[memoryview | None, str]:
@@ -99,10 +121,26 @@ class Entry:
         """Make a record the truth about this entry and drop every other file of it. Without `keep_blob` the engine
         itself goes too (it failed the gate, and only that fact is worth keeping)."""
         record = {**record} if keep_blob else {**record, "blob": None, "sha256": None}
+        record[SEAL] = _seal(record)
         _replace(self.record_path, json.dumps(record, indent=1).encode())
         for path in self.folder.glob(f"{self.stem}*"):
             if path.suffix == ".part" or (path.suffix == ".engine" and path.name != record["blob"]):
                 path.unlink(missing_ok=True)
+
+
+def mark(entry: Entry, sentence: str) -> None:
+    """Remember that an engine ended the process that built or loaded it, so that it is not tried again as it is."""
+    entry.folder.mkdir(parents=True, exist_ok=True)
+    entry.commit({"description": dict(entry.description), "parity": None, "died": sentence}, keep_blob=False)
+
+
+def build_time(folder: Path, description: Mapping[str, Any]) -> float | None:
+    """How long the newest build in seconds took of a graph of this name by the same runtime and way; None: unknown."""
+    alike = ("name", "engine", "way")
+    for record in records(folder):
+        if all(record["description"].get(key) == description.get(key) for key in alike) and record.get("build_s"):
+            return record["build_s"]
+    return None
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -127,12 +165,21 @@ def clean(folder: Path) -> tuple[int, int]:
         handle = _lock(folder / f"{stem}.lock", lambda: None)
         try:
             for path in folder.glob(f"{stem}*"):
-                if path.suffix in (".engine", ".json", ".part", ".lock"):
-                    files, freed = files + (path.suffix != ".lock"), freed + path.stat().st_size
+                if path.suffix in (".engine", ".json", ".part", ".lock", ".log", ".trying"):
+                    files, freed = (
+                        files + (path.suffix not in (".lock", ".log", ".trying")),
+                        freed + path.stat().st_size,
+                    )
                     path.unlink()
         finally:
             os.close(handle)
     return files, freed
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A checksum of a record as a file holds it: a flipped digit of a parity number is no other number."""
+    plain = json.loads(json.dumps({name: value for name, value in record.items() if name != SEAL}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _lock(path: Path, waiting: Callable[[], None]) -> int:

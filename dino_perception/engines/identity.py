@@ -54,6 +54,7 @@ def describe(program: Program, engine: Engine, precision: str, threads: int) -> 
         "graph": graph,
         "inputs": [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in program.example],
         "engine": engine.name,
+        **({"way": engine.way} if engine.way else {}),
         "precision": precision,
         "threads": threads,
         "code": _files_hash([Path(inspect.getfile(part)) for part in (runtime, *runtime.helpers)]),

@@ -9,6 +9,7 @@ float16 the attention scores stay float32 too, because trained DINO weights push
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import nn
@@ -59,11 +60,16 @@ _FLOAT32 = {
 }
 
 
-def retyped(program: Program, precision: str) -> torch.export.ExportedProgram:
+def retyped(program: Program, precision: str, *, wide_outputs: bool = False) -> torch.export.ExportedProgram:
     """The program's graph with `precision` ("bfloat16" or "float16") written into it; anything else leaves it as it
     is. Weights that only products read are stored in the low type. Inputs and outputs keep their types, except that
-    8-bit inputs become float32: TensorRT does nothing with an 8-bit tensor, and casting outside costs one copy."""
-    typed = Retyped(program.exported.module(), LOW.get(precision))
+    8-bit inputs become float32: TensorRT does nothing with an 8-bit tensor, and casting outside costs one copy. With
+    `wide_outputs` an 8-bit output is left as the float32 that the graph would cast last, for the same reason."""
+    graph = program.exported.module()
+    _fold(graph)
+    if wide_outputs:
+        _widen(graph)
+    typed = Retyped(graph, LOW.get(precision))
     example = tuple(t.float() if t.dtype == torch.uint8 else t for t in program.example)
     with torch.no_grad():
         return torch.export.export(typed, example, strict=False)
@@ -129,6 +135,42 @@ def _attention(q, k, v, mask=None, dropout_p=0.0, is_causal=False, *, scale=None
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = torch.matmul(q.float() * scale, k.float().transpose(-2, -1))
     return torch.matmul(torch.softmax(scores, dim=-1).half(), v.half())
+
+
+def _fold(graph: torch.fx.GraphModule) -> None:
+    """Compute now what follows from weights alone, so that a weight that is turned before a product reads it is one."""
+    known: dict[torch.fx.Node, torch.Tensor] = {}
+    with torch.no_grad():
+        for node in graph.graph.nodes:
+            inputs = node.all_input_nodes
+            if node.op == "get_attr" and isinstance(node.meta.get("val"), torch.Tensor):
+                known[node] = operator.attrgetter(node.target)(graph)
+            elif node.op == "call_function" and inputs and all(n in known for n in inputs) and packet_of(node):
+                args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.get)
+                value = node.target(*args, **kwargs)
+                if isinstance(value, torch.Tensor):
+                    known[node] = value
+    for index, (node, value) in enumerate(known.items()):
+        if node.op == "call_function" and any(user not in known for user in node.users):
+            name = f"folded_{index}"
+            graph.register_buffer(name, value.detach().contiguous())
+            with graph.graph.inserting_before(node):
+                constant = graph.graph.get_attr(name)
+            constant.meta = dict(node.meta)
+            node.replace_all_uses_with(constant)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _widen(graph: torch.fx.GraphModule) -> None:
+    """Have each output that is a last cast to 8 bits be what was cast."""
+    output = graph.graph.output_node()
+    for cast in set(output.all_input_nodes):
+        to_bytes = packet_of(cast) in (_aten.to, _aten._to_copy) and cast.meta["val"].dtype == torch.uint8
+        if to_bytes and cast.args[0].meta["val"].dtype == torch.float32:
+            output.replace_input_with(cast, cast.args[0])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
 
 
 def packet_of(node: torch.fx.Node):

@@ -2,51 +2,46 @@
 
 DINO under TensorRT has gone wrong silently in many versions, so the graph leaves it no choice where that matters: one
 fixed shape, constant position tables, every precision written in (retype.py), and the parity gate over each result.
-Whatever TensorRT cannot convert (8-bit outputs, for one) Torch-TensorRT leaves to torch, on the same device.
+Every graph that ships is converted whole; what TensorRT cannot convert of others Torch-TensorRT leaves to torch, on the
+same device. Without Torch-TensorRT, or where it fails, the same graph goes by way of ONNX (tensorrt_onnx.py).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dino_perception.engines import cuda, placement, retype
+from dino_perception.engines import cuda, placement, retype, tensorrt_bindings
 from dino_perception.engines.base import Compiled, Engine, EngineError, EngineInfo, Program
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may want to change of the build; it makes no engine wrong, so it is no part of the key.
-
-    `workspace` is the scratch memory in bytes that TensorRT's kernels may ask for (0: all there is);
-    `optimization_level` 0..5 trades build time for speed (None: TensorRT's own 3).
-    """
-
-    workspace: int = 0
-    optimization_level: int | None = None
+from dino_perception.engines.tensorrt_bindings import Options
+from dino_perception.engines.tensorrt_onnx import ByOnnx
 
 
 class TensorRt(Engine):
     name = "tensorrt"
+    way = "torch_tensorrt"
     precisions = ("bfloat16", "float16", "tensorfloat32", "float32")
-    helpers = (retype, placement, cuda)
+    helpers = (retype, placement, cuda, tensorrt_bindings)
+    isolated = True
+    limit_s = 3600.0
 
     def __init__(self, options: Options = Options()):
         self.options = options
 
     def unavailable(self) -> str:
-        for package in ("torch_tensorrt", "tensorrt"):
-            if importlib.util.find_spec(package) is None:
-                return f"{package} is not installed"
-        return "" if torch.cuda.is_available() else "torch finds no NVIDIA GPU"
+        return tensorrt_bindings.unfit()
+
+    def rungs(self, precision: str) -> list[tuple[Engine, str]]:
+        """At each precision first the way through Torch-TensorRT, if it is installed, then the one by ONNX."""
+        ways = [self] if importlib.util.find_spec("torch_tensorrt") else []
+        chosen = self.ladder() if precision == "auto" else (precision,)
+        return [(way, each) for each in chosen for way in (*ways, ByOnnx(self.options))]
 
     def device(self) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
@@ -55,13 +50,15 @@ class TensorRt(Engine):
         return self.precisions if torch.cuda.is_bf16_supported(including_emulation=False) else self.precisions[1:]
 
     def identity(self) -> dict[str, str]:
-        versions = {package: importlib.metadata.version(package) for package in ("torch_tensorrt", "tensorrt")}
-        return {**cuda.gpu_identity(), **versions}
+        bindings = tensorrt_bindings.load()
+        version = tensorrt_bindings.version_of("torch-tensorrt", "torch-tensorrt-rtx")
+        return {**cuda.gpu_identity(), "torch_tensorrt": version, bindings.__name__: bindings.__version__}
 
     def build(self, program: Program, precision: str, threads: int) -> bytes:
         import torch_tensorrt
 
-        exported = cuda.typed_on(program, precision, self.device())
+        exported = typed(program, precision)
+        exported = placement.placed(exported, self.device(), program.name)
         inputs = cuda.static_inputs(program.example, self.device())
         options = compile_options(self.options, precision, self.device(), program.scratch)
         module = torch_tensorrt.dynamo.compile(
@@ -70,22 +67,30 @@ class TensorRt(Engine):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "engine.ep")
             torch_tensorrt.save(module, str(path), output_format="exported_program", inputs=inputs)
-            return path.read_bytes()
+            return tensorrt_bindings.packed(path.read_bytes(), program)
 
     def load(self, blob: memoryview, example: Sequence[torch.Tensor], precision: str, threads: int) -> Compiled:
         import torch_tensorrt
 
+        types, saved = tensorrt_bindings.unpacked(blob)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "engine.ep")
-            path.write_bytes(blob)
+            path.write_bytes(saved)
             model = torch_tensorrt.load(str(path)).module()
-        return TensorRtCompiled(model, example, precision, self.device())
+        return TensorRtCompiled(model, types, example, precision, self.device())
 
 
 class TensorRtCompiled(Compiled):
-    def __init__(self, model: Callable, example: Sequence[torch.Tensor], precision: str, device: torch.device):
+    def __init__(
+        self,
+        model: Callable,
+        types: Sequence[torch.dtype],
+        example: Sequence[torch.Tensor],
+        precision: str,
+        device: torch.device,
+    ):
         super().__init__(example)
-        self.device, self.model = device, model
+        self.device, self.model, self.types = device, model, types
         self.info = EngineInfo("tensorrt", precision, torch.cuda.get_device_name(device))
         self.buffers = cuda.static_inputs(example, device)
 
@@ -93,10 +98,15 @@ class TensorRtCompiled(Compiled):
     def run(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         for buffer, tensor in zip(self.buffers, inputs):
             buffer.copy_(tensor, non_blocking=True)
-        return tuple(self.model(*self.buffers))
+        return tensorrt_bindings.narrowed(self.model(*self.buffers), self.types)
 
     def close(self) -> None:
         self.model = self.buffers = None
+
+
+def typed(program: Program, precision: str) -> torch.export.ExportedProgram:
+    """The graph that is handed over: `precision` written in, 8-bit inputs and outputs as float32."""
+    return retype.retyped(program, precision, wide_outputs=True)
 
 
 def compile_options(options: Options, precision: str, device: torch.device, scratch: Path | None) -> dict[str, Any]:
@@ -109,6 +119,7 @@ def compile_options(options: Options, precision: str, device: torch.device, scra
         "use_fp32_acc": precision == "float16",
         "truncate_double": True,
         "require_full_compilation": False,
+        "min_block_size": 1,  # a head of few operations is a graph of its own, too
         "use_explicit_typing": True,
         "attn_bias_is_causal": False,
     }
@@ -129,7 +140,7 @@ def checked(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
     present = {name: value for name, value in options.items() if name in known}
     if missing := sorted(set(options) - set(present) - NOT_EVERYWHERE):
         raise EngineError(
-            f"torch_tensorrt {importlib.metadata.version('torch_tensorrt')} does not take "
-            f"{', '.join(missing)}; versions 2.8 to 2.13 do"
+            f"torch_tensorrt {tensorrt_bindings.version_of('torch-tensorrt', 'torch-tensorrt-rtx')} does not take "
+            f"{', '.join(missing)}; versions 2.8 to 2.14 do"
         )
     return present

@@ -191,15 +191,16 @@ def frames(bag: Path | None, count: int) -> list[np.ndarray]:
 
 def _from_bag(source: Path, count: int) -> list[np.ndarray]:
     from dino_perception.bags.cameras import choose_cameras
+    from dino_perception.bags.pictures import Pictures
     from dino_perception.bags.storage.reader import BagReader
-    from dino_perception.messages.images import decode_compressed
+    from dino_perception.messages.images import MAX_MEGAPIXELS
 
     found: list[np.ndarray] = []
     with BagReader(source) as bag:
         topic = choose_cameras(bag, [], ["camera"])[0].image
+        pictures = Pictures(bag.topics[topic], MAX_MEGAPIXELS)
         for record in bag.messages([topic]):
-            message = bag.decode(record)
-            found.append(decode_compressed(message) if hasattr(message, "format") else decode_image(message))
+            found.append(pictures.decode(bag.decode(record)))
             if len(found) == count:
                 break
     return found

@@ -1,6 +1,6 @@
 """Camera pictures that come as video: one packet a picture, each of which needs the ones before it.
 
-ffmpeg_image_transport_msgs/FFMPEGPacket and Foxglove's CompressedVideo, in H.264, H.265, VP9 or AV1, by PyAV where it is
+ffmpeg_image_transport_msgs/FFMPEGPacket and Foxglove's CompressedVideo, in H.264 or H.265, by PyAV where it is
 installed. Streams for robots have no pictures that wait for later ones (B frames); those of others are refused.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError
 
-_CODECS = {"h264": "h264|x264|avc", "hevc": "hevc|h265|x265|h.265", "vp9": "vp9", "av1": "av1"}
+_CODECS = {"h264": "h264|x264|h.264|avc", "hevc": "hevc|h265|x265|h.265"}
 
 
 def codec_of(message: Any) -> str:
@@ -22,7 +22,7 @@ def codec_of(message: Any) -> str:
     said = str(getattr(message, "encoding", "") or getattr(message, "format", ""))
     found = next((name for name, pattern in _CODECS.items() if re.search(pattern, said.lower())), None)
     if found is None:
-        raise ImageError(f"the video's encoding is '{said}'; accepted are H.264, H.265, VP9 and AV1")
+        raise ImageError(f"the video's encoding is '{said}'; accepted are H.264 and H.265")
     if importlib.util.find_spec("av") is None:
         raise ImageError(f"the video's encoding is '{said}', which needs PyAV; install it with: pip install av")
     return found
@@ -36,9 +36,7 @@ def is_key(message: Any) -> bool:
     units = [data[found.end()] for found in re.finditer(b"\0\0\1", data) if found.end() < len(data)]
     if codec == "h264":
         return any(unit & 31 in (5, 7) for unit in units)  # IDR picture, sequence parameters (H.264, table 7-1)
-    if codec == "hevc":
-        return any(16 <= (unit >> 1 & 63) <= 21 or unit >> 1 & 63 in (32, 33) for unit in units)  # H.265, table 7-1
-    return False
+    return any(16 <= (unit >> 1 & 63) <= 21 or unit >> 1 & 63 in (32, 33) for unit in units)  # H.265, table 7-1
 
 
 class VideoDecoder:

@@ -27,7 +27,8 @@ class Graphs:
     """Builds them, or loads them from `cache` (slow); after that nothing is built any more.
 
     `batch_sizes` are the batches that get an engine of their own: by default one frame, and on a GPU one frame of every
-    camera. `pictures` are files to check the engines on instead of the bundled ones. Raises SettingError or EngineError.
+    camera. `pictures` are files to check the engines on instead of the bundled ones. `rebuild`
+    builds what the cache has. Raises SettingError or EngineError.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Graphs:
         report: Callable[[str], None] = log.info,
         batch_sizes: Collection[int] | None = None,
         pictures: Sequence[str | Path] | None = None,
+        rebuild: bool = False,
     ):
         self._settings, self._spec = settings, backbone.spec
         self._taps = taps.union(tap for head in heads.values() for tap in head.spec.taps)
@@ -47,7 +49,7 @@ class Graphs:
         """Which of the backbone graph's outputs go into each head's graph, in order."""
         self._backbone: dict[int, Compiled] = {}
         self._heads: dict[str, dict[int, Compiled]] = {kind: {} for kind in heads}
-        self._build(backbone, heads, cache, report, batch_sizes, pictures)
+        self._build(backbone, heads, cache, report, batch_sizes, pictures, rebuild)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -119,33 +121,37 @@ class Graphs:
     def _first(self) -> Compiled:
         return next(iter(self._backbone.values()))
 
-    def _build(self, backbone: Backbone, heads: Mapping[str, Head], cache, report, batch_sizes, pictures) -> None:
+    def _build(
+        self, backbone: Backbone, heads: Mapping[str, Head], cache, report, batch_sizes, pictures, rebuild
+    ) -> None:
         s = self._settings
         try:
             module = backbone.at(s.input_height, s.input_width, self._taps)
         except ValueError as error:
             raise SettingError(f"'input_height' and 'input_width' cannot be used: {error}") from None
-        options = dict(precision=s.precision, threads=s.threads, cache=cache, override=s.parity_override, report=report)
-        engine = s.engine
+        options = dict(
+            precision=s.precision, threads=s.threads, cache=cache, override=s.parity_override, rebuild=rebuild,
+            report=report,
+        )  # fmt: skip
+        beside = None
         sizes = sorted(batch_sizes or {1})
         for size in sizes:
             example = module.example(size)
             graph = self._backbone[size] = engines.build(
-                module, (example,), engine=engine, name="backbone",
+                module, (example,), engine=s.engine, name="backbone", beside=beside,
                 parity_inputs=parity_inputs((example,), pictures) if pictures else None, **options,
             )  # fmt: skip
             self.device = graph.device
             if batch_sizes is None and size == 1 and self.device.type == "cuda" and len(s.cameras) > 1:
                 sizes.append(len(s.cameras))
-            if s.engine == "auto" and not s.parity_override:
-                engine = graph.info.engine  # the heads and other sizes belong on the same device
+            beside = beside or graph  # the heads and other sizes belong on the same device
             inputs = functools.cache(functools.partial(_head_inputs, graph, example, pictures))
             for kind, head in heads.items():
                 features = tuple(self._feature_zeros(size, *output) for output in taps.outputs(head.spec.taps))
                 # Asked for only when the head must be built; given at once when the user's own pictures are to judge it.
                 maps = lambda kind=kind: [tuple(f[i] for i in self.head_taps[kind]) for f in inputs()]  # noqa: E731
                 self._heads[kind][size] = engines.build(
-                    head.at(s.output_height, s.output_width), features, engine=engine, name=kind,
+                    head.at(s.output_height, s.output_width), features, engine=s.engine, name=kind, beside=beside,
                     parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 

@@ -31,6 +31,8 @@ from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
 from dino_perception.perception.sight import Asked, Sight
 from dino_perception.perception.stage_clock import StageClock
+from dino_perception.perception.transfers import Home
+from dino_perception.perception.untrained import refuse_untrained
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Perceiver:
     and `complete` what was seen, or `perceive`, which does both.
 
     `cache` is the folder of built engines, by default the one of the settings. `report` is given one line a step of
-    the start. `batch_sizes` and `frames` (pictures to check engines on) are those of `Graphs`.
+    the start. `batch_sizes`, `frames` (pictures to check engines on) and `rebuild` are those of `Graphs`.
 
     Raises SettingError, CheckpointError, HeadError or EngineError, each with one sentence.
 
@@ -61,6 +63,7 @@ class Perceiver:
         report: Callable[[str], None] = log.info,
         batch_sizes: Collection[int] | None = None,
         frames: Sequence[str | Path] | None = None,
+        rebuild: bool = False,
     ):
         start = time.perf_counter()
         self.settings = settings
@@ -72,6 +75,8 @@ class Perceiver:
         self._parts = _describe_parts(backbone, heads)
         self.trained: bool = all(part["trained"] for part in self._parts.values())
         """Whether the backbone and every head have weights from a file; if not, outputs mean nothing."""
+        if not settings.allow_untrained:
+            refuse_untrained(backbone.spec, {name: part["trained"] for name, part in self._parts.items()})
         if not self.trained:
             untrained = ", ".join(name for name, part in self._parts.items() if not part["trained"])
             fetch = "" if backbone.trained else f"; its weights: {weights_folder.command(backbone.spec.id)}"
@@ -90,6 +95,7 @@ class Perceiver:
             report=report,
             batch_sizes=batch_sizes,
             pictures=frames,
+            rebuild=rebuild,
         )
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device
@@ -103,6 +109,7 @@ class Perceiver:
                 torch.set_num_threads(1)
         mean = [255 * m for m in backbone.spec.normalisation.mean]
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
+        self._home = Home(self.device)
         self._matching = MatchThread(
             backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0
         )
@@ -207,22 +214,29 @@ class Perceiver:
                     chunk[slot].picture = self._matching.picture(chunk[slot].frame, chunk[slot].box)
             maps = self.graphs.maps(pixels)
             clock.stage("backbone")
-            # Where the heads run on a GPU points are matched beside them, so their descriptors come first.
-            for kind in sorted(chosen, key=lambda kind: (kind == self._matched) != self._off_cpu):
+            # All heads are queued before the first answer is read, so that a GPU is waited for once. Where points are
+            # matched on the cores that the engine uses, their descriptors come last.
+            home: list[tuple[str, Asked, list[torch.Tensor]]] = []
+            for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
                 if self.settings.domain.check:
                     self._compare(kind, maps, chosen[kind], chunk)
                 for slot, own in zip(chosen[kind], arrays):
-                    self._keep(kind, chunk[slot], own)
-                clock.stage("copy")
+                    home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
+            clock.stage("copy")
+            self._home.arrive()
+            clock.settle()
+            for kind, one, arrays in sorted(home, key=lambda each: each[0] != self._matched):
+                self._keep(kind, one, arrays)
+            clock.on_host("copy")
 
     def _keep(self, kind: str, one: Asked, arrays: Sequence[torch.Tensor]) -> None:
-        """Copy a head's arrays out of the engine's memory."""
+        """Copy a head's arrays out of memory that is used again."""
         if kind == self._matched:
             one.descriptors = arrays[0].clone()
             if self._off_cpu:
-                self._match(one)
+                self._match(one)  # on its way beside what follows
         else:
             said = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
             if kind == "segmentation" and self._group_ids is not None:
@@ -252,6 +266,8 @@ class Perceiver:
 
     def _box(self, frame: Frame) -> Letterbox:
         image = frame.image
+        if not self.graphs.batch_sizes:
+            raise FrameError(f"camera '{frame.camera}': the perceiver is closed; make a new one")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise FrameError(
                 f"camera '{frame.camera}' gave an image of {image.dtype} {image.shape}; (H, W, 3) uint8 is needed"

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from dino_perception.perception.geometry import Letterbox
+from dino_perception.perception.transfers import Uploads
 
 
 class Preprocessor:
@@ -22,7 +23,8 @@ class Preprocessor:
     def __init__(self, height: int, width: int, colour: Sequence[float], device: torch.device | str = "cpu"):
         self.height, self.width = height, width
         self.device = torch.device(device)
-        self.colour = torch.tensor([round(c) for c in colour], dtype=torch.uint8)
+        self.colour = torch.tensor([round(c) for c in colour], dtype=torch.uint8, device=self.device)
+        self._uploads = Uploads(self.device)
         self._batches: dict[int, torch.Tensor] = {}
         self._filled: dict[int, list[tuple[int, int]]] = {}  # content size of each slot: what lies outside is padding
 
@@ -35,19 +37,19 @@ class Preprocessor:
         """
         size = size or len(images)
         if size not in self._batches:
-            self._batches[size] = self.colour.to(self.device).expand(size, self.height, self.width, 3).contiguous()
+            self._batches[size] = self.colour.expand(size, self.height, self.width, 3).contiguous()
             self._filled[size] = [(0, 0)] * size
         batch, filled = self._batches[size], self._filled[size]
         for slot, (image, box) in enumerate(zip(images, boxes)):
             content = (box.content_height, box.content_width)
             if filled[slot] != content:
-                batch[slot] = self.colour.to(self.device)
+                batch[slot] = self.colour
                 filled[slot] = content
             target = batch[slot, : content[0], : content[1]]
             if self.device.type == "cpu":
                 resize_into(np.ascontiguousarray(image), target.numpy())
             else:
-                target.copy_(resize_tensor(torch.from_numpy(np.ascontiguousarray(image)).to(self.device), content))
+                target.copy_(resize_tensor(self._uploads.up(slot, image), content))
         return batch
 
 

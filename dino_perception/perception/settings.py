@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.models.yaml_text import YamlError, load_file
 
 
@@ -114,9 +115,7 @@ class Settings:
     heads: list[str] = setting(
         ["segmentation", "depth", "correspondences"], "Heads to load; each has its own <head>.* parameters."
     )
-    engine: str = setting(
-        "auto", "Runtime of the backbone and the heads.", choices=("auto", "tensorrt", "cuda", "openvino", "torch")
-    )
+    engine: str = setting("auto", "Runtime of the backbone and the heads.", choices=("auto", *RUNTIMES))
     precision: str = setting(
         "auto",
         "Arithmetic of the engine; auto takes the fastest that passes the parity gate.",
@@ -163,7 +162,26 @@ class Settings:
         high=1000.0,
         live=True,
     )
+    camera_height: float = setting(
+        0.0,
+        "Height of the camera over the ground in metres, which its depth is compared with in diagnostics; 0: as the fixed "
+        "transforms of TF say, to ground_frame.",
+        low=0.0,
+        high=1000.0,
+        live=True,
+    )
+    ground_frame: str = setting(
+        "base_footprint",
+        "TF frame of the robot whose origin lies on the ground, for the height of the camera.",
+        live=True,
+    )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
+    exit_on_failure: bool = setting(
+        False, "With autostart, end the process when configuring fails; the launch file sets it."
+    )
+    allow_untrained: bool = setting(
+        False, "Run a backbone or head without trained weights, for trying things out; its outputs mean nothing."
+    )
     points: PointSettings = field(default_factory=PointSettings)
     domain: DomainSettings = field(default_factory=DomainSettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)

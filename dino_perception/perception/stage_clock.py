@@ -10,11 +10,13 @@ import torch
 
 
 class StageClock:
-    """Milliseconds by stage, in `ms`; on a GPU a stage ends when its work is done, not when it is queued."""
+    """Milliseconds by stage, in `ms`. On a GPU a stage is what the device did between two events in its queue; nobody
+    waits for them before `settle`."""
 
     def __init__(self, device: torch.device):
         self._device = device
         self._last = time.perf_counter()
+        self._events = [("", self._event())] if device.type == "cuda" else []
         self.ms: dict[str, float] = {}
 
     def add(self, name: str, ms: float) -> None:
@@ -22,12 +24,31 @@ class StageClock:
         self.ms[name] = self.ms.get(name, 0.0) + ms
 
     def stage(self, name: str) -> None:
-        """What has run since the last stage was this one."""
+        """What has run, or was queued, since the last stage was this one."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            self._events.append((name, self._event()))
+            return
+        self.on_host(name)
+
+    def settle(self) -> None:
+        """Read the events, when the device has been waited for."""
+        for (_, before), (name, after) in zip(self._events, self._events[1:]):
+            self.add(name, before.elapsed_time(after))
+        if self._events:
+            self._last = time.perf_counter()
+
+    def on_host(self, name: str) -> None:
+        """What the host has done since the last stage, or since `settle`, was this."""
         now = time.perf_counter()
         self.add(name, (now - self._last) * 1e3)
         self._last = now
+        self._events = [("", self._event())] if self._events else []
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from dino_perception.wheels import missing
+
 
 def main() -> int:
     try:
@@ -12,6 +14,11 @@ def main() -> int:
         return run()
     except KeyboardInterrupt:
         return 0
+    except ModuleNotFoundError as error:
+        if sentence := missing(error):
+            print(f"perception_node: {sentence}", file=sys.stderr)
+            return 2
+        raise
 
 
 if __name__ == "__main__":

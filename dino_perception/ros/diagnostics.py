@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 
 from dino_perception.messages.printable import printable
@@ -55,7 +56,7 @@ class Diagnostics:
         """Ask this source from now on."""
         self._sources[name] = source
         if self._updater is not None:
-            self._updater.add(name, lambda status: filled(status, source()))
+            self._updater.add(name, lambda status: filled(status, self._ask(name, source)))
 
     def remove(self, name: str) -> None:
         """Ask it no longer."""
@@ -72,8 +73,16 @@ class Diagnostics:
         array.header.stamp = self._node.get_clock().now().to_msg()
         for name, source in list(self._sources.items()):  # configuring adds sources from its own thread
             status = DiagnosticStatus(name=f"{self._node.get_name()}: {name}", hardware_id=HARDWARE_ID)
-            array.status.append(filled(status, source()))
+            array.status.append(filled(status, self._ask(name, source)))
         self._publisher.publish(array)
+
+    def _ask(self, name: str, source: Callable[[], Finding]) -> Finding:
+        """What the source finds; told to the log, too, where that is asked for details."""
+        finding = source()
+        if self._node.get_logger().is_enabled_for(LoggingSeverity.DEBUG):
+            figures = ", ".join(f"{key} {value}" for key, value in flat(finding.values).items() if value)
+            self._node.get_logger().debug(f"{name}: {finding.message} ({figures})")
+        return finding
 
 
 def filled(status: DiagnosticStatus, finding: Finding) -> DiagnosticStatus:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from dino_perception.ros.camera_height import disagreement
 from dino_perception.ros.complaints import CallbackErrors
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
 from dino_perception.ros.frame_statistics import WINDOW_S, Account, CameraAccount
@@ -20,8 +21,16 @@ SILENT_S = 2.0
 """A camera that has sent nothing for this long, or for five of its own periods, counts as silent."""
 
 
-def camera_finding(node: Any, inputs: CameraInput, account: CameraAccount, max_age: float, enabled: bool) -> Finding:
-    """One camera: are images coming, are they usable, are they looked at in time."""
+def camera_finding(
+    node: Any,
+    inputs: CameraInput,
+    account: CameraAccount,
+    max_age: float,
+    enabled: bool,
+    mast: tuple[float | None, str] = (None, ""),
+) -> Finding:
+    """One camera: are images coming, are they usable, are they looked at in time, are distances to be believed. `mast`
+    is the camera's height over the ground in metres, where that is known, and what says so."""
     now = time.monotonic()
     rate = account.received.hz(now)
     values = {
@@ -41,9 +50,14 @@ def camera_finding(node: Any, inputs: CameraInput, account: CameraAccount, max_a
         "age at processing [ms]": None if account.age_s is None else account.age_s * 1e3,
         "camera_info [Hz]": inputs.infos_seen.hz(now),
         "points": account.no_points or "available",
+        "height over ground by depth [m]": account.heights.metres(),
+        "height over ground as told [m]": mast[0],
     }
     level, message = _camera_state(node, inputs, account, max_age, enabled, now, rate)
-    return Finding(level, message, values)
+    doubt = disagreement(account.heights.metres(), *mast)
+    if not doubt or not enabled:
+        return Finding(level, message, values)
+    return Finding(WARN, doubt, values) if level == OK else Finding(level, f"{message}; {doubt}", values)
 
 
 def _camera_state(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from dino_perception.ros.camera_height import GroundHeights
+
 WINDOW_S = 5.0
 """Rates are counted over this many seconds."""
 SAMPLES = 512
@@ -100,6 +102,8 @@ class CameraAccount:
         """Whether the last frame dropped for its age had been processed before."""
         self.image = ""
         """Size and encoding of the last image."""
+        self.heights = GroundHeights()
+        """How high the camera stands by its depth."""
         self.no_points = ""
         """Why the last frame could have no points; empty when it could."""
 

@@ -10,8 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
@@ -23,6 +22,7 @@ from dino_perception.messages.topics import offered
 from dino_perception.messages.types import RclpyTypes
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
+from dino_perception.ros.camera_height import StaticFrames
 from dino_perception.ros.complaints import CallbackErrors, Complaints
 from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
@@ -31,16 +31,19 @@ from dino_perception.ros.inputs import CameraInput
 from dino_perception.ros.lasting import LastingExecutor, answer_always
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
+from dino_perception.ros.parameter_files import ParameterFileError, check_parameter_file, given_parameter_files
 from dino_perception.ros.parameters import Parameters
+from dino_perception.ros.startup import Startup
 from dino_perception.ros.transitions import PatientLifecycleNode
+from dino_perception.wheels import missing
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
     from dino_perception.perception.perceiver import Perceiver
     from dino_perception.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-DEVICE_LOST = 3
-"""Exit code of a node that has lost its GPU."""
+BAD_ARGUMENTS, DEVICE_LOST = 2, 3
+"""Exit codes of a node whose arguments cannot be used, and of one that has lost its GPU."""
 GOODBYE_S = 2.0
 """How long a stop waits for a configure that is under way."""
 
@@ -63,12 +66,15 @@ class PerceptionNode(PatientLifecycleNode):
         self._warnings: list[str] = []
         self._complain = Complaints(lambda text: self.get_logger().error(text))
         self.callback_errors = CallbackErrors(self._complain)
-        self._declared = Parameters(self, self._change)
+        self._declared = Parameters(self, self._change, self._mended)
+        self._startup = Startup(self, self._declared, lambda: self._problem)
         self._diagnostics = Diagnostics(self)
         self._diagnostics.add("perception", self._find)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
         answer_always(self, self.callback_errors)
+        transforms = "tf2_msgs/msg/TFMessage"
+        self._frames = StaticFrames(self, self._types.type(transforms) if self._types.available(transforms) else None)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
@@ -76,14 +82,6 @@ class PerceptionNode(PatientLifecycleNode):
         for name in self._declared.unknown():
             self.get_logger().warn(
                 f"'{printable(name)}' was given but is no parameter of this node; is it spelled right?"
-            )
-        if self.get_parameter("autostart").value:
-            # A coroutine of the executor in a group of its own, so that everything is answered while engines are built.
-            self._start = self.create_timer(
-                0.0,
-                self._on_start,
-                callback_group=ReentrantCallbackGroup(),
-                clock=Clock(clock_type=ClockType.STEADY_TIME),
             )
 
     # Lifecycle
@@ -96,8 +94,8 @@ class PerceptionNode(PatientLifecycleNode):
         except Exception as error:
             # Sentences of our own (settings, checkpoints, heads, engines) stand alone; anything else is named.
             known = type(error).__module__.startswith("dino_perception.")
-            self._problem = printable(error if known else f"{type(error).__name__}: {error}")
-            self.get_logger().error(f"not configured: {self._problem}")
+            self._problem = printable(missing(error) or (error if known else f"{type(error).__name__}: {error}"))
+            self.get_logger().error(f"not configured: {self._problem}. {self._startup.next_step()}")
             self._unload()
             return FAILURE
         finally:
@@ -130,10 +128,10 @@ class PerceptionNode(PatientLifecycleNode):
         self._jumps.unregister()
         super().destroy_node()
 
-    async def _on_start(self) -> None:
-        self._start.cancel()
-        if await self.bring_up():
-            self.get_logger().info("ready")
+    @property
+    def exit_code(self) -> int:
+        """What the process shall end with."""
+        return self._startup.exit_code
 
     # What the transitions do
 
@@ -238,6 +236,9 @@ class PerceptionNode(PatientLifecycleNode):
             response.message = "the next frame of every camera starts new tracks"
         return response
 
+    def _mended(self) -> None:
+        self._startup.mended()
+
     def _change(self, settings: Settings) -> None:
         self._settings = settings
         for camera in self._cameras.values():
@@ -286,7 +287,15 @@ class PerceptionNode(PatientLifecycleNode):
             self._account.cameras[camera],
             self._settings.max_age,
             self._worker is not None,
+            self._mast(camera),
         )
+
+    def _mast(self, camera: str) -> tuple[float | None, str]:
+        """How high the camera stands, and what says so."""
+        if self._settings.camera_height > 0:
+            return self._settings.camera_height, "the parameter camera_height"
+        ground = self._settings.ground_frame
+        return self._frames.height(self._account.cameras[camera].heights.frame_id, ground), f"TF from {ground}"
 
 
 def main(args: list[str] | None = None) -> int:
@@ -295,15 +304,20 @@ def main(args: list[str] | None = None) -> int:
         rclpy.init(args=args)
     except Exception as error:  # a parameter file that is not there, an argument that ROS does not know
         print(f"perception_node: {error}", file=sys.stderr)
-        return 2
-    node = None
+        return BAD_ARGUMENTS
+    node, code = None, 0
     try:
         node = PerceptionNode()
+        for path in given_parameter_files(sys.argv if args is None else args):
+            check_parameter_file(path, node.get_fully_qualified_name())
         executor = LastingExecutor(node.callback_errors)
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except ParameterFileError as error:
+        print(f"perception_node: {error}", file=sys.stderr)
+        code = BAD_ARGUMENTS
     except Exception:
         if rclpy.ok():
             raise
@@ -318,4 +332,4 @@ def main(args: list[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code or (node.exit_code if node is not None else 0)

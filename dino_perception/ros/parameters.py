@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +18,15 @@ class Parameters:
     """Declares every setting on `node` and keeps the two in step.
 
     Before `lock` any parameter may be set to a value that is accepted. Between `lock` and `unlock` (while the node is
-    configured) only live ones change, all or none of a request, and `changed(settings)` is called with the result.
+    configured) only live ones change, all or none of a request, and `changed(settings)` is called with the result. While
+    it is not, `set_free()` is called after a change.
 
     A value from a parameter file that cannot be used does not stop the node from coming up: `settings` raises for it,
     so that configuring fails with a sentence and may be tried again once the value is set.
     """
 
-    def __init__(self, node: Node, changed: Callable[[s.Settings], None]):
-        self._node, self._changed = node, changed
+    def __init__(self, node: Node, changed: Callable[[s.Settings], None], set_free: Callable[[], None] = lambda: None):
+        self._node, self._changed, self._set_free = node, changed, set_free
         self._settings: s.Settings | None = None
         self._known: dict[str, s.Parameter] = {}
         self._declare(s.Settings(head={}))
@@ -57,6 +59,10 @@ class Parameters:
     def unlock(self) -> None:
         """From now on every parameter changes."""
         self._settings = None
+
+    def named_in(self, sentence: str) -> str:
+        """The first parameter whose name stands quoted in a sentence; empty when none does."""
+        return next((name for name in re.findall(r"'([\w.]+)'", sentence) if name in self._known), "")
 
     def unknown(self) -> list[str]:
         """Names given at start, in a parameter file or on the command line, that no parameter has."""
@@ -114,8 +120,10 @@ class Parameters:
                 {name: value for name, value in ours.items() if self._known[name].field.metadata["live"]}
             )
             self._changed(self._settings)
-        elif "heads" in ours:
-            self._declare_heads(ours["heads"])  # a new head's own parameters can then be set before configuring
+        elif ours:
+            if "heads" in ours:
+                self._declare_heads(ours["heads"])  # a new head's own parameters can then be set before configuring
+            self._set_free()
 
 
 def descriptor(parameter: s.Parameter, *, ranges: bool = True) -> ParameterDescriptor:

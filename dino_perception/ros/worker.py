@@ -161,6 +161,7 @@ class Worker:
         for percept in percepts:
             try:
                 self._draw(percept, topics[percept.frame.camera])
+                self._account.cameras[percept.frame.camera].heights.look(percept)
             except Exception as error:
                 self._fail([], error)
 
@@ -215,14 +216,12 @@ class Worker:
         """Send what is due but `without` some topics, which come later; with none left out the frame is done."""
         frame, due = percept.frame, parts.due - without
         account = self._account.cameras[frame.camera]
-        if due or not without:
-            if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
-                parts.over = not parts.sent
-                due = set()
-        if due:
-            begun = time.monotonic()
-            messages = self._intake.messages(percept, due)
-            built = time.monotonic()
+        if (due or not without) and self._in_vain(frame, parts):
+            due = set()
+        begun = time.monotonic()
+        messages = self._intake.messages(percept, due) if due else {}
+        built = time.monotonic()
+        if messages and not self._in_vain(frame, parts):  # asked again: on a busy machine building takes its time
             self._cameras[frame.camera].publish(messages)
             done = time.monotonic()
             parts.due -= due
@@ -241,14 +240,27 @@ class Worker:
                 account.unlike_head = unlike[0]
             self._account.spent(parts.spent)
 
+    def _in_vain(self, frame: Frame, parts: _Parts) -> bool:
+        """Whether nothing more of a frame may be sent: the node stops, or the frame is too old by now."""
+        if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
+            parts.over = not parts.sent
+            return True
+        return False
+
     def _draw(self, percept: Percept, topics: set[str]) -> None:
         pictures = topics & PICTURES
-        age = self._age_s(percept.frame.stamp_ns)
-        if not pictures or self._mailbox.closed or (age is not None and age > self._intake.settings.max_age):
+        if not pictures or self._stale(percept):
             return
         begun = time.monotonic()
-        self._cameras[percept.frame.camera].publish(self._intake.messages(percept, pictures))
+        messages = self._intake.messages(percept, pictures)
+        if self._stale(percept):
+            return
+        self._cameras[percept.frame.camera].publish(messages)
         self._account.spent({"overlays": (time.monotonic() - begun) * 1e3})
+
+    def _stale(self, percept: Percept) -> bool:
+        age = self._age_s(percept.frame.stamp_ns)
+        return self._mailbox.closed or (age is not None and age > self._intake.settings.max_age)
 
     def _age_s(self, stamp_ns: int) -> float | None:
         now = self._now_ns()

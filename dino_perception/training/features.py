@@ -19,13 +19,13 @@ import torch
 from dino_perception.engines import Compiled, build
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.taps import Tap, outputs, tap
-from dino_perception.perception.frame import IGNORE
 from dino_perception.perception.geometry import Letterbox, letterbox
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.datasets.base import text_key
 from dino_perception.training.evaluation.sampling import nearest
 from dino_perception.training.looks import View
+from dino_perception.training.tasks import task_of
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -89,8 +89,8 @@ class FeatureCache:
     ) -> list[Item]:
         """Every look at every sample, view after view within a sample, computing what is missing.
 
-        `kind` is the head that is to be trained: "segmentation" or "depth". Truth is kept at the input's size divided
-        by `truth_stride`, IGNORE or NaN in the padding. All truth is read before the first feature is computed, so that
+        `kind` is the head that is to be trained, one of `TASKS`. Truth is kept at the input's size divided by
+        `truth_stride`, empty (IGNORE, NaN) in the padding. All truth is read before the first feature is computed, so that
         bad files are found early. Raises DataError.
         """
         tell = progress or (lambda *_: None)
@@ -143,17 +143,15 @@ class FeatureCache:
 
     def _write_truth(self, sample: Sample, view: View, kind: str, path: Path, stride: int) -> None:
         image = sample.read_image()
-        truth = sample.truth(kind, image)
-        if kind == "depth" and sample.far_class is not None:  # a head that was never told makes an obstacle of the sky
-            truth = np.where(sample.read_classes() == sample.far_class, np.float32(np.inf), truth)
+        task = task_of(kind)
+        truth = task.learnt(sample, sample.truth(kind, image))
         box = self.box(image, stride)
         x, y = box.output_scale
         scale = (x * image.shape[1] / truth.shape[1], y * image.shape[0] / truth.shape[0])
         content = nearest(view.truth(truth), box.output_height, box.output_width, scale)
-        empty = IGNORE if kind == "segmentation" else np.nan
-        whole = np.full((box.grid_height, box.grid_width), empty, content.dtype)
+        whole = np.full((box.grid_height, box.grid_width), task.empty)
         whole[: box.output_height, : box.output_width] = content
-        _store(path, whole if kind == "segmentation" else whole.astype(np.float32))
+        _store(path, whole)
 
     def _write_features(self, sample: Sample, view: View, item: Item) -> None:
         image = view.image(sample.read_image())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,9 @@ from torch import Tensor
 
 from dino_perception.models.heads import Head
 from dino_perception.models.heads.decoders import Residual
-from dino_perception.perception.frame import IGNORE
-from dino_perception.training.evaluation.metrics import DepthScore, SegmentationScore
+from dino_perception.training.datasets import DataError
 from dino_perception.training.features import Item
-from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
+from dino_perception.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,20 @@ def fit(
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
     AdamW, a linear warm-up over a twentieth of the steps, then a cosine to zero. A segmentation head is judged by mIoU,
-    a depth head by AbsRel.
+    a depth head by AbsRel. Raises DataError for frames in which nothing is known.
     """
+    task = task_of(head.spec.kind)
+    reads, judged = (
+        [functools.partial(np.load, item.truth, mmap_mode="r") for item in of] for of in (train, validation)
+    )
+    for truths, what in ((reads, "to learn from"), (judged, "to judge by")):
+        if truths and (why := task.unknown(head, truths)):
+            raise DataError(f"the {len(truths)} {task.truths_name} {what} {why}")
     torch.manual_seed(recipe.seed)
     order = torch.Generator().manual_seed(recipe.seed)
     if not head.trained:
         _begin_small(head)
-        if head.spec.kind == "depth":
-            head.answer_with(_depths(train, head.spec.depth_range))
+        task.begin(head, reads)
     head.to(device).requires_grad_(True)
     decayed = [p for p in head.parameters() if p.dim() >= 2]
     others = [p for p in head.parameters() if p.dim() < 2]
@@ -88,15 +95,16 @@ def fit(
     steps = max(recipe.epochs * epoch_steps, recipe.least_steps)
     every = max(epoch_steps, steps // 30)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
-    weights = _weights(head, train, recipe).to(device) if _weighted(head, recipe) else None
-    sign = -1.0 if head.spec.kind == "depth" else 1.0  # AbsRel is better when smaller
+    weights = task.weights(head, reads, recipe)
+    weights = None if weights is None else weights.to(device)
+    sign = task.better
     outcome, best, kept, losses, since = Outcome(0, 0, False), -math.inf, None, [], 0
     shown = math.nan
     batches = _endless(len(train), recipe.batch, order)
     for step in range(1, steps + 1):
         head.train()
         features, truth = load([train[i] for i in next(batches)], device)
-        loss = _loss(head, head(*features), truth, weights, recipe)
+        loss = task.loss(head, head(*features), truth, weights, recipe)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -127,26 +135,12 @@ def fit(
 def measure(head: Head, items: Sequence[Item], device: torch.device | str = "cpu") -> dict[str, object]:
     """The head's numbers on cached features, at the size of the truth: mIoU, IoU a class, pixel accuracy and ECE, or
     AbsRel, RMSE and deltas up to 30 m."""
-    numbers = _measured(head, items, device)
-    if isinstance(numbers, DepthScore):
-        return {k: round(v, 5) for k, v in numbers.numbers().items()} | {
-            "up_to_m": numbers.farthest,
-            "looks": len(items),
-        }
-    iou = {label.name: _rounded(v) for label, v in zip(head.spec.labels, numbers.iou)}
-    return {
-        "miou": round(numbers.miou, 5),
-        "iou": iou,
-        "pixel_accuracy": round(numbers.accuracy, 5),
-        "ece": round(numbers.ece(), 5),
-        "looks": len(items),
-    }
+    return {**task_of(head.spec.kind).report(head, _measured(head, items, device)), "looks": len(items)}
 
 
 def score(head: Head, items: Sequence[Item], device: torch.device | str = "cpu") -> float:
-    """The one number that decides: mIoU or AbsRel."""
-    numbers = _measured(head, items, device)
-    return numbers.numbers()["abs_rel"] if isinstance(numbers, DepthScore) else numbers.miou
+    """The one number that decides (tasks.py): mIoU or AbsRel."""
+    return task_of(head.spec.kind).number(_measured(head, items, device))
 
 
 def load(items: Sequence[Item], device: torch.device | str) -> tuple[list[Tensor], Tensor]:
@@ -162,34 +156,16 @@ def recipe_record(recipe: Recipe) -> dict[str, object]:
 
 
 @torch.inference_mode()
-def _measured(head: Head, items: Sequence[Item], device) -> SegmentationScore | DepthScore:
+def _measured(head: Head, items: Sequence[Item], device) -> Any:
     head.to(device).eval()
-    numbers = DepthScore() if head.spec.kind == "depth" else SegmentationScore(len(head.spec.labels))
+    task = task_of(head.spec.kind)
+    numbers = task.score(head)
     for start in range(0, len(items), 8):
         features, truth = load(items[start : start + 8], device)
         reduced = [t.cpu().numpy() for t in head.reduce(head(*features), *truth.shape[1:])]
         for i, true in enumerate(truth.cpu().numpy()):
-            numbers.add(true, *(array[i] for array in reduced))
+            task.add(numbers, true, {output.name: array[i] for output, array in zip(head.OUTPUTS, reduced)})
     return numbers
-
-
-def _loss(head: Head, raw: Tensor, truth: Tensor, weights: Tensor | None, recipe: Recipe) -> Tensor:
-    if head.spec.kind == "depth":
-        return depth_loss(raw, truth, head.spec.depth_range)
-    loss = segmentation_loss(raw, truth, weights=weights, smoothing=recipe.label_smoothing)
-    return loss + recipe.overlap * overlap_loss(raw, truth) if recipe.overlap else loss
-
-
-def _weighted(head: Head, recipe: Recipe) -> bool:
-    return head.spec.kind == "segmentation" and recipe.class_weights != "none"
-
-
-def _weights(head: Head, items: Sequence[Item], recipe: Recipe) -> Tensor:
-    counts = np.zeros(256, np.int64)
-    for item in items:
-        counts += np.bincount(np.load(item.truth).ravel(), minlength=256)
-    counts[IGNORE] = 0
-    return class_weights(torch.from_numpy(counts[: len(head.spec.labels)]).double(), recipe.class_weights)
 
 
 @torch.no_grad()
@@ -200,13 +176,6 @@ def _begin_small(head: Head) -> None:
         if isinstance(module, Residual):
             module.second.weight.zero_()
     head.net.out.weight.mul_(0.3)
-
-
-def _depths(items: Sequence[Item], reach: tuple[float, float], frames: int = 64) -> Tensor:
-    """True depths (N,) within `reach` metres: evenly spaced pixels of evenly spaced frames."""
-    chosen = items[:: max(1, len(items) // frames)]
-    metres = np.concatenate([np.load(item.truth, mmap_mode="r")[::8, ::8].ravel() for item in chosen])
-    return torch.from_numpy(metres[(metres >= reach[0]) & (metres <= reach[1])].astype(np.float32))
 
 
 def _endless(count: int, batch: int, generator: torch.Generator):
@@ -222,7 +191,3 @@ def _rate(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), 5) if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from dino_perception.models.heads.decoders import resize
 from dino_perception.perception.frame import IGNORE
 
 BEYOND = 30.0
-"""Metres that what is infinitely far shall be away at least: what is nearer counts in navigation."""
+"""Metres: the least answer for what is infinitely far, such as the sky. Whatever is nearer counts in navigation."""
 
 
 def segmentation_loss(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from dino_perception.training.datasets import DataError, Dataset
+from dino_perception.training.tasks import task_of
 
 
 def with_truth(data: Dataset, kind: str) -> Dataset:
     """The samples that a head of this kind can learn from. Raises DataError when there are none."""
-    has = [i for i, s in enumerate(data.samples) if (s.read_classes if kind == "segmentation" else s.read_depth)]
+    task = task_of(kind)
+    has = [i for i, sample in enumerate(data.samples) if task.reader(sample)]
     if not has:
-        what = "masks" if kind == "segmentation" else "depth"
-        raise DataError(f"{data.source} has no {what}, so no {kind} head can be trained on it")
+        raise DataError(f"{data.source} has no {task.truths_name}, so no {kind} head can be trained on it")
     if len(has) == len(data.samples):
         return data
     new = {old: place for place, old in enumerate(has)}
@@ -32,8 +33,8 @@ def split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """(training, validation): the data's own parts where it has them (a "test" part is not touched), else `share` of
     it set aside.
 
-    Whole drives when there are five or more. In a drive, neighbouring frames look alike, so its end is set aside; of
-    pictures that are no drive every so-manieth.
+    Whole drives when there are five or more. In a drive, neighbouring frames look alike, so its end is set aside;
+    pictures that are no drive are set aside at even distances.
     """
     if "val" in data.splits:
         return data.part("train"), data.part("val")

@@ -64,11 +64,11 @@ def test_no_worker_is_left(tmp_path, several, number):
     assert process.poll() is None and len(children) >= 2
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else INTERRUPTED)
-    assert until(lambda: not any(map(alive, children)), 10), [p for p in children if alive(p)]
+    ended = until(lambda: not any(map(alive, children)), 10)
+    for pid in filter(alive, children):
+        os.kill(pid, signal.SIGKILL)
+    assert ended
     for output in outputs:  # what there is can be read; after an orderly end it has its index, too
         with BagReader(output) as bag:
             assert bag.message_count > 0
             assert number == signal.SIGKILL or not bag.problems
-    for pid in children:
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)

@@ -18,9 +18,11 @@ from recorded import PERIOD, START, STORE, camera_info, decoded, drive, header, 
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dino_perception.bags.cameras import choose_cameras
+from dino_perception.bags.compare import compare
 from dino_perception.bags.job import Job, run
 from dino_perception.bags.storage.problems import NO_IMAGES, BagError
 from dino_perception.bags.storage.reader import BagReader
+from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.messages import images
 from dino_perception.messages.images import ImageError, decode_image
 
@@ -399,6 +401,15 @@ def as_json(made):
     return json.dumps(fields).encode()
 
 
+def copied_to_mcap(source, target):
+    writer = BagWriter(target)
+    with BagReader(source) as bag:
+        for entry in bag.messages():
+            writer.write([entry])
+    writer.close()
+    return writer
+
+
 @pytest.mark.parametrize("coding", ["protobuf", "json"])
 def test_foxgloves_pictures_are_looked_at_and_everything_is_kept_as_it_is(tmp_path, coding):
     others = [
@@ -437,6 +448,16 @@ def test_foxgloves_pictures_are_looked_at_and_everything_is_kept_as_it_is(tmp_pa
         name = "/dino_perception/raw/segmentation/mask"
         assert [bag.decode(entry).data.tobytes() for entry in bag.messages([name])] == masks
     assert found(source) == ["/CAM/image"]  # the one with a calibration
+    compared = compare(tmp_path / "out.mcap", source, {})
+    assert all(r.passes for r in compared if r.topic in kept)
+    assert replay(source, tmp_path / "out.db3", cameras=("cam=/CAM/image",)).code == 0
+    with BagReader(tmp_path / "out.db3") as bag:
+        for name, schema, encoding, _, sent in topics:
+            assert [bytes(entry.data) for entry in bag.messages([name])] == sent
+            assert (bag.topics[name].coding, bag.topics[name].type) == (encoding, schema[0] if schema else "")
+    again = copied_to_mcap(tmp_path / "out.db3", tmp_path / "again.mcap")
+    with BagReader(tmp_path / "out.db3") as bag:
+        assert again.count == bag.message_count
 
 
 def test_other_encodings_alone_are_named(tmp_path):

@@ -64,13 +64,26 @@ def test_it_says_what_happened(page):
         "torch float32",
         "Time a frame, ms",
         "What the ground is, %",
-        "Depth: median",
+        "Depth below the sky: median",
         "Matches with the reference frame",
         "camera period",
         "Messages written",
         page[1].figures["output_sha256"],
     ):
         assert words in text, words
+
+
+def test_the_sky_has_no_say_in_the_depth_and_pictures_come_first(page):
+    log = FrameLog(recorded.SETTINGS, recorded.perceiver().labels, pictures=False)
+    percept = recorded.perceiver().perceive([Frame("camera", 7, "f", recorded.picture(0))])[0]
+    sky = next(label.id for label in percept.segmentation.labels if label.name == "sky")
+    ground = next(label.id for label in percept.segmentation.labels if label.name != "sky")
+    percept.segmentation.mask[:] = ground
+    percept.segmentation.mask[:20], percept.depth.metres[:20] = sky, np.nan
+    percept.depth.metres[20:] = 3.0
+    log(percept, 9, 12.5)
+    assert log.rows[0].known == 1.0 and log.rows[0].depth == (3.0, 3.0, 3.0)
+    assert page[2].index("<img") < page[2].index("<svg")
 
 
 def test_its_pictures_are_pictures(page):
@@ -112,8 +125,9 @@ def test_a_row_measures_the_percept():
     assert (row.time_ns, row.stamp_ns, row.camera, row.ms) == (9, 7, "camera", 12.5)
     assert row.classes == {label.id: pytest.approx((mask == label.id).mean()) for label in percept.segmentation.labels}
     assert row.confidence == pytest.approx(percept.segmentation.confidence.mean() / 255)
-    metres = percept.depth.metres
-    assert row.known == pytest.approx(np.isfinite(metres).mean())
+    sky = [label.id for label in percept.segmentation.labels if label.name == "sky"]
+    metres = percept.depth.metres[~np.isin(mask, sky)]
+    assert 0 < metres.size and row.known == pytest.approx(np.isfinite(metres).mean())
     assert row.depth[1] == pytest.approx(np.median(metres[np.isfinite(metres)]), rel=0.1)
     assert row.matches == len(percept.correspondences.x) and row.rss_mb > 50
 

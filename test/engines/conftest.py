@@ -13,7 +13,6 @@ SIZE = (64, 96)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU")
     config.addinivalue_line("markers", "tensorrt: needs an NVIDIA GPU, torch_tensorrt and tensorrt")
 
 

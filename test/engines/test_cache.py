@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dino_perception import engines
-from dino_perception.engines import cache, identity
+from dino_perception.engines import cache, cache_folder, identity
 from dino_perception.engines.base import Program
 from dino_perception.engines.openvino import OpenVino
 from dino_perception.models.checkpoints import load_backbone
@@ -345,7 +345,7 @@ def test_clean_removes_engines_and_nothing_else(folder):
 
 def test_the_default_folder_follows_xdg(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.default_folder() == Path("/somewhere/dino_perception")
+    assert cache_folder.default_folder() == Path("/somewhere/dino_perception")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/rover")
-    assert cache.default_folder() == Path("/home/rover/.cache/dino_perception")
+    assert cache_folder.default_folder() == Path("/home/rover/.cache/dino_perception")

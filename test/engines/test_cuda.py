@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 import torch
+from on_cpu import CompiledOnCpu, CompiledThatDies
 from torch import nn
 
 from dino_perception import engines
-from dino_perception.engines import cuda
+from dino_perception.engines import cuda, ladder
 from dino_perception.engines.base import Program
 from dino_perception.engines.cuda import CudaGraphs
 
@@ -17,6 +18,8 @@ needs_gpu = pytest.mark.skipif(bool(CudaGraphs().unavailable()), reason=f"cuda: 
 
 
 class Small(nn.Module):
+    meanings = ("features",)
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(3, 8)
@@ -41,6 +44,57 @@ def test_the_package_that_is_cached_runs_without_the_module(monkeypatch):
     with torch.inference_mode():
         (got,), (wanted,) = made["model"](pixels.float()), module(pixels)
     assert got.dtype == torch.float32 and torch.cosine_similarity(got, wanted, dim=1).min() > 0.999
+
+
+def take(engine, monkeypatch, folder, module, pixels, said):
+    monkeypatch.setattr(ladder, "ENGINES", {"cuda": engine})
+    return engines.build(module, (pixels,), engine="cuda", cache=folder, name="small", report=said.append)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs g++ for the CPU")
+def test_it_is_compiled_and_first_run_in_another_process_and_loaded_here(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    module, said = Small().eval(), []
+    pixels = torch.randint(0, 256, (1, 4, 6, 3), dtype=torch.uint8)
+    built = take(CompiledOnCpu(), monkeypatch, tmp_path, module, pixels, said)
+    assert (built.info.way, built.info.precision, built.info.from_cache) == ("compiled", "bfloat16", False)
+    assert built.info.parity["outputs"][0]["cosine_mean"] > 0.999
+    again = take(CompiledOnCpu(), monkeypatch, tmp_path, module, pixels, said)
+    assert again.info.from_cache and torch.equal(built(pixels)[0], again(pixels)[0])
+    with torch.inference_mode():
+        assert torch.cosine_similarity(again(255 - pixels)[0], module(255 - pixels)[0], dim=1).min() > 0.99
+
+
+def test_where_the_compiled_graph_kills_its_process_the_captured_one_runs(monkeypatch, tmp_path, vit, frame):
+    said = []
+    built = take(CompiledThatDies(), monkeypatch, tmp_path, vit, frame, said)
+    assert (built.info.way, built.info.precision) == ("captured", "bfloat16")
+    assert any("cuda bfloat16 compiled: its process died of SIGSEGV while loading it" in line for line in said)
+    said.clear()
+    again = take(CompiledThatDies(), monkeypatch, tmp_path, vit, frame, said)
+    assert again.info.way == "captured" and again.info.from_cache
+    assert all(torch.equal(a, b) for a, b in zip(built(frame), again(frame)))
+
+
+def test_a_gpu_always_gets_an_engine(monkeypatch):
+    monkeypatch.setattr(CudaGraphs, "ladder", lambda self: self.precisions)
+    labels = [way.label(precision) for way, precision in CudaGraphs().rungs("auto")]
+    assert labels == [
+        "cuda bfloat16 compiled", "cuda bfloat16 captured", "cuda float16 compiled", "cuda float16 captured",
+        "cuda float32 compiled", "cuda float32 captured", "cuda bfloat16 eager", "cuda float16 eager",
+        "cuda float32 eager",
+    ]  # fmt: skip
+    assert [way.label(each) for way, each in CudaGraphs().rungs("float16")] == [
+        "cuda float16 compiled", "cuda float16 captured", "cuda float16 eager",
+    ]  # fmt: skip
+
+
+def test_a_build_does_not_search_unless_it_is_asked_to():
+    from torch._inductor import config
+
+    assert not cuda.INDUCTOR.get("max_autotune") and cuda.SEARCH["max_autotune"]
+    assert all(hasattr(config, name) for name in {**cuda.INDUCTOR, **cuda.SEARCH})
+    assert cuda.INDUCTOR["compile_threads"] > 0 and CudaGraphs().limit_s < CudaGraphs(search=True).limit_s
 
 
 def test_static_inputs_take_pixels_as_floats():

@@ -136,7 +136,7 @@ def test_the_table_is_what_the_wheel_says(tmp_path):
 
 def test_without_the_package_it_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(tensorrt.importlib.util, "find_spec", lambda name: None)
-    assert TensorRt().unavailable() == "torch_tensorrt is not installed"
+    assert TensorRt().unavailable() == "neither tensorrt nor tensorrt_rtx is installed"
 
 
 @pytest.mark.gpu

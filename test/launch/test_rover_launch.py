@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -20,6 +21,8 @@ rclpy = pytest.importorskip("rclpy")
 from ament_index_python.packages import get_package_share_directory  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 
@@ -27,8 +30,8 @@ from dino_perception.messages.types import RclpyTypes  # noqa: E402
 from dino_perception.share import share  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 
-READY_S = 90.0
-"""A first start builds the engines."""
+READY_S = 300.0
+"""A first start builds the engines, and the machine may be busy."""
 SMALL = {
     "engine": "torch",
     "threads": 1,
@@ -86,6 +89,21 @@ def one_that_comes_back(params_file):
 @launch_pytest.fixture
 def sample_drive(params_file):
     return launched("replay.launch.py", params_file=params_file, loop="true")  # does not end while the test looks
+
+
+@launch_pytest.fixture
+def sample_drive_again(params_file, number):
+    return launched("replay.launch.py", params_file=params_file, loop="true", name=f"again_{number}")
+
+
+@launch_pytest.fixture
+def sample_drive_of_a_managed_node(params_file):
+    return launched("replay.launch.py", params_file=params_file, loop="true", name="managed", autostart="false")
+
+
+@launch_pytest.fixture
+def sample_drive_that_comes_back(params_file):
+    return launched("replay.launch.py", params_file=params_file, loop="true", name="lazarus", respawn="true")
 
 
 @pytest.fixture
@@ -149,17 +167,56 @@ def test_a_node_that_dies_is_started_again_and_goes_on(listener):
     assert first not in processes_named("phoenix")
 
 
+@pytest.mark.parametrize("number", range(20))
+@pytest.mark.launch(fixture=sample_drive_again)
+def test_the_bag_plays_at_every_start(listener, number):
+    listener.hear(f"/again_{number}/segmentation/mask", Image)
+    listener.feed({}, until=lambda: listener.all_heard())
+
+
+@pytest.mark.launch(fixture=sample_drive_of_a_managed_node)
+def test_the_bag_waits_for_the_node_and_plays_on_through_its_pauses(listener):
+    """Deactivated, the node has no subscription; the bag goes on, once, and what comes back hears it."""
+    mask = "/managed/segmentation/mask"
+    listener.hear(mask, Image)
+    for label in ("configure", "activate"):
+        listener.transition("managed", label)
+    listener.feed({}, until=lambda: listener.all_heard())
+    players = processes_that_play()
+    assert len(players) == 1
+    for steps in (("deactivate", "activate"), ("deactivate", "cleanup", "configure", "activate")):
+        for label in steps:
+            listener.transition("managed", label)
+        listener.newest.clear()
+        listener.feed({}, until=lambda: listener.all_heard())
+        assert processes_that_play() == players
+
+
+@pytest.mark.launch(fixture=sample_drive_that_comes_back)
+def test_the_bag_plays_on_when_the_node_dies_and_comes_back(listener):
+    listener.hear("/lazarus/segmentation/mask", Image)
+    listener.feed({}, until=lambda: listener.all_heard())
+    players, (first,) = processes_that_play(), processes_named("lazarus")
+    os.kill(first, signal.SIGKILL)
+    listener.feed({}, until=lambda: [p for p in processes_named("lazarus") if p != first])
+    listener.newest.clear()
+    listener.feed({}, until=lambda: listener.all_heard())
+    assert processes_that_play() == players
+
+
+def processes_that_play() -> list[int]:
+    """Ids of the processes that play the sample drive for one of this process's launches."""
+    return [pid for pid, command in commands() if "play" in command and any("sample_drive" in word for word in command)]
+
+
 def processes_named(node: str) -> list[int]:
     """Ids of the processes that run a node of this name."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if f"__node:={node}" in command:
-            found.append(int(path.parent.name))
-    return found
+    return [pid for pid, command in commands() if f"__node:={node}" in command]
+
+
+def commands() -> list[tuple[int, list[str]]]:
+    """Every process below this one, with its command line."""
+    return [(process.pid, process.cmdline()) for process in psutil.Process().children(recursive=True)]
 
 
 def stamp(message) -> int:
@@ -189,6 +246,13 @@ class Listener:
         self._node.create_subscription(
             kind, topic, lambda message: self.newest.__setitem__(topic, message), qos_profile_sensor_data
         )
+
+    def transition(self, node: str, label: str) -> None:
+        client = self._node.create_client(ChangeState, f"/{node}/change_state")
+        assert client.wait_for_service(READY_S)
+        future = client.call_async(ChangeState.Request(transition=Transition(label=label)))
+        self._executor.spin_until_future_complete(future, READY_S)
+        assert future.result().success, label
 
     def now(self) -> int:
         return self._node.get_clock().now().nanoseconds

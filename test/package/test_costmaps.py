@@ -1,6 +1,13 @@
-"""The local costmaps for Nav2 read what the node publishes, and are written as Nav2 wants them."""
+"""The files for Nav2 read what the node publishes, hold parameters that Nav2 and the layer have, and price what the
+model may be wrong about.
+
+The parameters' names and types were read from the sources at the commits that nav2_parameters.json states.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,54 +23,86 @@ SOURCE_TOPICS = {  # the semantic layer's parameter -> our topic
     "labels_topic": "segmentation/label_info",
     "pointcloud_topic": "points",
 }
+DECLARED = json.loads(Path(__file__).with_name("nav2_parameters.json").read_text())["parameters"]
+LAYERS = {
+    "nav2_costmap_2d::VoxelLayer": ("voxel_layer", "point_source"),
+    "nav2_costmap_2d::InflationLayer": ("inflation_layer", ""),
+    "semantic_segmentation_layer::SemanticSegmentationLayer": ("semantic_layer", "semantic_source"),
+}
+TYPES = {
+    "bool": lambda value: type(value) is bool,
+    "int": lambda value: type(value) is int,
+    "double": lambda value: type(value) is float,
+    "string": lambda value: type(value) is str,
+    "string_array": lambda value: isinstance(value, list) and all(type(item) is str for item in value),
+}
+COSTMAPS = ["local_costmap_points", "local_costmap_semantic", "global_costmap_semantic"]
+SEMANTIC = ["local_costmap_semantic", "global_costmap_semantic"]
+
+
+def read(name: str) -> dict:
+    return yaml.safe_load(share("config", "nav2", f"{name}.yaml").read_text())
 
 
 def costmap(name: str) -> dict:
-    file = yaml.safe_load(share("config", "nav2", f"local_costmap_{name}.yaml").read_text())
-    assert list(file) == ["local_costmap"]
-    return file["local_costmap"]["local_costmap"]["ros__parameters"]
+    file, node = read(name), name.rpartition("_")[0]
+    assert list(file) == [node] == list(file[node])
+    return file[node][node]["ros__parameters"]
 
 
-def nodes(tree: dict):
-    """Every mapping of a parameter tree."""
-    yield tree
-    for value in tree.values():
-        if isinstance(value, dict):
-            yield from nodes(value)
+def fits(given: dict, declared: str, also: tuple[str, ...] = ()) -> None:
+    """Every parameter is declared under its name with its type: Nav2 refuses `5` for a double and `5.0` for an integer,
+    and a name that it does not know does nothing."""
+    for name, value in given.items():
+        if name in also or isinstance(value, dict):
+            continue
+        assert name in DECLARED[declared], f"{declared} has no parameter {name}"
+        assert TYPES[DECLARED[declared][name]](value), f"{name} is {value!r}, wanted is {DECLARED[declared][name]}"
 
 
-@pytest.mark.parametrize("name", ["points", "semantic"])
-def test_a_costmap_has_the_parameters_as_their_declared_types(name):
-    """Nav2 refuses `5` for a double and `5.0` for an integer."""
-    declared = {
-        float: "update_frequency publish_frequency transform_tolerance resolution robot_radius origin_z z_resolution "
-        "min_obstacle_height max_obstacle_height obstacle_min_range obstacle_max_range raytrace_min_range "
-        "raytrace_max_range observation_persistence expected_update_rate inflation_radius cost_scaling_factor "
-        "min_obstacle_distance max_obstacle_distance tile_map_decay_time",
-        int: "width height combination_method z_voxels unknown_threshold mark_threshold sensor_data_depth base_cost "
-        "max_cost mark_confidence samples_to_max_cost",
-        bool: "rolling_window track_unknown_space always_send_full_costmap enabled footprint_clearing_enabled "
-        "publish_voxel_map marking clearing use_approximate_time_sync use_cost_selection visualize_tile_map "
-        "dominant_priority",
-        str: "global_frame robot_base_frame plugin observation_sources topic data_type segmentation_topic "
-        "confidence_topic labels_topic pointcloud_topic",
-        list: "plugins class_types classes",
-    }
-    kinds = {parameter: kind for kind, parameters in declared.items() for parameter in parameters.split()}
+@pytest.mark.parametrize("name", COSTMAPS)
+def test_a_costmap_has_parameters_that_nav2_and_the_layers_declare(name):
     parameters = costmap(name)
-    for node in nodes(parameters):
-        for parameter, value in node.items():
-            assert isinstance(value, dict) or type(value) is kinds[parameter], parameter
-    assert parameters["global_frame"] == "odom" and parameters["rolling_window"]
+    fits(parameters, "costmap")
     blocks = {key for key, value in parameters.items() if isinstance(value, dict)}
-    assert set(parameters["plugins"]) == blocks and all(parameters[block]["plugin"] for block in blocks)
-    for block in blocks & {"voxel_layer", "semantic_layer"}:
-        sources = {key for key, value in parameters[block].items() if isinstance(value, dict)}
-        assert set(parameters[block]["observation_sources"].split()) == sources
+    assert set(parameters["plugins"]) == blocks
+    for block in blocks:
+        layer, source = LAYERS[parameters[block]["plugin"]]
+        fits(parameters[block], layer, also=("plugin",))
+        sources = {key: value for key, value in parameters[block].items() if isinstance(value, dict)}
+        assert set(parameters[block].get("observation_sources", "").split()) == set(sources)
+        for given in sources.values():
+            fits(given, source)
+            groups = {key: value for key, value in given.items() if isinstance(value, dict)}
+            assert set(given.get("class_types", [])) == set(groups)
+            for group in groups.values():
+                fits(group, "class_type")
+
+
+def test_the_collision_monitor_has_parameters_that_nav2_declares_and_our_points():
+    parameters = read("collision_monitor")["collision_monitor"]["ros__parameters"]
+    fits(parameters, "collision_monitor")
+    for polygon in parameters["polygons"]:
+        fits(parameters[polygon], "monitor_polygon")
+    (source,) = (parameters[name] for name in parameters["observation_sources"])
+    fits(source, "monitor_source")
+    assert source["type"] == "pointcloud" and source["topic"] == NODE + "points"
+    mark = costmap("local_costmap_points")["voxel_layer"]["dino_mark"]
+    assert (source["min_height"], source["max_height"]) == (mark["min_obstacle_height"], mark["max_obstacle_height"])
+
+
+def test_the_costmaps_come_up_without_a_map_and_agree_on_the_robot():
+    local, over_all = costmap("local_costmap_semantic"), costmap("global_costmap_semantic")
+    assert (local["global_frame"], over_all["global_frame"]) == ("odom", "map")
+    for one in (local, over_all, costmap("local_costmap_points")):
+        assert one["rolling_window"] and "static_layer" not in one["plugins"]
+        assert one["robot_radius"] == local["robot_radius"] and one["robot_base_frame"] == "base_link"
+    assert over_all["semantic_layer"] == local["semantic_layer"]
+    assert read("collision_monitor")["collision_monitor"]["ros__parameters"]["base_frame_id"] == "base_link"
 
 
 def test_the_voxel_layer_marks_what_stands_up_and_clears_with_all_points():
-    layer = costmap("points")["voxel_layer"]
+    layer = costmap("local_costmap_points")["voxel_layer"]
     mark, clear = (layer[name] for name in layer["observation_sources"].split())
     for source in (mark, clear):
         assert source["topic"] == NODE + "points" and source["data_type"] == "PointCloud2"
@@ -77,17 +116,30 @@ def test_the_voxel_layer_marks_what_stands_up_and_clears_with_all_points():
     assert layer["origin_z"] + layer["z_voxels"] * layer["z_resolution"] >= mark["max_obstacle_height"]
 
 
-def test_the_semantic_layer_reads_our_topics_and_has_a_cost_for_each_of_our_classes_once():
-    layer = costmap("semantic")["semantic_layer"]
+@pytest.mark.parametrize("name", SEMANTIC)
+def test_the_semantic_layer_reads_our_topics_and_has_a_cost_for_each_of_our_classes_once(name):
+    layer = costmap(name)["semantic_layer"]
     source = layer[layer["observation_sources"]]
-    assert {key: source[key] for key in SOURCE_TOPICS} == {key: NODE + name for key, name in SOURCE_TOPICS.items()}
+    assert {key: source[key] for key in SOURCE_TOPICS} == {key: NODE + topic for key, topic in SOURCE_TOPICS.items()}
     assert set(SOURCE_TOPICS.values()) <= set(TOPICS)
-    groups = {key for key, value in source.items() if isinstance(value, dict)}
-    assert set(source["class_types"]) == groups
-    named = [name for group in groups for name in source[group]["classes"]]
+    groups = [source[name] for name in source["class_types"]]
+    named = [name for group in groups for name in group["classes"]]
     assert sorted(named) == sorted(label.name for label in LABELS)
     for group in groups:
-        assert 0 <= source[group]["base_cost"] <= source[group]["max_cost"] <= 254
-        assert 0 <= source[group]["mark_confidence"] < 255
-    (rocks,) = (source[group] for group in groups if "big_rock" in source[group]["classes"])
-    assert rocks["max_cost"] == 254
+        assert 0 <= group["base_cost"] <= 254 and 0 <= group["max_cost"] <= 254
+        assert 0 <= group["mark_confidence"] < 255
+    (rocks,) = (group for group in groups if "big_rock" in group["classes"])
+    assert rocks["max_cost"] == 254 >= rocks["base_cost"] > 0
+
+
+@pytest.mark.parametrize("name", SEMANTIC)
+def test_no_class_is_free_and_what_was_not_seen_surely_is_dear(name):
+    """What the model has not learned comes out as some class of the ground, in part with high confidence."""
+    layer = costmap(name)["semantic_layer"]
+    source = layer[layer["observation_sources"]]
+    for group in (source[name] for name in source["class_types"]):
+        if group["classes"] == ["sky"]:  # has no points
+            continue
+        assert group["max_cost"] > 0 and group["base_cost"] >= 60
+        if group["max_cost"] < group["base_cost"]:
+            assert group["mark_confidence"] >= 128 and group["samples_to_max_cost"] >= 2

@@ -133,3 +133,40 @@ def test_python_of_the_environment_sees_the_workspace_wherever_it_starts(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert all(Path(path).is_relative_to(Path(sys.prefix).parent) for path in done.stdout.split())
+
+
+def library_paths(seeds: range, **environment: str) -> list[list[str]]:
+    """LD_LIBRARY_PATH as Python of the environment has it when it runs, once for each seed of its hashes."""
+    return [
+        subprocess.run(
+            [sys.executable, "-c", "import os; print(os.environ['LD_LIBRARY_PATH'])"],
+            env={"PATH": os.defpath, "PYTHONHASHSEED": str(seed), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        .stdout.strip()
+        .split(os.pathsep)
+        for seed in seeds
+    ]
+
+
+def test_libraries_are_looked_for_in_one_order_as_modules_are(tmp_path):
+    """A message's module and its library must come from one place: with two vision_msgs, one of them sourced, a mix of
+    both crashes whoever subscribes."""
+    if not (Path(sys.prefix) / "setup.json").exists():
+        pytest.skip("this is not the environment that tools/setup.py makes")
+    sourced = [str(tmp_path / name) for name in ("zebra", "aardvark")]
+    paths = library_paths(range(4), LD_LIBRARY_PATH=os.pathsep.join(sourced))
+    assert paths.count(paths[0]) == len(paths), "the order changes from run to run"
+    assert paths[0][:2] == sourced, "what is sourced does not come first"
+    wheels, workspace = (
+        [i for i, path in enumerate(paths[0]) if Path(path).is_relative_to(folder)]
+        for folder in (sys.prefix, Path(sys.prefix).parent / "install")
+    )
+    assert wheels and workspace and max(wheels) < min(workspace)
+    assert sorted(set(paths[0])) == sorted(paths[0]), "a folder stands there twice"
+    # A process of another environment that has done its own start-up hands its mark on to this one.
+    assert (
+        library_paths(range(1), LD_LIBRARY_PATH=sourced[0], _ROS_WHEELS_BOOTSTRAP_COMPLETE="1")[0][1:] == paths[0][2:]
+    )

@@ -309,7 +309,7 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
         return Warmth(spec).eval()
 
     monkeypatch.setattr("dino_perception.perception.perceiver.load_head", load)
-    percept = build(tmp_path, heads=["depth", "warmth"]).perceive([frame(photo(360, 640))])[0]
+    percept = build(tmp_path, heads=["depth", "warmth"], allow_untrained=True).perceive([frame(photo(360, 640))])[0]
     warmth = percept.answer("warmth")
     grid, vector = warmth["metres"], warmth["mean"]
     assert warmth is percept.others["warmth"] and percept.answers().keys() == {"depth", "warmth"}
@@ -319,7 +319,10 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
 def test_a_closed_perceiver_has_freed_its_engines(tmp_path):
     perceiver = build(tmp_path, heads=["depth"])
     perceiver.close()
-    with pytest.raises(Exception):  # noqa: B017
+    for name in ("backbone", "depth"):
+        with pytest.raises(KeyError):
+            perceiver.graphs.graph(name)
+    with pytest.raises(FrameError, match="camera 'camera': the perceiver is closed"):
         perceiver.perceive([frame(photo())])
 
 

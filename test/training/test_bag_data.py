@@ -12,8 +12,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from small_data import striped
 
+from dino_perception.perception.transforms import TransformTree, slerp
 from dino_perception.training.datasets import DataError, open_dataset
-from dino_perception.training.datasets.poses import TransformTree, slerp
 from dino_perception.training.evaluation.baselines import lucas_kanade_matches
 from dino_perception.training.evaluation.reprojection import end_point_errors
 

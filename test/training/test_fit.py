@@ -253,3 +253,30 @@ def test_numbers_of_a_head_are_those_of_its_arrays(material, backbone):
         mask = head.at(*truth.shape)(*(torch.from_numpy(np.array(f))[None].float() for f in features))[0][0].numpy()
         hits, total = hits + (mask == truth).sum(), total + truth.size
     assert numbers["pixel_accuracy"] == pytest.approx(hits / total, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, truth, sentence",
+    [
+        ("segmentation", np.full((8, 8), 255, np.uint8), "unlabelled"),
+        ("depth", np.full((8, 8), np.nan, np.float32), "nothing from 0.3 to 100 m"),
+        ("depth", np.full((8, 8), 5000.0, np.float32), "millimetres"),
+    ],
+)
+@pytest.mark.parametrize("role", ["train", "validation"])
+def test_frames_in_which_nothing_is_known_are_refused(kind, truth, sentence, role, tmp_path):
+    from dino_perception.models.checkpoints import load_backbone
+    from dino_perception.models.heads import create_head
+    from dino_perception.training.datasets import DataError
+    from dino_perception.training.features import Item
+
+    head = create_head(kind, load_backbone("rover-tiny"), "light", taps=[7])
+    good = np.zeros((8, 8), np.uint8) if kind == "segmentation" else np.full((8, 8), 4.0, np.float32)
+    items = {}
+    for name, array in (("bad", truth), ("good", good)):
+        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / "features.npy", np.zeros((256, 4, 4), np.float16))
+        items[name] = [Item((tmp_path / "features.npy",), tmp_path / f"{name}.npy")] * 2
+    parts = (items["bad"], items["good"]) if role == "train" else (items["good"], items["bad"])
+    with pytest.raises(DataError, match=sentence):
+        fit(head, *parts, Recipe(epochs=1, least_steps=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,8 @@ _WIDTH = 300
 @dataclass
 class Row:
     """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, of which a stage, the share of each
-    class in 0..1 (`ignored`: of no class), mean confidence, share of pixels with a depth and its 5th, 50th and 95th
-    percentile in metres, matches and their mean score and median length in pixels, resident memory in MB. What a head
+    class in 0..1 (`ignored`: of no class), mean confidence, share of the pixels below the sky that have a depth and its
+    5th, 50th and 95th percentile in metres, matches and their mean score and median length in pixels, resident memory in MB. What a head
     did not say is None. `figures` are those of all other heads."""
 
     time_ns: int
@@ -65,7 +66,7 @@ class FrameLog:
 
     def __call__(self, percept: Percept, time_ns: int, ms: float) -> None:
         number = len(self.rows)
-        row = _row(percept, time_ns, ms)
+        row = _row(percept, time_ns, ms, self._settings.points.exclude)
         before = self._before.get(row.camera)
         for head, answer in percept.others.items():
             row.figures.update(figures(head, answer, before.others.get(head) if before else None))
@@ -88,7 +89,7 @@ class FrameLog:
         return Picture(number, time_ns, percept.frame.camera, packed)
 
 
-def _row(percept: Percept, time_ns: int, ms: float) -> Row:
+def _row(percept: Percept, time_ns: int, ms: float, far: Collection[str]) -> Row:
     frame = percept.frame
     row = Row(time_ns, frame.stamp_ns, frame.camera, ms, dict(percept.stage_ms), rss_mb=resident_mb())
     if percept.segmentation is not None:
@@ -99,9 +100,10 @@ def _row(percept: Percept, time_ns: int, ms: float) -> Row:
         row.confidence = float(percept.segmentation.confidence.mean() / 255)
     if percept.depth is not None:
         metres = percept.depth.metres
-        some = metres[::2, ::2]
+        near = _near(percept, far)
+        row.known = float(np.isfinite(metres[near]).mean()) if near.any() else None
+        some = metres[::2, ::2][near[::2, ::2]]
         some = np.sort(some[np.isfinite(some)])
-        row.known = float(np.isfinite(metres).mean())
         if some.size:
             row.depth = tuple(float(some[int(q * (some.size - 1))]) for q in (0.05, 0.5, 0.95))
     if percept.correspondences is not None:
@@ -111,6 +113,15 @@ def _row(percept: Percept, time_ns: int, ms: float) -> Row:
             row.score = float(matches.score.mean())
             row.moved = float(np.median(np.hypot(matches.x - matches.reference_x, matches.y - matches.reference_y)))
     return row
+
+
+def _near(percept: Percept, far: Collection[str]) -> np.ndarray:
+    """(H, W) bool: the pixels of depth that are of no class named in `far`. The sky is at no distance, and half a
+    picture of it would drown what the depth says of the ground."""
+    metres, segmentation = percept.depth.metres, percept.segmentation
+    if segmentation is None or segmentation.mask.shape != metres.shape:
+        return np.ones(metres.shape, bool)
+    return ~np.isin(segmentation.mask, [label.id for label in segmentation.labels if label.name in far])
 
 
 def resident_mb() -> float:

@@ -31,13 +31,13 @@ def write_report(
     cameras = list(dict.fromkeys(row.camera for row in rows))
     body = [f"<h1>{html.escape(title)}</h1>", _cards(summary.get("figures", {})), _notes(summary.get("notes", []))]
     if rows:
-        body.append(_cost(rows))
         origin = min(row.time_ns for row in rows)
         for camera in cameras:
             mine = [row for row in rows if row.camera == camera]
             heading = f"<h2>Camera {html.escape(camera)}</h2>" if len(cameras) > 1 else ""
-            body += [heading, *(chart.svg() for chart in _charts(mine, origin, labels))]
-            body.append(_gallery([picture for picture in pictures if picture.camera == camera], origin))
+            body += [heading, _gallery([picture for picture in pictures if picture.camera == camera], origin)]
+            body += [chart.svg() for chart in _charts(mine, origin, labels)]
+        body.append(_cost(rows))
     for name, table in summary.get("tables", {}).items():
         body.append(_table(name, table))
     page = (
@@ -99,7 +99,7 @@ def _charts(rows: Sequence[Row], origin: int, labels: Sequence[Label]) -> list[C
         low, middle, high = (_column(rows, lambda r, i=i: r.depth and r.depth[i]) for i in range(3))
         charts.append(
             Chart(
-                "Depth: median, and the span from the 5th to the 95th percentile",
+                "Depth below the sky: median, and the span from the 5th to the 95th percentile",
                 "m",
                 times,
                 [Curve("median", middle, _COLOURS[2], low, high)],
@@ -107,7 +107,7 @@ def _charts(rows: Sequence[Row], origin: int, labels: Sequence[Label]) -> list[C
         )
         charts.append(
             Chart(
-                "Pixels with a depth",
+                "Pixels below the sky with a depth",
                 "%",
                 times,
                 [Curve("known", 100 * _column(rows, lambda r: r.known), _COLOURS[2])],

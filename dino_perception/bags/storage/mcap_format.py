@@ -25,6 +25,10 @@ CHUNK_HEAD = struct.Struct("<QQQI")
 FOOTER_SIZE = PREFIX.size + 20
 
 
+LARGEST = 1 << 30
+"""Bytes of a chunk, or of a compressed message, that are unpacked at most."""
+
+
 class McapError(ValueError):
     """Bytes that are not the MCAP they should be; the message says what and where."""
 
@@ -95,13 +99,36 @@ def decompress(data: Any, compression: str, size: int, *, partial: bool = False)
     """The records of a chunk; with `partial`, as much as a cut-off chunk still gives."""
     if compression == "":
         return data
+    if size > LARGEST:
+        raise McapError(f"a chunk of {size} bytes; the largest that is read has {LARGEST}")
     if compression == "zstd":
-        return zstd.ZstdDecompressor().decompress(data) if partial else zstd.decompress(data)
+        return unpacked(data, size, partial=partial)
     if compression == "lz4":
         import lz4.frame
 
-        return lz4.frame.LZ4FrameDecompressor().decompress(data) if partial else lz4.frame.decompress(data)
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+        found = decompressor.decompress(bytes(data), max_length=size + 1)
+        if len(found) > size:
+            raise McapError(f"a chunk holds more than the {size} bytes that it states")
+        return found
     raise McapError(f"a chunk is compressed with '{compression}'; known are zstd and lz4")
+
+
+def unpacked(data: Any, size: int, *, partial: bool = False) -> bytes:
+    """What zstd frames hold, up to `size` bytes. Raises McapError when it is more, and unless `partial` when it is cut
+    off; zstd's own error for damaged bytes."""
+    found, rest = b"", bytes(data)
+    while rest:
+        decompressor = zstd.ZstdDecompressor()
+        found += decompressor.decompress(rest, size + 1 - len(found))
+        if len(found) > size:
+            raise McapError(f"zstd data hold more than the {size} bytes that they should")
+        if not decompressor.eof:
+            if partial:
+                break
+            raise McapError("zstd data are cut off")
+        rest = decompressor.unused_data
+    return found
 
 
 def compress(data: bytes, compression: str) -> bytes:

@@ -20,6 +20,8 @@ from dino_perception.bags.storage.topic import Topic
 
 _JUMP_NS = 1_000_000_000
 """Recorders write a little out of order; going back further than this is the clock's doing."""
+_LAST_NS = (1 << 63) - 1
+"""ROS counts time in 63 bits; anything beyond is damage."""
 _RUN_SIZE = 4 << 20
 """Messages outside chunks are read in runs of about this many bytes."""
 
@@ -143,6 +145,13 @@ class McapSource:
 
     def _indexed(self) -> bool:
         """Take everything from the summary. False when the file has none that says where the messages are."""
+        try:
+            return self._read_summary()
+        except (McapError, struct.error) as error:
+            self._problem(Problem("damaged", f"the index of {self.path.name} is damaged ({error})"))
+            return False
+
+    def _read_summary(self) -> bool:
         tail = self._read(max(0, self._size - mcap.FOOTER_SIZE - len(mcap.MAGIC)), mcap.FOOTER_SIZE + len(mcap.MAGIC))
         if not tail.endswith(mcap.MAGIC) or tail[:9] != mcap.PREFIX.pack(mcap.FOOTER, 20):
             self._problem(Problem("truncated", f"{self.path.name} has no end: the recording was cut off"))
@@ -177,7 +186,7 @@ class McapSource:
 
     def _scan(self) -> None:
         """Walk over the whole file, to find what a summary would have said."""
-        self._blocks, self._counts = [], {}
+        self._blocks, self._counts, self._last, self._back_ns = [], {}, {}, 0
         at = len(mcap.MAGIC)
         while at + mcap.PREFIX.size <= self._size:
             opcode, length = mcap.PREFIX.unpack(self._read(at, mcap.PREFIX.size))
@@ -208,6 +217,8 @@ class McapSource:
 
     def _scan_message(self, at: int, whole: int) -> None:
         _, _, channel, _, time, _ = mcap.MESSAGE_HEAD.unpack(self._read(at, mcap.MESSAGE_HEAD.size))
+        if time > _LAST_NS:
+            return
         self._counts[channel] = self._counts.get(channel, 0) + 1
         self._follow(channel, np.array([time], np.int64))
         last = self._blocks[-1] if self._blocks else None
@@ -238,7 +249,9 @@ class McapSource:
         for opcode, body in mcap.records(inner):
             if opcode == mcap.MESSAGE and len(body) >= 22:
                 channel, _, time, _ = struct.unpack_from("<HIQQ", body)
-                if channel in self._channels.topics:
+                if time > _LAST_NS:
+                    self._problem(Problem("damaged", f"messages of {self.path.name} have times beyond the year 2262"))
+                elif channel in self._channels.topics:
                     found.append((time, channel, body[22:]))
             elif opcode in (mcap.SCHEMA, mcap.CHANNEL):
                 self._channels.register(opcode, body)
@@ -263,8 +276,11 @@ class McapSource:
         for block in self._blocks:
             for opcode, body in mcap.records(self._read(block.offset + block.size, block.index_size)):
                 if opcode == mcap.MESSAGE_INDEX:
-                    channel, length = struct.unpack_from("<HI", body)
-                    entries = np.frombuffer(body[6 : 6 + length], "<u8").reshape(-1, 2)
+                    if len(body) < 6 or len(body) % 16 != 6:
+                        raise McapError("a message index is damaged")
+                    (channel,) = struct.unpack_from("<H", body)
+                    entries = np.frombuffer(body[6:], "<u8").reshape(-1, 2)
+                    entries = entries[entries[:, 0] <= _LAST_NS]
                     self._follow(channel, entries[np.argsort(entries[:, 1], kind="stable"), 0].astype(np.int64))
 
     def _follow(self, channel: int, times: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_perception.bags.storage.mcap_format import zstd
-from dino_perception.bags.storage.problems import Problem
+from dino_perception.bags.storage.problems import UNWRITABLE, BagError, Problem
 from dino_perception.bags.storage.topic import Topic
 
 
@@ -49,6 +49,10 @@ class _Unpacked:
             try:
                 with zstd.open(self._path, "rb") as packed, open(target, "wb") as plain:
                     shutil.copyfileobj(packed, plain, 1 << 20)
+            except OSError as error:
+                raise BagError(
+                    f"{self._path} cannot be unpacked to {target.parent}: {error.strerror}", UNWRITABLE
+                ) from None
             except (EOFError, zstd.ZstdError) as error:
                 self._problem(
                     Problem(

@@ -45,7 +45,7 @@ class BagError(Exception):
     """A bag that cannot be processed at all: one sentence, and the exit code for it."""
 
     def __init__(self, sentence: str, code: int):
-        super().__init__(sentence)
+        super().__init__(" ".join(sentence.split()))
         self.code = code
 
 

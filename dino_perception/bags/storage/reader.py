@@ -12,7 +12,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from dino_perception.bags.storage.definitions import DefinitionError, idl_types, message_types
-from dino_perception.bags.storage.mcap_format import McapError, zstd
+from dino_perception.bags.storage.mcap_format import LARGEST, McapError, unpacked, zstd
 from dino_perception.bags.storage.mcap_read import McapSource
 from dino_perception.bags.storage.merge import merged
 from dino_perception.bags.storage.packed import PackedSource
@@ -108,8 +108,8 @@ class BagReader:
         for _, record in stream:
             if record.data[:4] == _ZSTD and record.topic.coding == "cdr":  # message compression; CDR starts with a zero
                 try:
-                    record = record._replace(data=zstd.decompress(record.data))
-                except zstd.ZstdError as error:
+                    record = record._replace(data=unpacked(record.data, LARGEST))
+                except (zstd.ZstdError, McapError) as error:
                     self.note(
                         Problem(
                             "damaged",
@@ -124,23 +124,24 @@ class BagReader:
         """The message of a record; Foxglove's with the field names of ROS. Raises rosbags' SerdeError for bytes that are
         not the message, or KeyError when the type is unknown."""
         topic = record.topic
+        if topic.coding == "cdr" and topic.type not in self.types.typestore.fielddefs:
+            raise KeyError(topic.type)
         try:
             if foxglove.known(topic.type, topic.coding):
                 return foxglove.decode(topic.type, topic.coding, topic.definition_bytes, record.data)
             if topic.coding != "cdr":
                 raise SerdeError(f"the message is encoded as '{topic.coding}', not as cdr")
-            if topic.type not in self.types.typestore.fielddefs:
-                raise KeyError(topic.type)
             message = self.types.deserialize(record.data, topic.type)
             plain = topic.type.startswith("foxglove_msgs/msg/") and hasattr(message, "timestamp")
             return foxglove.with_ros_names(message) if plain else message
-        except (SerdeError, KeyError):
+        except SerdeError:
             raise
         except Exception as error:  # rosbags meets damaged bytes and definitions in more ways than its own
             raise SerdeError(f"{type(error).__name__}: {error}") from None
 
     def note(self, problem: Problem) -> None:
         """Remember a problem, once."""
+        problem = problem._replace(sentence=" ".join(problem.sentence.split()))
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -152,10 +153,16 @@ class BagReader:
             if _kind(path) not in SUFFIXES:
                 raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE)
             return [path]
-        found = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in SUFFIXES[:2])
+        if not path.is_dir():
+            raise BagError(f"{path} is no bag: it is neither a file nor a folder", UNREADABLE)
+        try:
+            found = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in SUFFIXES[:2])
+        except OSError as error:
+            raise BagError(f"{path} cannot be read: {error.strerror}", UNREADABLE) from None
         try:
             about = load_file(path / "metadata.yaml")["rosbag2_bagfile_information"]
-            listed = [path / Path(name).name for name in about["relative_file_paths"]]
+            names = [Path(name).name for name in about["relative_file_paths"]]
+            listed = [path / name for name in dict.fromkeys(names) if _kind(Path(name)) in SUFFIXES]
         except FileNotFoundError:
             if not found:
                 raise BagError(f"{path} is no bag: {_NO_BAG}", UNREADABLE) from None
@@ -166,9 +173,9 @@ class BagReader:
                 Problem("damaged", f"{path / 'metadata.yaml'} cannot be read ({error}); the files are taken by name")
             )
             return found
-        for missing in [file for file in listed if not file.exists()]:
+        for missing in [file for file in listed if not file.is_file()]:
             self.note(Problem("truncated", f"{missing.name} is missing from {path}"))
-        return [file for file in listed if file.exists()]
+        return [file for file in listed if file.is_file()]
 
     def _open(self, file: Path) -> None:
         try:

@@ -22,6 +22,7 @@ class Ros1Types:
     cannot be read."""
 
     def __init__(self, definitions: Iterable[tuple[str, str, str]], problem: Callable[[Problem], None], file: str):
+        self._problem, self._file = problem, file
         ros2 = get_typestore(Stores.ROS2_JAZZY)
         own = get_typestore(Stores.EMPTY)
         for topic, kind, text in definitions:
@@ -34,9 +35,7 @@ class Ros1Types:
         self.store: Any = get_typestore(Stores.EMPTY)
         self.store.register(
             {
-                name: ros2.fielddefs[name]
-                if name in ros2.fielddefs and is_same_wireformat(own, ros2, name, name)
-                else fields
+                name: ros2.fielddefs[name] if name in ros2.fielddefs and _same_wireformat(own, ros2, name) else fields
                 for name, fields in own.fielddefs.items()
             }
         )
@@ -46,9 +45,15 @@ class Ros1Types:
         kind = ros2_type(kind)
         if kind not in self.store.fielddefs:
             return None
-        text, _ = self.store.generate_msgdef(kind, ros_version=2)
+        try:
+            text, _ = self.store.generate_msgdef(kind, ros_version=2)
+            digest = self.store.hash_rihs01(kind)
+        except Exception as error:  # it refers to a type that it does not define, or to itself
+            sentence = f"topic {name} of {self._file} is of type {kind}, which is not defined in full ({error})"
+            self._problem(Problem("unknown", f"{sentence}; it is left out", name))
+            return None
         offered = qos(1, durability="transient_local") if latching else ""
-        return Topic(name, kind, text, "ros2msg", self.store.hash_rihs01(kind), offered, count)
+        return Topic(name, kind, text, "ros2msg", digest, offered, count)
 
     def cdr(self, raw: Any, kind: str) -> Any:
         """The CDR bytes of a message of ROS 2's type `kind`. Raises whatever rosbags meets in damaged bytes."""
@@ -59,3 +64,10 @@ def ros2_type(kind: str) -> str:
     """The ROS 2 name of a ROS 1 type, with or without "/msg/"."""
     kind = full_type(kind)
     return _RENAMED.get(kind, kind)
+
+
+def _same_wireformat(own: Any, ros2: Any, name: str) -> bool:
+    try:
+        return is_same_wireformat(own, ros2, name, name)
+    except Exception:  # it refers to a type that it does not define, or to itself
+        return False

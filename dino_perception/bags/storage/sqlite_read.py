@@ -55,7 +55,9 @@ class SqliteSource:
         topics = {number: topic for number, topic in self._topics.items() if names is None or topic.name in names}
         low, high = (-1 << 63 if start is None else start), ((1 << 63) - 1 if stop is None else stop)
         for number, time, data in self._rows(topics, low, high):
-            if number in topics and low <= time < high:
+            if not isinstance(time, int) or not isinstance(data, bytes):
+                self._problem(Problem("damaged", f"messages of {self.path.name} have no time or no bytes"))
+            elif number in topics and low <= time < high:
                 yield time, topics[number], data
 
     def close(self) -> None:
@@ -127,17 +129,20 @@ class SqliteSource:
         ]
         texts: dict[str, tuple[str, str]] = {}
         if self._base.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
-            texts = {
-                name: (encoding, text)
-                for name, encoding, text in self._base.execute(
-                    "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
-                )
-            }
+            rows = self._base.execute(
+                "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+            )
+            texts = {row[0]: row[1:] for row in rows if all(isinstance(value, str) for value in row)}
         topics = {}
         for number, name, kind, coding, qos, digest in self._base.execute(
             f"SELECT id, name, type, {', '.join(optional)} FROM topics ORDER BY id"
         ):
+            if not all(isinstance(value, str) for value in (name, kind, coding, qos, digest or "")):
+                self._problem(Problem("damaged", f"a topic of {self.path.name} is no text and is left out", number))
+                continue
             encoding, text = texts.get(kind, ("", ""))
+            if coding not in ("", "cdr"):
+                text = text.encode().decode("latin-1")
             kind = full_type(kind) if coding in ("", "cdr") else kind
             topics[number] = Topic(
                 name, kind, text, encoding if text else "", digest or "", named_qos(qos), 0, coding or "cdr"
@@ -152,12 +157,14 @@ class SqliteSource:
         back = 0
         times: list[int] = []
         for number, time in rows:
+            if not isinstance(time, int) or number not in self._topics:
+                continue
             back = max(back, reached.get(number, time) - time)
             reached[number] = time
             counts[number] = counts.get(number, 0) + 1
             times = [min(times[0], time), max(times[1], time)] if times else [time, time]
         self.start_ns, self.end_ns = times or (0, 0)
-        for number, topic in self._topics.items():
+        for number, topic in list(self._topics.items()):
             self._topics[number] = Topic(**{**vars(topic), "count": counts.get(number, 0)})
         self.recorded_order = back > _JUMP_NS
         if self.recorded_order:
@@ -177,6 +184,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     for mode in ("mode=ro", "immutable=1"):
         try:
             base = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, check_same_thread=False)
+            base.text_factory = lambda octets: octets.decode(errors="replace")
             base.execute("PRAGMA writable_schema = ON")  # or sqlite refuses a file with fewer pages than it should have
             base.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return base

@@ -144,11 +144,15 @@ class SqliteWriter:
             (number, topic.name, topic.type, topic.coding, topic.qos, topic.hash),
         )
         known = self._base.execute("SELECT 1 FROM message_definitions WHERE topic_type = ?", (topic.type,)).fetchone()
-        if topic.definition and not known:
+        try:
+            text = topic.definition_bytes.decode()
+        except UnicodeDecodeError:  # protobuf's descriptors, for which rosbag2's tables have no place
+            return
+        if text and not known:
             self._base.execute(
                 "INSERT INTO message_definitions (topic_type, encoding, encoded_message_definition, "
                 "type_description_hash) VALUES (?, ?, ?, ?)",
-                (topic.type, topic.encoding, topic.definition, topic.hash),
+                (topic.type, topic.encoding, text, topic.hash),
             )
 
     def _undone(self, error: sqlite3.Error) -> OSError:

@@ -123,8 +123,8 @@ class Unfold(nn.Module):
 
     Outputs of neighbouring cells do not overlap, so each cell becomes a block of `factor` x `factor` pixels by one matrix
     product: (B, C, h, w) -> (B, outputs, factor * h, factor * w). TensorRT has no bfloat16 kernel for transposed
-    convolutions, and other runtimes take no longer this way. `weight` (C, outputs, factor,
-    factor) and `bias` (outputs,) are those of `nn.ConvTranspose2d(C, outputs, factor, stride=factor)`.
+    convolutions, and other runtimes take no longer this way. `weight` (C, outputs, factor, factor) and `bias` (outputs,)
+    are those of `nn.ConvTranspose2d(C, outputs, factor, stride=factor)`.
     """
 
     def __init__(self, channels: int, outputs: int, factor: int):

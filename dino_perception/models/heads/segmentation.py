@@ -46,7 +46,7 @@ class Segmentation(Head):
         logits = resize(raw, (height, width))
         # The largest probability is 1 / sum(exp(logit - largest logit)). The class comes from the logits: in a narrow
         # float type probabilities near one are equal, logits are not. It is the first that reaches the largest: TensorRT
-        # has no converter for max with indices, and torch's argmax over channels takes a CPU fifty times as long.
+        # has no converter for max with indices, and torch's argmax over channels takes a CPU ten times as long.
         largest = logits.amax(dim=1, keepdim=True)
         mask = torch.where(logits >= largest, self.ids, float(NO_CLASS)).amin(dim=1)
         confidence = 255 / (logits - largest).exp().sum(dim=1)

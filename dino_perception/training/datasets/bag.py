@@ -21,9 +21,9 @@ from dino_perception.bags.storage.reader import BagReader, is_bag
 from dino_perception.messages.camera_info import CameraInfoError, camera_model
 from dino_perception.messages.compressed_depth import decode_compressed_depth
 from dino_perception.messages.images import ImageError, decode_compressed, decode_image
+from dino_perception.perception.transforms import TransformTree
 from dino_perception.training.datasets.base import DataError, Dataset, Sample, metres, text_key
 from dino_perception.training.datasets.labels import DEFAULT, LabelMap
-from dino_perception.training.datasets.poses import TransformTree
 
 TOLERANCE_NS = 25_000_000
 """How far the stamps of a picture and its depth or mask may be apart."""

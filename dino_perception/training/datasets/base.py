@@ -13,8 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError, check_picture_size
+from dino_perception.messages.picture_files import jpeg_fault, picture_kind
 from dino_perception.models.heads import ClassLabel
 from dino_perception.perception.frame import IGNORE, CameraModel, Frame
+from dino_perception.training.tasks import task_of
 
 
 class DataError(ValueError):
@@ -51,16 +54,16 @@ class Sample:
         return Frame("camera", self.stamp_ns, "camera_optical_frame", self.read_image(), self.camera)
 
     def truth(self, kind: str, image: np.ndarray) -> np.ndarray:
-        """What a head of that kind ("segmentation" or "depth") should say about `image`, this sample's picture.
+        """What a head of that kind (tasks.py) should say about `image`, this sample's picture.
 
         Raises DataError when there is none or it does not show the same.
         """
-        read = {"segmentation": self.read_classes, "depth": self.read_depth}[kind]
-        what = {"segmentation": "mask", "depth": "depth"}[kind]
+        task = task_of(kind)
+        read = task.reader(self)
         if read is None:
-            raise DataError(f"{self.name} has no {what}")
+            raise DataError(f"{self.name} has no {task.truth_name}")
         truth = read()
-        same_shape(truth, image.shape[:2], f"the {what} of {self.name}")
+        same_shape(truth, image.shape[:2], f"the {task.truth_name} of {self.name}")
         return truth
 
 
@@ -142,10 +145,29 @@ def text_key(*parts: Any) -> str:
 
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file. Raises DataError."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise DataError(f"{path} cannot be read as a picture")
+    picture = _decoded(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, picture)
+
+
+def _decoded(path: Path, flags: int) -> np.ndarray:
+    """An image file by OpenCV, all of it, and its size read first: a few kilobytes may decode to gigabytes."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        kind = picture_kind(data.data)
+        if kind:
+            check_picture_size(data, MAX_MEGAPIXELS)
+        picture = cv2.imdecode(data, flags) if data.size else None
+        if picture is None:
+            raise DataError(f"{path} cannot be read as a picture")
+        decode = lambda octets: cv2.imdecode(np.frombuffer(octets, np.uint8), flags)
+        if kind == "JPEG" and (fault := jpeg_fault(data.data, picture, decode)):
+            raise DataError(f"{path} is damaged: {fault}")
+    except ImageError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (OSError, cv2.error) as error:
+        reason = getattr(error, "strerror", "") or getattr(error, "err", "") or error
+        raise DataError(f"{path} cannot be read as a picture: {reason}") from None
+    return picture
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -156,7 +178,7 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             values = np.array(file.convert("RGB") if file.mode in ("RGBA", "CMYK", "YCbCr") else file)
-    except (OSError, UnidentifiedImageError, SyntaxError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{path} cannot be read as a mask; a PNG of class ids is needed") from None
     if values.dtype == bool:
         values = values.astype(np.uint8)
@@ -186,9 +208,7 @@ def read_depth_file(path: Path) -> np.ndarray:
         if depth.ndim != 2 or depth.dtype.kind != "f":
             raise DataError(f"{path} holds {depth.dtype} {depth.shape}; depth is (height, width) floats in metres")
         return metres(depth)
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if raw is None:
-        raise DataError(f"{path} cannot be read as a picture")
+    raw = _decoded(path, cv2.IMREAD_UNCHANGED)
     if raw.dtype != np.uint16 or raw.ndim != 2:
         raise DataError(
             f"{path} is a picture of {raw.dtype} {raw.shape}; depth is a 16-bit PNG of millimetres or a .npy of metres"

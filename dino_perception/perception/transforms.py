@@ -42,6 +42,11 @@ class TransformTree:
             pose = step @ pose
         return pose
 
+    def root(self, frame: str) -> str:
+        """The frame that stands at the top of this one's tree."""
+        chain = self._chain(frame)
+        return chain[-1].parent if chain else frame.lstrip("/")
+
     def _chain(self, frame: str) -> list[_Edge]:
         frame, chain, seen = frame.lstrip("/"), [], set()
         while frame in self._edges and frame not in seen:

@@ -1,0 +1,99 @@
+"""A frame goes to the device once and its answers come back once; what is counted here on the CPU is the GPU's path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dino_perception.perception.frame import Frame
+from dino_perception.perception.perceiver import Perceiver
+from dino_perception.perception.settings import Settings
+from dino_perception.perception.transfers import Home, Uploads
+
+WAITS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select}
+"""Operations that make the host wait for a GPU, because their result or its size is needed at once."""
+
+
+class Watched(TorchDispatchMode):
+    """Notes what would make the host wait, in the order in which it happens."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        packet = func.overloadpacket
+        if packet in WAITS or (packet is torch.ops.aten._to_copy and (kwargs or {}).get("device") is not None):
+            self.seen.append(str(packet))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def perceiver(tmp_path_factory):
+    flat = {"engine": "torch", "input_height": 96, "input_width": 128, "output_height": 48, "output_width": 64}
+    perceiver = Perceiver(Settings.from_flat(flat), cache=tmp_path_factory.mktemp("engines"), report=lambda line: None)
+    yield perceiver
+    perceiver.close()
+
+
+def frame(seed: int) -> Frame:
+    image = np.random.default_rng(seed).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    return Frame("front", seed, "camera", image)
+
+
+def test_the_host_waits_once_a_pass_and_reads_nothing_before(perceiver, monkeypatch):
+    with Watched() as watched:
+        arrive, bring = perceiver._home.arrive, perceiver._home.bring
+        monkeypatch.setattr(perceiver._home, "arrive", lambda: watched.seen.append("arrive") or arrive())
+        monkeypatch.setattr(perceiver._home, "bring", lambda *a: watched.seen.append("bring") or bring(*a))
+        (sight,) = perceiver.look([frame(1)])
+    perceiver.complete(sight)
+    before = watched.seen[: watched.seen.index("arrive")]
+    assert watched.seen.count("arrive") == 1
+    assert before == ["bring"] * 3, "one a head, and nothing that waits"
+
+
+def test_an_image_is_uploaded_once(perceiver, monkeypatch):
+    uploads = perceiver._preprocess._uploads
+    seen = []
+    monkeypatch.setattr(perceiver._preprocess, "device", torch.device("meta"))  # the path of every device but the CPU
+    monkeypatch.setattr(uploads, "up", lambda slot, image: seen.append(slot) or torch.from_numpy(image))
+    picture = frame(2)
+    with torch.inference_mode():
+        perceiver._preprocess([picture.image], [perceiver._box(picture)], 1)
+    assert seen == [0]
+
+
+def test_answers_are_memory_of_their_own(perceiver):
+    (first,) = perceiver.perceive([frame(3)])
+    mask, metres = first.segmentation.mask.copy(), first.depth.metres.copy()
+    perceiver.perceive([frame(4)])
+    assert np.array_equal(first.segmentation.mask, mask) and np.array_equal(first.depth.metres, metres, equal_nan=True)
+
+
+def test_stages_are_told_as_before(perceiver):
+    (percept,) = perceiver.perceive([frame(5)])
+    stages = ["preprocess", "backbone", "segmentation", "depth", "correspondences", "copy", "matching"]
+    assert sorted(percept.stage_ms) == sorted(stages) and min(percept.stage_ms.values()) >= 0
+
+
+def test_a_cpu_copies_nothing_on_the_way():
+    image, cpu = np.zeros((4, 6, 3), np.uint8), torch.device("cpu")
+    up = Uploads(cpu).up(0, image)
+    assert up.data_ptr() == image.ctypes.data and up.shape == image.shape
+    arrays = [torch.zeros(2)]
+    assert Home(cpu).bring("depth 0", arrays)[0] is arrays[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU")
+def test_on_a_gpu_what_comes_home_is_what_was_sent():
+    gpu = torch.device("cuda")
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    uploads, home = Uploads(gpu), Home(gpu)
+    for turn in range(3):
+        (back,) = home.bring("depth 0", [uploads.up(0, image + turn).float()])
+        home.arrive()
+        assert back.is_pinned() and np.array_equal(back.numpy(), (image + turn).astype(np.float32))
