@@ -111,7 +111,7 @@ class Perceiver:
         self._preprocess = Preprocessor(settings.input_height, settings.input_width, mean, self.device)
         self._home = Home(self.device)
         self._matching = MatchThread(
-            backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0
+            backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0, self.device
         )
         self.trackers = self._matching.trackers
         self.start_s = time.perf_counter() - start
