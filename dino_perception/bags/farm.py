@@ -22,7 +22,9 @@ import torch
 import dino_perception
 from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
 from dino_perception.children import end_with_parent
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.perception.answers import labels_of
+from dino_perception.perception.device.tracks import tracker_on
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -137,7 +139,7 @@ class Farm:
         for head, held in answers.items():
             if isinstance(held, Untracked):
                 descriptors = torch.from_numpy(np.array(held.descriptors)).to(self.device)
-                tracker = self.trackers.setdefault(frame.camera, Tracker())
+                tracker = self.trackers.setdefault(frame.camera, tracker_on(self.device))
                 answers[head] = tracker.update(frame, held.box, descriptors, held.stride, self.settings.head[head])
         spent = {**percept.stage_ms, "matching": (time.perf_counter() - begun) * 1e3}
         return dataclasses.replace(percept.with_answers(answers), frame=frame, stage_ms=spent)
@@ -208,7 +210,11 @@ class RayWorkers:
                 raise BagError(f"there is no Ray cluster at '{address}': {error}", USAGE) from None
         have = ray.cluster_resources()
         gpus, threads = have.get("GPU", 0), max(1, settings.threads)
-        needs = {"num_gpus": 1} if gpus and settings.engine not in ("openvino", "torch") else {"num_cpus": threads}
+        needs = (
+            {"num_gpus": 1}
+            if gpus and (settings.engine == "auto" or RUNTIMES[settings.engine].on_gpu)
+            else {"num_cpus": threads}
+        )
         self.count = count or max(1, int(gpus if "num_gpus" in needs else have.get("CPU", 1) // threads))
         self._actors = [ray.remote(**needs)(Looker).remote(settings) for _ in range(self.count)]
         self._next = 0

@@ -17,6 +17,7 @@ from dino_perception.bags.job import Job, Result, run
 from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import is_bag
 from dino_perception.children import end_with_parent
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.perception.settings import Settings
 
 _THREADS = 4
@@ -63,7 +64,7 @@ def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
     """(processes, threads of each) for so many bags: a process a GPU where the engine may use one, else one for every
     few cores, and no more than there is memory for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = _gpus() if settings.engine in ("auto", "cuda", "tensorrt") else 0
+    devices = _gpus() if settings.engine == "auto" or RUNTIMES[settings.engine].on_gpu else 0
     threads = settings.threads or min(_THREADS, cores)
     fitting = max(1, _free_memory() // _MEMORY)
     count = max(1, min(bags, devices or cores // threads, fitting))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import logging
 import time
 from collections.abc import Callable
@@ -19,14 +20,14 @@ from torch import nn
 
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.cache_folder import usable_folder
-from dino_perception.engines.cuda import CudaGraphs
-from dino_perception.engines.eager import Eager
-from dino_perception.engines.openvino import OpenVino
+from dino_perception.engines.names import RUNTIMES
 from dino_perception.engines.parity import Gate, summary
 from dino_perception.engines.rung import Climb, Inputs, first_line
-from dino_perception.engines.tensorrt import TensorRt
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (TensorRt(), CudaGraphs(), OpenVino(), Eager())}
+ENGINES: dict[str, Engine] = {
+    name: getattr(importlib.import_module(f"{__package__}.{home.module}"), home.engine)()
+    for name, home in RUNTIMES.items()
+}
 """Every runtime by name, in the order in which `auto` tries them."""
 
 log = logging.getLogger(__name__)

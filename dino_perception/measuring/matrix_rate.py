@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from dino_perception.engines.names import RUNTIMES
+
 SIDE, CHAIN = 1536, 6
 """Square matrices of this side, so many in a row: large enough for the full rate, 43 GFLOP."""
 
@@ -17,7 +19,7 @@ class MatrixRate:
     """Measures the rate with every library that could run the products; the fastest library counts."""
 
     def __init__(self, engine: str, precision: str, threads: int = 0):
-        on_gpu = engine in ("tensorrt", "cuda") or (engine == "torch" and torch.cuda.is_available())
+        on_gpu = RUNTIMES[engine].on_gpu or (engine == "torch" and torch.cuda.is_available())
         self._runs = [_torch_chain(precision, "cuda", 8192)] if on_gpu else [_torch_chain(precision, "cpu", SIDE)]
         if not on_gpu and precision in ("float32", "bfloat16"):
             openvino = _openvino_chain(precision, threads)
