@@ -44,6 +44,10 @@ class Intake:
         heads = {name: self.settings.head[name] for name in self.settings.heads}
         return Order(*self._demand.decide(camera, stamp_ns, listened, heads), max(0, back_ns) / 1e9)
 
+    def goes_back(self, camera: str, stamp_ns: int) -> bool:
+        """Whether `order` will find that the camera's time went back, and reset its tracks."""
+        return stamp_ns < self._last_stamp.get(camera, stamp_ns)
+
     def messages(self, percept: Percept, topics: Collection[str]) -> dict[str, Any]:
         """The messages of a percept, by relative topic name, for those of `topics` that it can fill."""
         return outputs(self._types, percept, self.settings, topics)

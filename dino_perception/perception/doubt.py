@@ -24,16 +24,20 @@ class Doubt:
         }
         self._last = {kind: len(head.spec.taps) - 1 for kind, head in heads.items()}
 
-    def strangeness(self, kind: str, maps: Sequence[torch.Tensor], slot: int, box: Letterbox) -> float | None:
-        """How far the frame in that slot is from the head's training, 1 being the farthest that is usual. `maps` are the
-        head's own inputs. None where the head's file does not know."""
+    def distance(self, kind: str, maps: Sequence[torch.Tensor], slot: int, box: Letterbox) -> list[torch.Tensor]:
+        """How far the frame in that slot is from the head's training, as one number on the device, which nobody waits for
+        here. `maps` are the head's own inputs. Empty where the head's file does not know."""
         domain = self._domains.get(kind)
         if domain is None:
-            return None
+            return []
         features = maps[self._last[kind]][slot]
         rows = max(1, features.shape[1] * box.output_height // box.grid_height)
         columns = max(1, features.shape[2] * box.output_width // box.grid_width)
-        return float(domain.distance(features[:, :rows, :columns])) / domain.threshold
+        return [domain.distance(features[:, :rows, :columns])]
+
+    def strangeness(self, kind: str, distance: torch.Tensor) -> float:
+        """The same as a share of what is usual: 1 is the farthest that is."""
+        return float(distance) / self._domains[kind].threshold
 
 
 def doubted(answer: Any, strangeness: float, ignore: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -26,7 +26,6 @@ class MatchThread:
         """Camera -> what follows its points; made when the camera is first seen."""
         self._stride, self._device = stride, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="matching")
-        self._last: Future | None = None
 
     def picture(self, frame: Frame, box: Letterbox) -> Future | None:
         """Begin with what needs the image alone, before there are descriptors; on a GPU that is not done here."""
@@ -43,31 +42,33 @@ class MatchThread:
         picture: Future | None = None,
     ) -> Future:
         """The matches of a frame and how many milliseconds they took. `descriptors` (N, D) must stay as they are."""
-        self._last = self._thread.submit(self._match, frame, box, descriptors, settings, picture)
-        return self._last
+        return self._thread.submit(self._match, frame, box, descriptors, settings, picture)
 
     def prepare(self) -> None:
-        """Make ready for the next frames what need not wait for them."""
-        self._settle()
-        for tracker in self.trackers.values():
-            tracker.prepare()
+        """Make ready for the next frames what need not wait for them. On a CPU it is done when this returns: the next pass
+        needs the same cores."""
+        ready = self._thread.submit(self._prepare)
+        if self._device.type == "cpu":
+            ready.result()
 
     def reset(self, camera: str | None = None) -> None:
         """Forget the reference frame and the tracks of one camera or of all; ids are never given out again."""
-        self._settle()
-        for name, tracker in self.trackers.items():
-            if camera in (None, name):
-                tracker.reset()
+        self._thread.submit(self._reset, camera).result()
 
     def close(self) -> None:
         self._thread.shutdown()
         self.trackers.clear()
 
-    def _settle(self) -> None:
-        """Trackers belong to the thread while it works."""
-        if self._last is not None:
-            wait([self._last])
-            self._last = None
+    # Trackers belong to the thread alone, so that callers in several threads need not know what it is at.
+
+    def _prepare(self) -> None:
+        for tracker in self.trackers.values():
+            tracker.prepare()
+
+    def _reset(self, camera: str | None) -> None:
+        for name, tracker in self.trackers.items():
+            if camera in (None, name):
+                tracker.reset()
 
     def _match(self, frame, box, descriptors, settings, picture) -> tuple[Correspondences, float]:
         taken, before = picture.result() if picture else (None, 0.0)

@@ -29,7 +29,7 @@ from dino_perception.perception.lens import GeometryError
 from dino_perception.perception.match_thread import MatchThread
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
-from dino_perception.perception.sight import Asked, Sight
+from dino_perception.perception.sight import Asked, Pass, Queued, Sight
 from dino_perception.perception.stage_clock import StageClock
 from dino_perception.perception.transfers import Home
 from dino_perception.perception.untrained import refuse_untrained
@@ -114,6 +114,7 @@ class Perceiver:
             backbone.spec.tap_stride(self.specs[self._matched].taps[0].layer) if self._matched else 0, self.device
         )
         self.trackers = self._matching.trackers
+        self._under_way = False
         self.start_s = time.perf_counter() - start
 
     @property
@@ -122,23 +123,41 @@ class Perceiver:
         return labels_of(self.specs.get("segmentation"))
 
     def look(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None) -> list[Sight]:
-        """One sight a frame, in the same order, with all but the matches. `wanted[i]` names the heads that run for
+        """`queue`, then `collect`: one sight a frame."""
+        return self.collect(self.queue(frames, wanted))
+
+    def queue(self, frames: Sequence[Frame], wanted: Sequence[Collection[str]] | None = None) -> Pass:
+        """Give the device all that is to do for the frames, and wait for nothing: what the caller does until `collect` goes
+        on beside it. (On a CPU the engines have run when this returns.) `wanted[i]` names the heads that run for
         `frames[i]`; by default every enabled one. A frame whose heads are all unwanted costs nothing.
 
+        One pass at a time: the next one uses the same memory, so the one before has to be collected.
         Raises FrameError, before anything has run, for an image that is not (H, W, 3) uint8 or too thin to fit.
         """
+        if self._under_way:
+            raise RuntimeError("a pass is under way; collect it before the next is queued")
         enabled = {kind for kind in self._loaded if self.settings.head[kind].enabled}
         asked = [
             Asked(frame, self._box(frame), enabled if wanted is None else self._loaded & set(wanted[i]))
             for i, frame in enumerate(frames)
         ]
-        clock = StageClock(self.device)
+        under_way = Pass(asked, StageClock(self.device))
         for chunk, size in self.graphs.chunks([one for one in asked if one.wanted]):
-            self._pass(chunk, size, clock)
-        for one in asked:
+            self._settle(under_way)  # more frames than fit into one batch take the same memory one after another
+            self._queue(chunk, size, under_way)
+        self._under_way = True
+        return under_way
+
+    def collect(self, under_way: Pass) -> list[Sight]:
+        """Wait for a pass. One sight a frame, in the same order, with all but the matches."""
+        try:
+            self._settle(under_way)
+        finally:
+            self._under_way = False
+        for one in under_way.asked:
             if one.descriptors is not None and one.matches is None:
                 self._match(one)
-        return [Sight(self._percept(one, clock.ms), one.matches) for one in asked]
+        return [Sight(self._percept(one, under_way.clock.ms), one.matches) for one in under_way.asked]
 
     def complete(self, sight: Sight) -> Percept:
         """The percept with everything that was wanted of its frame; waits for the matches. Once a sight."""
@@ -201,8 +220,9 @@ class Perceiver:
             "output": [s.output_height, s.output_width],
         }
 
-    def _pass(self, chunk: Sequence[Asked], size: int, clock: StageClock) -> None:
-        """Run the graphs for the frames of one batch, and keep what they gave."""
+    def _queue(self, chunk: Sequence[Asked], size: int, under_way: Pass) -> None:
+        """Queue the graphs for the frames of one batch, and the way home of what they give."""
+        clock = under_way.clock
         chosen = {
             kind: slots for kind in self._heads if (slots := [i for i, a in enumerate(chunk) if kind in a.wanted])
         }
@@ -216,25 +236,40 @@ class Perceiver:
             clock.stage("backbone")
             # All heads are queued before the first answer is read, so that a GPU is waited for once. Where points are
             # matched on the cores that the engine uses, their descriptors come last.
-            home: list[tuple[str, Asked, list[torch.Tensor]]] = []
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
-                if self.settings.domain.check:
-                    self._compare(kind, maps, chosen[kind], chunk)
+                seen = [maps[i] for i in self.graphs.head_taps[kind]]
                 for slot, own in zip(chosen[kind], arrays):
-                    home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
+                    one, check = chunk[slot], self.settings.domain.check
+                    strange = self._doubt.distance(kind, seen, slot, one.box) if check else []
+                    if self._off_cpu and kind == self._matched:
+                        own = [own[0].clone()]  # matched where it is
+                        back = [*own, *self._home.bring(f"{kind} {slot}", strange)]
+                    else:
+                        back = self._home.bring(f"{kind} {slot}", [*own, *strange])
+                    under_way.queued.append(Queued(kind, one, back[: len(own)], back[len(own) :]))
             clock.stage("copy")
+
+    def _settle(self, under_way: Pass) -> None:
+        """Wait for what was queued, and keep what came."""
+        if not under_way.queued:
+            return
+        queued, under_way.queued = under_way.queued, []
+        clock = under_way.clock
+        with torch.inference_mode():
             self._home.arrive()
             clock.settle()
-            for kind, one, arrays in sorted(home, key=lambda each: each[0] != self._matched):
-                self._keep(kind, one, arrays)
+            for each in sorted(queued, key=lambda each: each.kind != self._matched):
+                if each.strange:
+                    each.one.strangeness[each.kind] = self._doubt.strangeness(each.kind, each.strange[0])
+                self._keep(each.kind, each.one, each.arrays)
             clock.on_host("copy")
 
     def _keep(self, kind: str, one: Asked, arrays: Sequence[torch.Tensor]) -> None:
         """Copy a head's arrays out of memory that is used again."""
         if kind == self._matched:
-            one.descriptors = arrays[0].clone()
+            one.descriptors = arrays[0] if self._off_cpu else arrays[0].clone()
             if self._off_cpu:
                 self._match(one)  # on its way beside what follows
         else:
@@ -243,14 +278,6 @@ class Perceiver:
                 said = dataclasses.replace(said, mask=self._group_ids[said.mask])
             strange = one.strangeness.get(kind, 0.0)
             one.answers[kind] = doubted(said, strange, self.settings.domain.ignore)
-
-    def _compare(self, kind: str, maps: Sequence[torch.Tensor], slots: Sequence[int], chunk: Sequence[Asked]) -> None:
-        """How unlike its training the frames look to this head."""
-        own = [maps[i] for i in self.graphs.head_taps[kind]]
-        for slot in slots:
-            found = self._doubt.strangeness(kind, own, slot, chunk[slot].box)
-            if found is not None:
-                chunk[slot].strangeness[kind] = found
 
     def _grouped(self) -> np.ndarray | None:
         """What each mask value becomes where groups are told instead of classes, which the head's spec then names."""

@@ -11,6 +11,7 @@ import torch
 
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
+from dino_perception.perception.stage_clock import StageClock
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,23 @@ class Asked:
     picture: Future | None = None
     descriptors: torch.Tensor | None = None
     matches: Future | None = None
+
+
+@dataclass
+class Queued:
+    """A head's arrays about one frame on their way home, and how unlike its training the frame is, in the head's own
+    measure, where it knows that."""
+
+    kind: str
+    one: Asked
+    arrays: list[torch.Tensor]
+    strange: list[torch.Tensor]
+
+
+@dataclass
+class Pass:
+    """Frames that the device works on. `Perceiver.collect` waits for them, once."""
+
+    asked: list[Asked]
+    clock: StageClock
+    queued: list[Queued] = field(default_factory=list)

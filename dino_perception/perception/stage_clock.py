@@ -31,7 +31,9 @@ class StageClock:
         self.on_host(name)
 
     def settle(self) -> None:
-        """Read the events, when the device has been waited for."""
+        """Read the events, waiting for the last of them."""
+        if self._events:
+            self._events[-1][1].synchronize()
         for (_, before), (name, after) in zip(self._events, self._events[1:]):
             self.add(name, before.elapsed_time(after))
         if self._events:

@@ -41,6 +41,7 @@ class Home:
     def __init__(self, device: torch.device):
         self.device = device
         self._pinned: dict[tuple, torch.Tensor] = {}
+        self._sent = torch.cuda.Event() if device.type == "cuda" else None
 
     def bring(self, name: str, arrays: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Queue the copies of a head's arrays. `name` keeps apart what is on its way at the same time."""
@@ -52,9 +53,11 @@ class Home:
             if key not in self._pinned:
                 self._pinned[key] = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
             found.append(self._pinned[key].copy_(array, non_blocking=True))
+        self._sent.record()
         return found
 
     def arrive(self) -> None:
-        """Wait for everything that was queued: the one time that the host waits for the device in a pass."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        """Wait for everything that was brought: the one time that the host waits for the device in a pass. What other
+        threads have queued since, such as the matching of the frame before, is not waited for."""
+        if self._sent is not None:
+            self._sent.synchronize()

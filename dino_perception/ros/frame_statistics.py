@@ -109,7 +109,7 @@ class CameraAccount:
 
 
 class Account:
-    """All cameras, the stages of the pass and the last error. The executor and the worker write, diagnostics reads."""
+    """All cameras, the stages of the pass and the last error. The executor and the worker's threads write, diagnostics reads."""
 
     def __init__(self, cameras: Iterable[str]) -> None:
         self.cameras = {camera: CameraAccount() for camera in cameras}
@@ -117,6 +117,7 @@ class Account:
         self.errors = 0
         self.last_error_s: float | None = None
         self._stages: dict[str, Spread] = {}
+        self._counting = threading.Lock()
 
     def spent(self, milliseconds: Mapping[str, float]) -> None:
         """Stage name -> milliseconds."""
@@ -125,8 +126,9 @@ class Account:
             self._stages.setdefault(stage, Spread()).add(value, now)
 
     def error(self, text: str) -> None:
-        self.errors += 1
-        self.last_error, self.last_error_s = text, time.monotonic()
+        with self._counting:
+            self.errors += 1
+            self.last_error, self.last_error_s = text, time.monotonic()
 
     def latencies(self) -> dict[str, tuple[float, float, float]]:
         """Stage -> (p50, p95, p99) in milliseconds of the stages that ran within the window: a head that nobody

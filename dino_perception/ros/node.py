@@ -173,11 +173,13 @@ class PerceptionNode(PatientLifecycleNode):
 
     def _open(self) -> None:
         """Look at frames from now on."""
+        from dino_perception.ros.overlapped_worker import OverlappedWorker
         from dino_perception.ros.worker import Worker
 
         self._intake.change(self._settings)
         mailbox = Mailbox()
-        self._worker = Worker(
+        worker = Worker if self._perceiver.device.type == "cpu" else OverlappedWorker
+        self._worker = worker(
             mailbox,
             self._perceiver,
             self._intake,

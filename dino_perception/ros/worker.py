@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dino_perception.messages.images import ImageError
-from dino_perception.messages.intake import Intake
-from dino_perception.messages.topics import of_kind, waiting
+from dino_perception.messages.intake import Intake, Order
+from dino_perception.messages.topics import waiting
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.perceiver import FrameError
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.sight import Sight
+from dino_perception.ros.delivery import PICTURES, Delivery, Parts
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
 
-PICTURES = frozenset(of_kind("picture"))
 STOP_S = 30.0
-"""How long `stop` waits for the batch under way."""
+"""How long `stop` waits for the batches under way."""
 
 
 class Camera(Protocol):
@@ -37,20 +37,16 @@ class Camera(Protocol):
 
 
 @dataclass
-class _Parts:
-    """What of one frame is still to be sent."""
+class Batch:
+    """Frames that are looked at together. `era` counts the restarts before they were taken."""
 
-    letter: Letter
-    due: set[str]
-    sent: bool = False
-    """Whether some of it has been."""
-    over: bool = False
-    """Nothing more comes of it: it is too old, or failed."""
-    spent: dict[str, float] = field(default_factory=dict)
-
-    def spend(self, milliseconds: Mapping[str, float]) -> None:
-        for stage, value in milliseconds.items():
-            self.spent[stage] = self.spent.get(stage, 0.0) + value
+    letters: Mapping[str, Letter]
+    era: int
+    frames: list[Frame] = field(default_factory=list)
+    wanted: list[set[str]] = field(default_factory=list)
+    topics: dict[str, set[str]] = field(default_factory=dict)
+    ready_s: float = 0.0
+    """When the last of them was decoded."""
 
 
 class Worker:
@@ -75,20 +71,26 @@ class Worker:
     ):
         self._mailbox, self._perceiver, self._intake = mailbox, perceiver, intake
         self._cameras, self._account = cameras, account
-        self._now_ns, self._complain, self._lost = now_ns, complain, lost
+        self._complain, self._lost = complain, lost
+        self._delivery = Delivery(intake, cameras, account, now_ns, lambda: mailbox.closed, self._fail)
         self._orders: list[Callable[[], None]] = []
         self._orders_lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
+        self._era = 0
+        """How often time started anew."""
+        self._threads = [threading.Thread(target=self._run, name="perception", daemon=True)]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> bool:
-        """Let the batch under way end, publish nothing after it. False when it did not end in time."""
+        """Let the batches under way end, publish nothing after it. False when they did not end in time."""
         self._mailbox.close()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + STOP_S
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def change(self, settings: Settings) -> None:
         """Take new settings before the next batch."""
@@ -100,38 +102,46 @@ class Worker:
 
     def restart(self) -> None:
         """Time jumped back: forget what waits, the tracks and the rates."""
+        self._era += 1
         self._mailbox.clear()
         self._order(self._intake.reset)
 
     def _order(self, order: Callable[[], None]) -> None:
-        # The perceiver belongs to this thread alone; other threads leave orders that it carries out between batches.
+        # Other threads leave orders, which are carried out between batches.
         with self._orders_lock:
             self._orders.append(order)
-
-    def _run(self) -> None:
-        while not self._mailbox.closed:
-            letters = self._mailbox.take(most=self._perceiver.most_at_once)
-            try:
-                self._obey()
-                self._look(letters)
-            except Exception as error:  # a defect must not silence the cameras
-                self._fail(letters, error)
 
     def _obey(self) -> None:
         with self._orders_lock:
             orders, self._orders = self._orders, []
-        for order in orders:
-            order()
+        if orders:
+            self._between_passes(lambda: [order() for order in orders])
 
-    def _look(self, letters: Mapping[str, Letter]) -> None:
-        frames: list[Frame] = []
-        wanted: list[set[str]] = []
-        topics: dict[str, set[str]] = {}
-        for camera, letter in letters.items():
+    def _between_passes(self, change: Callable[[], Any]) -> Any:
+        """Change what a pass uses."""
+        return change()
+
+    def _run(self) -> None:
+        while not self._mailbox.closed:
+            batch = self._taken()
+            try:
+                self._obey()
+                self._decode(batch)
+                self._send(batch, self._sights(batch.frames, batch.wanted))
+            except Exception as error:  # a defect must not silence the cameras
+                self._fail(batch.letters, error)
+
+    def _taken(self) -> Batch:
+        letters = self._mailbox.take(most=self._perceiver.most_at_once)
+        return Batch(letters, self._era)
+
+    def _decode(self, batch: Batch) -> None:
+        """Fill the batch with the frames of its letters that are worth a look."""
+        for camera, letter in batch.letters.items():
             taken = time.monotonic()
-            if self._too_old(camera, letter.stamp_ns, late=False):
+            if self._delivery.too_old(camera, letter.stamp_ns, late=False):
                 continue
-            order = self._intake.order(camera, letter.stamp_ns, self._cameras[camera].listened())
+            order = self._ordered(camera, letter.stamp_ns, self._cameras[camera].listened())
             if not order.topics:
                 self._account.cameras[camera].unwatched.tick(taken)
                 continue
@@ -141,26 +151,32 @@ class Worker:
                 self._bad(camera, error)
                 continue
             self._account.spent({"wait": (taken - letter.received_s) * 1e3, "decode": (time.monotonic() - taken) * 1e3})
-            frames.append(frame)
-            wanted.append(order.heads)
-            topics[camera] = order.topics
-        parts = {camera: _Parts(letters[camera], chosen - PICTURES) for camera, chosen in topics.items()}
+            batch.frames.append(frame)
+            batch.wanted.append(order.heads)
+            batch.topics[camera] = order.topics
 
-        sights = self._sights(frames, wanted)
+    def _ordered(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
+        if self._intake.goes_back(camera, stamp_ns):
+            return self._between_passes(lambda: self._intake.order(camera, stamp_ns, listened))
+        return self._intake.order(camera, stamp_ns, listened)
+
+    def _send(self, batch: Batch, sights: list[Sight]) -> None:
+        """Send what was seen: mask, depth and points, then the matches, then the pictures for people."""
+        parts = {camera: Parts(batch.letters[camera], chosen - PICTURES) for camera, chosen in batch.topics.items()}
         for sight in sights:
             if sight.pending:  # mask, depth and points do not wait for matches
-                self._try(sight.percept, parts[sight.percept.frame.camera], without=waiting(sight.pending))
-        heads = {frame.camera: names for frame, names in zip(frames, wanted)}
+                self._delivery.send(sight.percept, parts[sight.percept.frame.camera], without=waiting(sight.pending))
+        heads = {frame.camera: names for frame, names in zip(batch.frames, batch.wanted)}
         percepts = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
         for stage_ms in {id(p.stage_ms): p.stage_ms for p in percepts}.values():  # frames of one pass share theirs
             self._account.spent(stage_ms)
         for percept in percepts:
-            self._try(percept, parts[percept.frame.camera])
+            self._delivery.send(percept, parts[percept.frame.camera])
         self._perceiver.prepare()
         # The pictures for people are drawn when the data of every camera is on its way: nobody drives by them.
         for percept in percepts:
             try:
-                self._draw(percept, topics[percept.frame.camera])
+                self._delivery.draw(percept, batch.topics[percept.frame.camera])
                 self._account.cameras[percept.frame.camera].heights.look(percept)
             except Exception as error:
                 self._fail([], error)
@@ -172,10 +188,13 @@ class Worker:
         try:
             return self._perceiver.look(frames, wanted)
         except Exception as error:
-            if self._hopeless([frame.camera for frame in frames], error):
-                return []
-            # One frame may be what the engine cannot take; the other cameras shall not go blind for it.
-            return [sight for frame, heads in zip(frames, wanted) for sight in self._sights([frame], [heads])]
+            return self._each_alone(frames, wanted, error)
+
+    def _each_alone(self, frames: list[Frame], wanted: list[set[str]], error: Exception) -> list[Sight]:
+        if self._hopeless([frame.camera for frame in frames], error):
+            return []
+        # One frame may be what the engine cannot take; the other cameras shall not go blind for it.
+        return [sight for frame, heads in zip(frames, wanted) for sight in self._sights([frame], [heads])]
 
     def _completed(self, sight: Sight, heads: Mapping[str, set[str]], alone: bool) -> Percept | None:
         """The whole percept. Where matching failed beside other frames, the frame is looked at once more, alone."""
@@ -201,84 +220,6 @@ class Worker:
         elif len(cameras) == 1:
             self._fail(cameras, error)
         return len(cameras) == 1
-
-    def _try(self, percept: Percept, parts: _Parts, without: frozenset[str] = frozenset()) -> None:
-        """Publish what is due of a frame; an error ends this frame, and nothing else."""
-        if parts.over:
-            return
-        try:
-            self._publish(percept, parts, without)
-        except Exception as error:
-            parts.over = True
-            self._fail([percept.frame.camera], error)
-
-    def _publish(self, percept: Percept, parts: _Parts, without: frozenset[str]) -> None:
-        """Send what is due but `without` some topics, which come later; with none left out the frame is done."""
-        frame, due = percept.frame, parts.due - without
-        account = self._account.cameras[frame.camera]
-        if (due or not without) and self._in_vain(frame, parts):
-            due = set()
-        begun = time.monotonic()
-        messages = self._intake.messages(percept, due) if due else {}
-        built = time.monotonic()
-        if messages and not self._in_vain(frame, parts):  # asked again: on a busy machine building takes its time
-            self._cameras[frame.camera].publish(messages)
-            done = time.monotonic()
-            parts.due -= due
-            parts.sent = True
-            parts.spend({"messages": (built - begun) * 1e3, "publish": (done - built) * 1e3})
-            parts.spent["receipt to publish"] = (done - parts.letter.received_s) * 1e3
-            age = self._age_s(frame.stamp_ns)
-            if age is not None:
-                parts.spent.setdefault("stamp to publish (dense)", age * 1e3)
-                parts.spent["stamp to publish"] = age * 1e3
-        if not without and not parts.over:
-            account.no_points = account.no_points or percept.camera_problem
-            account.published.tick(time.monotonic())
-            if unlike := [head for head, strange in percept.strangeness.items() if strange > 1]:
-                account.unlike.tick(time.monotonic())
-                account.unlike_head = unlike[0]
-            self._account.spent(parts.spent)
-
-    def _in_vain(self, frame: Frame, parts: _Parts) -> bool:
-        """Whether nothing more of a frame may be sent: the node stops, or the frame is too old by now."""
-        if self._mailbox.closed or self._too_old(frame.camera, frame.stamp_ns, late=True, counted=parts.sent):
-            parts.over = not parts.sent
-            return True
-        return False
-
-    def _draw(self, percept: Percept, topics: set[str]) -> None:
-        pictures = topics & PICTURES
-        if not pictures or self._stale(percept):
-            return
-        begun = time.monotonic()
-        messages = self._intake.messages(percept, pictures)
-        if self._stale(percept):
-            return
-        self._cameras[percept.frame.camera].publish(messages)
-        self._account.spent({"overlays": (time.monotonic() - begun) * 1e3})
-
-    def _stale(self, percept: Percept) -> bool:
-        age = self._age_s(percept.frame.stamp_ns)
-        return self._mailbox.closed or (age is not None and age > self._intake.settings.max_age)
-
-    def _age_s(self, stamp_ns: int) -> float | None:
-        now = self._now_ns()
-        return (now - stamp_ns) / 1e9 if now > 0 else None
-
-    def _too_old(self, camera: str, stamp_ns: int, *, late: bool, counted: bool = False) -> bool:
-        """Whether a frame is older than `max_age`; unless it is `counted` already, that is what became of it."""
-        age = self._age_s(stamp_ns)
-        account = self._account.cameras[camera]
-        if not late:
-            account.age_s = age
-        if age is None or age <= self._intake.settings.max_age:
-            return False
-        if counted:
-            return True
-        account.age_s, account.late = age, late
-        account.too_old.tick(time.monotonic())
-        return True
 
     def _bad(self, camera: str, error: Exception) -> None:
         account = self._account.cameras[camera]

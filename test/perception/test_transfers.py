@@ -55,6 +55,39 @@ def test_the_host_waits_once_a_pass_and_reads_nothing_before(perceiver, monkeypa
     assert before == ["bring"] * 3, "one a head, and nothing that waits"
 
 
+def test_a_pass_is_queued_and_collected_in_two_steps(perceiver, monkeypatch):
+    waits, arrive = [], perceiver._home.arrive
+    monkeypatch.setattr(perceiver._home, "arrive", lambda: waits.append(1) or arrive())
+    under_way = perceiver.queue([frame(6), frame(7)], [{"segmentation", "depth"}, set()])
+    with pytest.raises(RuntimeError, match="collect it before the next"):
+        perceiver.look([frame(8)])
+    assert not waits
+    seen, unwanted = (sight.percept for sight in perceiver.collect(under_way))
+    (percept,) = perceiver.perceive([frame(6)], [{"segmentation", "depth"}])
+    assert np.array_equal(seen.segmentation.mask, percept.segmentation.mask) and not unwanted.answers()
+    assert np.array_equal(seen.depth.metres, percept.depth.metres, equal_nan=True)
+
+
+def test_a_pass_that_fails_is_not_in_the_way_of_the_next(perceiver, monkeypatch):
+    for part, name in ((perceiver.graphs, "maps"), (perceiver._home, "arrive")):
+        with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="fell over"):
+            patched.setattr(part, name, lambda *_: (_ for _ in ()).throw(RuntimeError("fell over")))
+            perceiver.look([frame(9)])
+        assert perceiver.perceive([frame(9)])[0].depth is not None
+
+
+def test_what_is_matched_on_the_device_stays_there(perceiver, monkeypatch):
+    brought, bring = [], perceiver._home.bring
+    monkeypatch.setattr(
+        perceiver._home, "bring", lambda name, arrays: brought.append(len(arrays)) or bring(name, arrays)
+    )
+    monkeypatch.setattr(perceiver, "_off_cpu", True)
+    perceiver.reset_tracks()
+    percepts = [perceiver.perceive([frame(10)])[0] for _ in range(2)]
+    assert sorted(brought) == [0, 0, 1, 1, 2, 2], "one array of the depth, two of the classes, no descriptors"
+    assert len(percepts[1].correspondences.x) and percepts[1].correspondences.reference_stamp_ns == 10
+
+
 def test_an_image_is_uploaded_once(perceiver, monkeypatch):
     uploads = perceiver._preprocess._uploads
     seen = []

@@ -20,6 +20,7 @@ from dino_perception.perception.settings import Settings
 from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.mailbox import Letter, Mailbox
+from dino_perception.ros.overlapped_worker import OverlappedWorker
 from dino_perception.ros.worker import Worker
 
 TYPES = RclpyTypes()
@@ -51,6 +52,12 @@ class ScriptedPerceiver:
             Sight(self._percept(frame, heads), Future() if "correspondences" in heads else None)
             for frame, heads in zip(frames, wanted)
         ]
+
+    def queue(self, frames, wanted):
+        return frames, wanted
+
+    def collect(self, under_way):
+        return self.look(*under_way)
 
     def complete(self, sight):
         if not sight.pending:
@@ -95,14 +102,14 @@ class ScriptedCamera:
 class Bench:
     """A worker with scripted surroundings. Stamps are seconds; the node's clock shows `now_s`."""
 
-    def __init__(self, cameras=("front",), seconds=0.0, **settings):
+    def __init__(self, cameras=("front",), seconds=0.0, kind=Worker, **settings):
         self.now_s = 0.0
         self.complaints, self.lost = [], []
         self.mailbox, self.account = Mailbox(), Account(cameras)
         self.perceiver = ScriptedPerceiver(seconds)
         self.cameras = {name: ScriptedCamera(name) for name in cameras}
         self.settings = Settings.from_flat({"cameras": list(cameras), **settings})
-        self.worker = Worker(
+        self.worker = kind(
             self.mailbox,
             self.perceiver,
             Intake(self.perceiver, self.settings, TYPES),
@@ -138,12 +145,13 @@ class Bench:
         self.wait(lambda: stamp_s in self.cameras[camera].stamps())
 
 
-@pytest.fixture
-def bench():
+@pytest.fixture(params=[Worker, OverlappedWorker])
+def bench(request):
+    """Both workers keep the same promises."""
     benches = []
 
     def make(*args, **options):
-        benches.append(Bench(*args, **options))
+        benches.append(Bench(*args, **{"kind": request.param, **options}))
         return benches[-1]
 
     yield make
@@ -161,7 +169,7 @@ def test_waiting_frames_of_all_cameras_go_through_in_one_batch(bench):
 
 
 def test_where_a_batch_gains_nothing_each_frame_is_out_before_the_next_is_looked_at(bench):
-    b = bench(("front", "rear", "left"))
+    b = bench(("front", "rear", "left"), kind=Worker)
     b.perceiver.most_at_once = 1
     out = []
     look = b.perceiver.look
@@ -452,4 +460,4 @@ def test_after_stop_nothing_is_published_not_even_what_was_under_way(bench):
     b.wait(lambda: b.perceiver.batches)
     assert b.worker.stop()
     assert not b.cameras["front"].published
-    assert not any(thread.name == "perception" for thread in threading.enumerate())
+    assert not any(thread.name.startswith("perception") for thread in threading.enumerate())
