@@ -157,7 +157,8 @@ def test_a_node_whose_device_is_gone_ends_with_a_sentence_so_that_launch_can_sta
         "from dino_perception.perception.perceiver import Perceiver\n"
         "def look(self, *arguments):\n"
         "    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
-        "Perceiver.look, Perceiver.alive = look, lambda self: False\n"
+        "Perceiver.look = Perceiver.queue = look\n"
+        "Perceiver.alive = lambda self: False\n"
         "from dino_perception.ros.node import main\n"
         "sys.exit(main())\n"
     )
