@@ -24,6 +24,7 @@ from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
 from dino_perception.children import end_with_parent
 from dino_perception.engines.names import RUNTIMES
 from dino_perception.perception.answers import labels_of
+from dino_perception.perception.device.tracks import tracker_on
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.perceiver import FrameError, Perceiver
@@ -138,7 +139,7 @@ class Farm:
         for head, held in answers.items():
             if isinstance(held, Untracked):
                 descriptors = torch.from_numpy(np.array(held.descriptors)).to(self.device)
-                tracker = self.trackers.setdefault(frame.camera, Tracker())
+                tracker = self.trackers.setdefault(frame.camera, tracker_on(self.device))
                 answers[head] = tracker.update(frame, held.box, descriptors, held.stride, self.settings.head[head])
         spent = {**percept.stage_ms, "matching": (time.perf_counter() - begun) * 1e3}
         return dataclasses.replace(percept.with_answers(answers), frame=frame, stage_ms=spent)

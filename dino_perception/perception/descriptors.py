@@ -38,13 +38,18 @@ def codes(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(
             compiled.codes(made, [(v.float().contiguous().numpy(), length) for v, length in halves], step)
         )
+    joint = joined(features, gradients.to(features.device))
+    return joint.mul_(1 / step).round_().clamp_(-127, 127).to(torch.int8) if eight_bits else joint
+
+
+def joined(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """`codes` in float32, on any device."""
     parts = []
-    for vectors, share in ((features, FEATURE_SHARE), (gradients.to(features.device), 1 - FEATURE_SHARE)):
+    for vectors, share in ((features, FEATURE_SHARE), (gradients, 1 - FEATURE_SHARE)):
         centred = vectors - vectors.mean(dim=0)
         centred *= share**0.5 * centred.square().sum(dim=1, keepdim=True).clamp_min(1e-12).rsqrt()
         parts.append(centred)
-    joint = torch.cat(parts, dim=1)
-    return joint.mul_(1 / step).round_().clamp_(-127, 127).to(torch.int8) if eight_bits else joint
+    return torch.cat(parts, dim=1)
 
 
 def similarities(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:

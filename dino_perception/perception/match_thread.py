@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
+from dino_perception.perception.device.tracks import tracker_on
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.matching import Picture
@@ -17,18 +18,20 @@ from dino_perception.perception.tracks import Tracker
 class MatchThread:
     """Matches the frames of all cameras one after another, in the order in which they are handed over.
 
-    `stride` is the size in input pixels of the patch that a descriptor stands for.
+    `stride` is the size in input pixels of the patch that a descriptor stands for, `device` the engine's.
     """
 
-    def __init__(self, stride: int):
+    def __init__(self, stride: int, device: torch.device):
         self.trackers: dict[str, Tracker] = {}
         """Camera -> what follows its points; made when the camera is first seen."""
-        self._stride = stride
+        self._stride, self._device = stride, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="matching")
         self._last: Future | None = None
 
-    def picture(self, frame: Frame, box: Letterbox) -> Future:
-        """Begin with what needs the image alone, before there are descriptors."""
+    def picture(self, frame: Frame, box: Letterbox) -> Future | None:
+        """Begin with what needs the image alone, before there are descriptors; on a GPU that is not done here."""
+        if self._device.type == "cuda":
+            return None
         return self._thread.submit(timed, Picture.of, frame, box, self._stride)
 
     def match(
@@ -68,6 +71,6 @@ class MatchThread:
 
     def _match(self, frame, box, descriptors, settings, picture) -> tuple[Correspondences, float]:
         taken, before = picture.result() if picture else (None, 0.0)
-        tracker = self.trackers.setdefault(frame.camera, Tracker())
+        tracker = self.trackers.setdefault(frame.camera, tracker_on(self._device))
         found, took = timed(tracker.match, frame, box, descriptors, self._stride, settings, taken)
         return found, before + took

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dino_perception.perception.device.tracks import tracker_on
 from dino_perception.perception.matching import Field, View
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.tracks import Tracker
@@ -41,7 +42,7 @@ def memory(tracker: Tracker) -> dict[str, np.ndarray]:
 
 def tracker(arrays: Mapping[str, np.ndarray], device: torch.device) -> Tracker:
     """The tracker of which `memory` gave these arrays, its descriptors on `device`."""
-    made = Tracker()
+    made = tracker_on(device)
     plain = json.loads(str(arrays["about"]))
     for name, value in plain.items():
         if value != "=_reference":

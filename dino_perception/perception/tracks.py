@@ -83,7 +83,7 @@ class Tracker:
         is given where it was taken ahead.
         """
         self.prepare()
-        view = View.of(frame, box, descriptors, stride, picture)
+        view = self._view(frame, box, descriptors, stride, picture)
         reference, previous = self._reference, self._previous
         if previous is None or not _follows(previous, view):
             self.reset()
@@ -94,7 +94,7 @@ class Tracker:
         position, alike, doubt, asked = self._match(reference, previous, view, settings.max_matches)
         score = np.zeros(len(alike), np.float32)
         found = np.flatnonzero(alike > ALIKE)
-        score[found] = matching.similarity(reference, self._xy[found], view, position[found])
+        score[found] = self._similarity(reference, view, found, position)
         found = found[score[found] >= settings.min_score]
         # A point in doubt is not told, but may be clear again in the next frame.
         chosen = _even(found[doubt[found] < DOUBT], position, alike, self._ids, view, settings.max_matches)
@@ -110,6 +110,15 @@ class Tracker:
             kept = np.union1d(chosen, others)
             self._ahead = view, settings, self._ids[kept], position[kept], spare
         return result
+
+    def _view(self, frame, box, descriptors, stride, picture) -> View:
+        return View.of(frame, box, descriptors, stride, picture)
+
+    def _corners(self, view: View, cells: int) -> tuple[np.ndarray, np.ndarray]:
+        return matching.corners(view, cells)
+
+    def _similarity(self, reference: View, view: View, found: np.ndarray, position: np.ndarray) -> np.ndarray:
+        return matching.similarity(reference, self._xy[found], view, position[found])
 
     def _match(
         self, reference: View, previous: View, view: View, most: int
@@ -194,7 +203,7 @@ class Tracker:
         _, first = np.unique(_cells(xy[order], 0.5 * cell, view), return_index=True)
         keep = np.sort(order[first])
         ids, xy = ids[keep], xy[keep]
-        corner, strength = matching.corners(view, round(1.5 * wanted))
+        corner, strength = self._corners(view, round(1.5 * wanted))
         free = (strength > NOISE) & ~np.isin(_cells(corner, cell, view), _cells(xy, cell, view))
         corner = corner[free]
         room = max(0, min(len(corner), wanted - len(ids)))

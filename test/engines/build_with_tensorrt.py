@@ -7,7 +7,7 @@ folder of their own, because the Torch-TensorRT among them would pass for one th
 the engine does, up to the bytes of the engine: export, typed graph, Torch-TensorRT's lowering and converters or our
 ONNX and TensorRT's parser, strongly typed network, builder. Only running the result needs the GPU.
 
-Each line: graph, way, precision, architecture, megabytes or why not, seconds. The exit code is 1 when a graph was not
+Each line: graph, way, precision, architecture, megabytes or why not, seconds of processor time. The exit code is 1 when a graph was not
 built, or not whole. `--json` prints each line as JSON.
 """
 
@@ -51,7 +51,8 @@ SIZE = (480, 640)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One build. `size` is in bytes, 0 when there is none; `lacking` are operations without a converter."""
+    """One build. `size` is in bytes, 0 when there is none; `seconds` are of processor time, which a busy machine does not
+    stretch, and the first of a graph's holds its export; `lacking` are operations without a converter."""
 
     graph: str
     way: str
@@ -72,7 +73,7 @@ class Row:
         return f"| {self.graph} | {self.way} | {self.precision} | {self.architecture} | {what}{lacking} | {self.seconds:.1f} |"
 
 
-HEADER = "| graph | way | precision | architecture | engine | seconds |\n|---|---|---|---|---|---|"
+HEADER = "| graph | way | precision | architecture | engine | CPU seconds |\n|---|---|---|---|---|---|"
 
 
 class Transposed(nn.Module):
@@ -158,7 +159,7 @@ def everything() -> Iterator[tuple[Program, str, tuple[str, ...]]]:
 
 def built(program: Program, way: str, precision: str, architectures: tuple[str, ...]) -> Iterator[Row]:
     """The graph by one way for each architecture. Never raises: what went wrong is in the row."""
-    start, lacking, error = time.perf_counter(), (), ""
+    start, lacking, error = time.process_time(), (), ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             if way == "onnx":
@@ -171,11 +172,11 @@ def built(program: Program, way: str, precision: str, architectures: tuple[str, 
                 build = lambda architecture: by_torch_tensorrt(graph, settings, architecture)  # noqa: E731
             for architecture in architectures:
                 size, error = build(architecture)
-                seconds = time.perf_counter() - start
+                seconds = time.process_time() - start
                 yield Row(program.name, way, precision, architecture, size, seconds, error, lacking)
-                start = time.perf_counter()
+                start = time.process_time()
     except Exception as problem:  # an exporter or a converter may fail in any way
-        yield Row(program.name, way, precision, architectures[0], 0, time.perf_counter() - start, in_short(problem))
+        yield Row(program.name, way, precision, architectures[0], 0, time.process_time() - start, in_short(problem))
 
 
 def by_onnx(path: Path, precision: str, architecture: str) -> tuple[int, str]:
