@@ -10,6 +10,8 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dino_perception.models.palette import CLASSES
+
 
 @dataclass(frozen=True)
 class ClassLabel:
@@ -33,11 +35,11 @@ GROUPS = {
 
 # AI4Mars' four classes and sky. The colours are Okabe and Ito's, which people with any colour vision tell apart.
 LABELS = (
-    ClassLabel(0, "soil", (230, 159, 0)),
-    ClassLabel(1, "bedrock", (0, 158, 115)),
-    ClassLabel(2, "sand", (240, 228, 66)),
-    ClassLabel(3, "big_rock", (204, 121, 167)),
-    ClassLabel(4, "sky", (86, 180, 233)),
+    ClassLabel(0, "soil", CLASSES["soil"]),
+    ClassLabel(1, "bedrock", CLASSES["bedrock"]),
+    ClassLabel(2, "sand", CLASSES["sand"]),
+    ClassLabel(3, "big_rock", CLASSES["big_rock"]),
+    ClassLabel(4, "sky", CLASSES["sky"]),
 )
 
 # Each set: "name group" in the order of the ids. Sources: AI4Mars (Swan et al. 2021); objectInfo150 of ADE20k; PASCAL VOC

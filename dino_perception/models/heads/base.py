@@ -26,6 +26,7 @@ from dino_perception.models.heads.released import LayoutError, release_from
 from dino_perception.models.heads.spec_check import check_spec
 from dino_perception.models.label_sets import LABELS, ClassLabel
 from dino_perception.models.outputs import Output
+from dino_perception.models.palette import CLASSES
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -231,7 +232,10 @@ def save_head(head: Head, path: str | Path) -> None:
 
 def described(spec: HeadSpec) -> dict[str, Any]:
     """The spec as plain data, which `spec_from` reads."""
-    return {**asdict(spec), "taps": [t.plain for t in spec.taps]}
+    labels = [
+        {**asdict(l), "colour": None if CLASSES.get(l.name) == tuple(l.colour) else l.colour} for l in spec.labels
+    ]
+    return {**asdict(spec), "taps": [t.plain for t in spec.taps], "labels": labels}
 
 
 def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
@@ -239,7 +243,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     try:
         data = dict(data)
         check_spec(data)
-        labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
+        labels = tuple(
+            ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]]))
+            for l in data.pop("labels")
+        )
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
         return HeadSpec(
