@@ -28,6 +28,10 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node and of relative topic names"),
     "name": ("dino_perception", "name of the node; its outputs are <namespace>/<name>/..."),
     "params_file": (str(SHARE / "config" / "rover.yaml"), "parameter file; arguments given here win over it"),
+    "preset": (
+        "",
+        "outdoor, indoor, street, ...: a ready configuration of config/presets; wins over the parameter file",
+    ),
     "image": ("image", "topic of the camera's images; camera_info is looked for beside it"),
     "camera_info": ("", "topic of the camera's CameraInfo, where it is not beside the images"),
     "cameras": ("", "YAML file that names several cameras and their topics, instead of image and camera_info"),
@@ -73,7 +77,7 @@ def perception_node(context):
         executable="perception_node",
         name=given["name"],
         namespace=given["namespace"],
-        parameters=[given["params_file"], overrides],  # the later one wins
+        parameters=[given["params_file"], *preset(given["preset"]), overrides],  # the later one wins
         remappings=remappings,
         arguments=["--ros-args", "--log-level", f"{logger_name(node)}:={given['log_level']}"],
         additional_env=large_message_profile(),  # Fast DDS loses big messages without
@@ -102,6 +106,15 @@ def ended(event, context):
     """With its only node gone, the launch fails, so that what has started it sees a code other than 0."""
     if event.returncode > 0 and not context.is_shutdown:
         raise RuntimeError(f"the perception node has ended with exit code {event.returncode}; its last lines say why")
+
+
+def preset(name):
+    """The parameter file of a preset, if one was asked for."""
+    path = SHARE / "config" / "presets" / f"{name}.yaml"
+    if name and not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise RuntimeError(f"there is no preset '{name}'; the presets are {known}")
+    return [str(path)] if name else []
 
 
 def topics_of(prefix, topics):

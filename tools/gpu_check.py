@@ -92,7 +92,7 @@ def tests(gpu: bool, folder: Path, limit_s: float) -> dict[str, Any]:
 
 def benchmark(gpu: bool, folder: Path, limit_s: float) -> dict[str, Any]:
     backbones = ("dinov3-vits16plus", "dinov3-vitb16", "dinov3-vitl16") if gpu else ("rover-tiny",)
-    batches, rounds = ("1,4,8", "20") if gpu else ("1", "2")
+    batches, rounds = ("1,4,8", "20") if gpu else ("1", "3")
     found: dict[str, Any] = {"runs": []}
     end = time.monotonic() + limit_s
     for backbone in backbones:  # one at a time, so that a slow machine still tells something

@@ -21,6 +21,7 @@ while the node runs; the others take effect when the node is configured. `ros2 p
 The name and namespace of the node are yours: /** fits them all."""
 GROUPS = {
     "points": "~/points",
+    "domain": "Whether a frame looks like what a head was trained on.",
     "overlay": "The pictures for people; each is drawn only while somebody watches it.",
     "segmentation": "Heads: one group for each name in `heads`.",
 }

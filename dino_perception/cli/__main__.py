@@ -17,6 +17,7 @@ COMMANDS = (
     "play",
     "extract",
     "train",
+    "calibrate",
     "evaluate",
     "benchmark",
     "compile",

@@ -178,6 +178,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     from dino_perception.training.looks import View, views
     from dino_perception.training.splitting import with_truth
     from dino_perception.training.tasks import task_of
+    from dino_perception.training.usual_frames import of_items, usual
 
     start = time.monotonic()
     train, validation = _parts(args, data, stages)
@@ -204,6 +205,9 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
         _same_classes(test, data, args.head)
         metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [View()], stages), device)}
     head.to("cpu")
+    tap = len(head.spec.taps) - 1
+    seen = of_items(cache, train, looks, args.views, tap)
+    head.domain = usual(seen, of_items(cache, validation, judged, 1, tap) if judged else seen[:0], data=data.source)
     record = {
         "data": data.source,
         "frames": len(train.samples),

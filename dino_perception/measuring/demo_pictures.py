@@ -11,14 +11,16 @@ import numpy as np
 from dino_perception.measuring.demo_run import NODE, Run
 from dino_perception.measuring.demo_score import image_array
 from dino_perception.messages.types import RosbagsTypes
+from dino_perception.models import palette
 from dino_perception.models.heads.base import ClassLabel
+from dino_perception.models.palette import as_hex
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import Sample
 
 MOMENTS = 4
 NEAR, FAR = 0.5, 30.0
 """Metres at the ends of the depth colours."""
-RIGHT, WRONG, UNKNOWN = "#56b4e9", "#d55e00", "#f0e442"
+RIGHT, WRONG, UNKNOWN = map(as_hex, (palette.GOOD, palette.BAD, palette.UNKNOWN))
 """Matches within 4 px of the truth, farther off, and where the truth is not known; told apart by every kind of eye."""
 INK = "#333333"
 

@@ -10,6 +10,8 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dino_perception.models.palette import CLASSES
+
 
 @dataclass(frozen=True)
 class ClassLabel:
@@ -33,11 +35,11 @@ GROUPS = {
 
 # AI4Mars' four classes and sky. The colours are Okabe and Ito's, which people with any colour vision tell apart.
 LABELS = (
-    ClassLabel(0, "soil", (230, 159, 0)),
-    ClassLabel(1, "bedrock", (0, 158, 115)),
-    ClassLabel(2, "sand", (240, 228, 66)),
-    ClassLabel(3, "big_rock", (204, 121, 167)),
-    ClassLabel(4, "sky", (86, 180, 233)),
+    ClassLabel(0, "soil", CLASSES["soil"]),
+    ClassLabel(1, "bedrock", CLASSES["bedrock"]),
+    ClassLabel(2, "sand", CLASSES["sand"]),
+    ClassLabel(3, "big_rock", CLASSES["big_rock"]),
+    ClassLabel(4, "sky", CLASSES["sky"]),
 )
 
 # Each set: "name group" in the order of the ids. Sources: AI4Mars (Swan et al. 2021); objectInfo150 of ADE20k; PASCAL VOC
@@ -111,6 +113,15 @@ def groups(labels: Sequence[ClassLabel]) -> dict[str, list[int]]:
     return found
 
 
+def group_ids(labels: Sequence[ClassLabel]) -> list[int]:
+    """For each of 256 mask values the id of its group's class; 255, which is no class, stays."""
+    ids = {label.name: label.id for label in GROUP_LABELS}
+    table = list(range(256))
+    for label in labels:
+        table[label.id] = ids[group(label.name)]
+    return table
+
+
 def _pairs(text: str) -> list[tuple[str, str]]:
     return [tuple(entry.strip().rsplit(" ", 1)) for entry in text.replace("\n", " ").split(",")]
 
@@ -136,6 +147,17 @@ LABEL_SETS: Mapping[str, tuple[ClassLabel, ...]] = {
     "coco-panoptic": _set(_COCO_PANOPTIC, 0),
     "cityscapes": tuple(ClassLabel(i, n, c) for i, ((n, _), c) in enumerate(zip(_pairs(_CITYSCAPES), _CITY_COLOURS))),
 }
+GROUP_LABELS = (
+    ClassLabel(0, "unknown", (127, 127, 127)),
+    ClassLabel(1, "traversable", (0, 158, 115)),
+    ClassLabel(2, "obstacle", (204, 121, 167)),
+    ClassLabel(3, "water", (0, 114, 178)),
+    ClassLabel(4, "vegetation", (240, 228, 66)),
+    ClassLabel(5, "person", (213, 94, 0)),
+    ClassLabel(6, "vehicle", (230, 159, 0)),
+    ClassLabel(7, "sky", (86, 180, 233)),
+)
+"""The groups as classes, in Okabe and Ito's colours."""
 _BY_NAME = {
     name.replace("_", " "): letter
     for text in (_OTHERS, _CITYSCAPES, _COCO_PANOPTIC, _VOC2012, _ADE20K, _TERRAIN)

@@ -144,6 +144,9 @@ class Percept:
     output_scale: tuple[float, float] | None = None
     camera_problem: str = ""
     others: Mapping[str, Answer] = field(default_factory=dict)
+    strangeness: Mapping[str, float] = field(default_factory=dict)
+    """Head -> how unlike its training the frame is: over 1, it had better not be believed. Heads whose files do not know
+    what they were trained on are not here."""
 
     def answer(self, head: str) -> Any:
         """What this head said; None when it did not run."""

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from dino_perception import engines
+from dino_perception.models import label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, HeadSpec, load_head
 from dino_perception.models.outputs import Output
 from dino_perception.perception.answers import answer, labels_of
+from dino_perception.perception.doubt import Doubt, doubted
 from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
 from dino_perception.perception.graphs import Graphs
@@ -77,9 +79,11 @@ class Perceiver:
             refuse_untrained(backbone.spec, {name: part["trained"] for name, part in self._parts.items()})
         if not self.trained:
             untrained = ", ".join(name for name, part in self._parts.items() if not part["trained"])
-            report(f"untrained, for trying things out only: {untrained}")
-        self.specs: Mapping[str, HeadSpec] = {kind: head.spec for kind, head in heads.items()}
+            fetch = "" if backbone.trained else f"; its weights: {weights_folder.command(backbone.spec.id)}"
+            report(f"untrained, for trying things out only: {untrained}{fetch}")
+        self.specs: dict[str, HeadSpec] = {kind: head.spec for kind, head in heads.items()}
         """What each head says of itself: its classes, its range, what it was trained on."""
+        self._group_ids = self._grouped()
         self.outputs: Mapping[str, tuple[Output, ...]] = {kind: head.OUTPUTS for kind, head in heads.items()}
         """What each head's arrays are called and mean."""
         self._matched = next((kind for kind, outputs in self.outputs.items() if _matched(outputs)), "")
@@ -96,6 +100,7 @@ class Perceiver:
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device
         self._off_cpu = self.device.type != "cpu"
+        self._doubt = Doubt(heads, self.device)
         if not self._off_cpu:
             # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
             # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
@@ -215,6 +220,8 @@ class Perceiver:
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
+                if self.settings.domain.check:
+                    self._compare(kind, maps, chosen[kind], chunk)
                 for slot, own in zip(chosen[kind], arrays):
                     home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
             clock.stage("copy")
@@ -231,7 +238,27 @@ class Perceiver:
             if self._off_cpu:
                 self._match(one)  # on its way beside what follows
         else:
-            one.answers[kind] = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
+            said = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
+            if kind == "segmentation" and self._group_ids is not None:
+                said = dataclasses.replace(said, mask=self._group_ids[said.mask])
+            strange = one.strangeness.get(kind, 0.0)
+            one.answers[kind] = doubted(said, strange, self.settings.domain.ignore)
+
+    def _compare(self, kind: str, maps: Sequence[torch.Tensor], slots: Sequence[int], chunk: Sequence[Asked]) -> None:
+        """How unlike its training the frames look to this head."""
+        own = [maps[i] for i in self.graphs.head_taps[kind]]
+        for slot in slots:
+            found = self._doubt.strangeness(kind, own, slot, chunk[slot].box)
+            if found is not None:
+                chunk[slot].strangeness[kind] = found
+
+    def _grouped(self) -> np.ndarray | None:
+        """What each mask value becomes where groups are told instead of classes, which the head's spec then names."""
+        spec = self.specs.get("segmentation")
+        if spec is None or not self.settings.head["segmentation"].groups:
+            return None
+        self.specs["segmentation"] = dataclasses.replace(spec, labels=label_sets.GROUP_LABELS)
+        return np.array(label_sets.group_ids(spec.labels), np.uint8)
 
     def _match(self, one: Asked) -> None:
         settings = self.settings.head[self._matched]
@@ -257,6 +284,7 @@ class Perceiver:
         percept = Percept(
             one.frame, box.output_height, box.output_width, box.output_camera(camera) if camera else None,
             stage_ms=ms, output_scale=box.output_scale, camera_problem=problem,
+            strangeness=one.strangeness,
         )  # fmt: skip
         return percept.with_answers(one.answers)
 

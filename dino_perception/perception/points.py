@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from dino_perception.models.label_sets import group
 from dino_perception.perception import geometry
 from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.settings import PointSettings, Settings
@@ -22,7 +23,7 @@ def perceive_points(percept: Percept, settings: Settings) -> np.ndarray | None:
     order and packed: rgb (float32 whose bits are 0x00RRGGBB, as PCL and RViz read it), label (uint32 class id, 255
     where no class is known) and confidence (float32, 0..1, 1 where no segmentation ran). x, y and z are NaN where the
     depth or the ray is unknown, the point lies farther than `points.max_range` from the camera, the confidence is
-    below `points.min_confidence`, or the class is in `points.exclude`. None when there is no depth or no usable
+    below `points.min_confidence`, or the class or its group is in `points.exclude`. None when there is no depth or no usable
     camera model.
     """
     if percept.depth is None or percept.output_camera is None:
@@ -61,7 +62,7 @@ def _point_type(fields: tuple[str, ...]) -> np.dtype:
 def _wanted_class(percept: Percept, wanted: PointSettings) -> np.ndarray:
     segmentation = percept.segmentation
     keep = np.ones(256, bool)
-    keep[[label.id for label in segmentation.labels if label.name in wanted.exclude]] = False
+    keep[[l.id for l in segmentation.labels if {l.name, group(l.name)} & set(wanted.exclude)]] = False
     chosen = keep[segmentation.mask]
     if wanted.min_confidence > 0:
         chosen &= segmentation.confidence >= wanted.min_confidence * 255

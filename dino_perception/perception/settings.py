@@ -30,7 +30,11 @@ def setting(default, description: str, *, low=None, high=None, choices=None, liv
 
 @dataclass(frozen=True)
 class HeadSettings:
-    weights: str = setting("", "Head file (.safetensors). Empty: the head that ships with the backbone.")
+    weights: str = setting(
+        "",
+        "Head file, or the name of a released head (`dino-perception models --heads`). Empty: the head that ships with "
+        "the backbone.",
+    )
     enabled: bool = setting(True, "Run this head when somebody listens to it.", live=True)
     rate: float = setting(
         0.0, "Highest rate of this head in Hz; 0 runs it on every frame.", low=0.0, high=1000.0, live=True
@@ -57,6 +61,15 @@ class CorrespondenceSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class SegmentationSettings(HeadSettings):
+    groups: bool = setting(
+        False,
+        "Tell what classes mean to a driver instead of the classes: traversable, obstacle, water, vegetation, person, "
+        "vehicle, sky, unknown. A costmap then fits every label set.",
+    )
+
+
+@dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
     min_confidence: float = setting(
@@ -67,7 +80,24 @@ class PointSettings:
         "Fields of a point beside x y z: any of rgb, label, confidence.",
         choices=("rgb", "label", "confidence"),
     )
-    exclude: list[str] = setting(["sky"], "Class names whose pixels never become points.")
+    exclude: list[str] = setting(
+        ["sky"], "Classes, or groups of classes as in segmentation.groups, whose pixels never become points."
+    )
+
+
+@dataclass(frozen=True)
+class DomainSettings:
+    check: bool = setting(
+        True,
+        "Compare frames with those that a head was trained on, where its file knows them: a frame that is unlike them "
+        "has low confidence and is told in diagnostics.",
+        live=True,
+    )
+    ignore: bool = setting(
+        False,
+        "Say nothing about such a frame: its mask is 255 (ignore), its depth NaN, so that no costmap marks by it.",
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,7 @@ class Settings:
     """All settings. Nested groups are dotted names: `settings.points.max_range` is parameter `points.max_range`."""
 
     backbone: str = setting("rover-tiny", "Backbone id; `dino-perception models` lists them.")
-    weights: str = setting("", "Backbone weights: a file or folder. Empty: the bundled ones.")
+    weights: str = setting("", "Backbone weights: a file or folder. Empty: the bundled or downloaded ones.")
     heads: list[str] = setting(
         ["segmentation", "depth", "correspondences"], "Heads to load; each has its own <head>.* parameters."
     )
@@ -153,6 +183,7 @@ class Settings:
         False, "Run a backbone or head without trained weights, for trying things out; its outputs mean nothing."
     )
     points: PointSettings = field(default_factory=PointSettings)
+    domain: DomainSettings = field(default_factory=DomainSettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
     head: Mapping[str, HeadSettings] = field(
         default_factory=lambda: default_heads(["segmentation", "depth", "correspondences"])
@@ -170,17 +201,7 @@ class Settings:
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
         """Settings from a ROS parameter file (`<node or /**>: ros__parameters:`), later nodes and overrides winning."""
-        values: dict[str, Any] = {}
-        try:
-            document = load_file(Path(path)) or {}
-        except (OSError, YamlError) as error:
-            raise SettingError(f"{path} cannot be read as a parameter file: {error}") from None
-        for node in document.values() if isinstance(document, dict) else ():
-            if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict):
-                values.update(_dotted(node["ros__parameters"]))
-        for foreign in [name for name in values if name == "use_sim_time" or name.startswith("qos_overrides.")]:
-            del values[foreign]
-        return cls.from_flat({**values, **(overrides or {})})
+        return cls.from_flat({**flat_values(path), **(overrides or {})})
 
     def changed(self, values: Mapping[str, Any], *, live_only: bool = False) -> Settings:
         """A copy with some settings changed, all or none. With `live_only`, one that takes effect only at configure
@@ -211,7 +232,23 @@ class Parameter:
 
 
 def default_heads(names) -> dict[str, HeadSettings]:
-    return {name: CorrespondenceSettings() if name == "correspondences" else HeadSettings() for name in names}
+    own = {"correspondences": CorrespondenceSettings, "segmentation": SegmentationSettings}
+    return {name: own.get(name, HeadSettings)() for name in names}
+
+
+def flat_values(path: str | Path) -> dict[str, Any]:
+    """What a ROS parameter file sets, by dotted names. Raises SettingError."""
+    values: dict[str, Any] = {}
+    try:
+        document = load_file(Path(path)) or {}
+    except (OSError, YamlError) as error:
+        raise SettingError(f"{path} cannot be read as a parameter file: {error}") from None
+    for node in document.values() if isinstance(document, dict) else ():
+        if isinstance(node, dict) and isinstance(node.get("ros__parameters"), dict):
+            values.update(_dotted(node["ros__parameters"]))
+    for foreign in [name for name in values if name == "use_sim_time" or name.startswith("qos_overrides.")]:
+        del values[foreign]
+    return values
 
 
 def check(name: str, f: dataclasses.Field, value: Any) -> Any:

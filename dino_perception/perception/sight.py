@@ -34,6 +34,7 @@ class Asked:
     box: Letterbox
     wanted: Collection[str]
     answers: dict[str, Any] = field(default_factory=dict)
+    strangeness: dict[str, float] = field(default_factory=dict)
     picture: Future | None = None
     descriptors: torch.Tensor | None = None
     matches: Future | None = None

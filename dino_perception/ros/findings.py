@@ -46,6 +46,7 @@ def camera_finding(
         "dropped: not usable": account.bad.total,
         "dropped: error": account.failed.total,
         "not watched": account.unwatched.total,
+        "unlike the training": account.unlike.total,
         "age at processing [ms]": None if account.age_s is None else account.age_s * 1e3,
         "camera_info [Hz]": inputs.infos_seen.hz(now),
         "points": account.no_points or "available",
@@ -87,6 +88,11 @@ def _camera_state(
         return WARN, (
             f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
             "before their turn comes"
+        )
+    if account.unlike.hz(now) > 0.5 * account.published.hz(now):
+        return WARN, (
+            f"this camera's pictures are unlike what the {account.unlike_head} head was trained on: do not believe it; "
+            "train one on such pictures, or choose another preset"
         )
     if account.no_points:
         return WARN, f"everything but points is published: {account.no_points}"

@@ -91,6 +91,10 @@ class CameraAccount:
         """The message was no usable image."""
         self.failed = Rate()
         """The engine or the outputs failed on it."""
+        self.unlike = Rate()
+        """It was unlike what a head was trained on; counted besides, for it was published."""
+        self.unlike_head = ""
+        """Which head said so last."""
         self.bad_reason = ""
         self.age_s: float | None = None
         """Age of the last frame by its stamp when its turn came; None while the clock stands at zero."""

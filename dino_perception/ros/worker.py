@@ -235,6 +235,9 @@ class Worker:
         if not without and not parts.over:
             account.no_points = account.no_points or percept.camera_problem
             account.published.tick(time.monotonic())
+            if unlike := [head for head, strange in percept.strangeness.items() if strange > 1]:
+                account.unlike.tick(time.monotonic())
+                account.unlike_head = unlike[0]
             self._account.spent(parts.spent)
 
     def _in_vain(self, frame: Frame, parts: _Parts) -> bool:

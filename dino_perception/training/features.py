@@ -109,6 +109,17 @@ class FeatureCache:
             tell("computing features", len(todo), len(todo))
         return items
 
+    def look(self, image: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """The backbone's outputs for one picture (H, W, 3) uint8, not kept, valid until the next look."""
+        return self.engine(self._preprocess([image], [self.box(image, 2)]))
+
+    def image_part(self, features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+        """A map (C, h, w) without what lies on the padding."""
+        box = self.box(image, 2)
+        rows = max(1, features.shape[1] * box.output_height // box.grid_height)
+        columns = max(1, features.shape[2] * box.output_width // box.grid_width)
+        return features[:, :rows, :columns]
+
     def close(self) -> None:
         self.engine.close()
 

@@ -45,8 +45,8 @@ def kinds() -> dict:
     return TRIES
 
 
-def child(seed: int, first: int, until: float, only: bool) -> None:
-    """Do tries and tell of each: a line before and a line after."""
+def child(seed: int, first: int, seconds: float, only: bool) -> None:
+    """Do tries for so long, from when everything is loaded, and tell of each: a line before and a line after."""
     tries = kinds()
     names = [name for name, (_, weight) in tries.items() for _ in range(weight)]
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
@@ -58,6 +58,7 @@ def child(seed: int, first: int, until: float, only: bool) -> None:
         raise TimeoutError("hang")
 
     signal.signal(signal.SIGALRM, hung)
+    until = time.time() + seconds
     while time.time() < until:
         random_ = random.Random(f"{seed} {number}")
         name = random_.choice(names)
@@ -85,32 +86,34 @@ class Campaign:
     """The parent: starts children until the time is over, and counts."""
 
     def __init__(self, seed: int, minutes: float):
-        self.seed, self.until = seed, time.time() + 60 * minutes
+        self.seed, self.seconds = seed, 60 * minutes
         self.counts = collections.Counter({name: 0 for name in COUNTED})
         self.tries: collections.Counter = collections.Counter()
         self.findings: list[dict] = []
 
     def run(self, first: int = 0, only: bool = False) -> None:
-        number = first
-        while time.time() < self.until:
+        number, left = first, self.seconds
+        while left > 0:
             command = [
                 sys.executable,
                 __file__,
                 "--child",
                 str(number),
-                str(self.until),
+                str(left),
                 str(self.seed),
                 str(int(only)),
             ]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             open_: dict | None = None
-            killer = threading.Timer(self.until - time.time() + 2 * HANG_S, process.kill)
+            killer = threading.Timer(left + 4 * HANG_S, process.kill)
             killer.start()
+            begun = None
             for line in process.stdout:
                 try:
                     told = json.loads(line)
                 except ValueError:
                     continue
+                begun = begun or time.monotonic()
                 if "kind" in told:
                     open_ = told
                     self.tries[told["kind"]] += 1
@@ -120,6 +123,7 @@ class Campaign:
                     open_, number = None, told["done"] + 1
             killer.cancel()
             code = process.wait()
+            left -= time.monotonic() - (begun or 0.0)
             if open_ is not None:
                 self.find("deaths", open_, f"the process ended with code {code}")
                 number = open_["number"] + 1
@@ -135,10 +139,10 @@ class Campaign:
             self.findings.append({"what": what, **which, "detail": detail})
 
     def node(self) -> None:
-        """Nonsense to every service and topic of a running node, until the time is over."""
+        """Nonsense to every service and topic of a running node, for as long."""
         from tries_node import torment
 
-        for what, detail in torment(self.seed, self.until, self.tries):
+        for what, detail in torment(self.seed, self.seconds, self.tries):
             self.find(what, {"number": -1, "kind": "node"}, detail)
 
     def figures(self) -> dict:

@@ -6,10 +6,8 @@ import importlib
 import random
 import time
 
-DIAGNOSTICS_S = 20.0
 
-
-def torment(seed: int, until: float, tries):
+def torment(seed: int, seconds: float, tries):
     """Yields (what, detail) of each finding. Needs rclpy; nothing happens without."""
     try:
         import rclpy
@@ -23,7 +21,7 @@ def torment(seed: int, until: float, tries):
         rclpy.init(args=[])
         node, client = LiveNode({**SMALL, "max_age": 600.0}, name="tormented"), Client("tormented")
         try:
-            yield from _torment(node, client, random.Random(seed), until, tries)
+            yield from _torment(node, client, random.Random(seed), seconds, tries)
         except AssertionError as error:  # a service that does not answer, a state that does not come
             yield ("hangs" if node.alive() else "deaths"), f"{error}; {node.log()[-500:]}"
         finally:
@@ -36,7 +34,7 @@ def torment(seed: int, until: float, tries):
             rclpy.try_shutdown()
 
 
-def _torment(node, client, random_, until, tries):
+def _torment(node, client, random_, seconds, tries):
     from live_node import BEST_EFFORT, image, info
     from mutations import damaged
     from nonsense import fill
@@ -53,7 +51,8 @@ def _torment(node, client, random_, until, tries):
         for kind, topic in ((Image, "/image"), (CameraInfo, "/camera_info"))
     }
     client.listen("segmentation/mask", "sensor_msgs/msg/Image").append(None)
-    while time.time() < until:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         if random_.random() < 0.3:
             name, service = random_.choice(services)
             request = fill(service.Request(), random_)
@@ -69,7 +68,8 @@ def _torment(node, client, random_, until, tries):
             if how == 0:
                 senders[kind].publish(fill(kind(), random_))
             elif how == 1:
-                senders[kind].publish(damaged(bytes(serialize_message(message)), random_, 200))
+                data = bytes(serialize_message(message))
+                senders[kind].publish(data[:4] + damaged(data[4:], random_, 200))
             elif how == 2:
                 _spoil(message, random_)
                 senders[kind].publish(message)

@@ -324,3 +324,23 @@ def test_a_closed_perceiver_has_freed_its_engines(tmp_path):
             perceiver.graphs.graph(name)
     with pytest.raises(FrameError, match="camera 'camera': the perceiver is closed"):
         perceiver.perceive([frame(photo())])
+
+
+def test_groups_are_told_instead_of_classes_where_asked(tmp_path):
+    image = photo()
+    plain, grouped = (
+        build(tmp_path, heads=["segmentation"]),
+        build(tmp_path, heads=["segmentation"], **{"segmentation.groups": True}),
+    )
+    mask, groups = (p.perceive([frame(image)])[0].segmentation for p in (plain, grouped))
+    names = {label.id: label.name for label in groups.labels}
+    meaning = {
+        "soil": "traversable",
+        "bedrock": "traversable",
+        "sand": "traversable",
+        "big_rock": "obstacle",
+        "sky": "sky",
+    }
+    wanted = np.vectorize(lambda i: meaning[mask.labels[i].name])(mask.mask)
+    assert np.array_equal(np.vectorize(names.get)(groups.mask), wanted)
+    assert [label.name for label in grouped.labels][:3] == ["unknown", "traversable", "obstacle"]

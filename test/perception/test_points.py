@@ -136,3 +136,15 @@ def test_colour_fits_where_the_grids_do_not_divide():
     green = (perceive_points(p, settings())["rgb"].copy().view(np.uint32) >> 8) & 255
     column = box.from_output(np.stack([np.arange(size[1]), np.zeros(size[1])], axis=-1))[:, 0]
     assert np.abs(green[0] - column * 255 / 751).max() < 1.0
+
+
+def test_sky_is_left_out_whatever_the_label_set_calls_it():
+    sky = Label(117, "sky-other-merged", (0, 0, 1))
+    percept = Percept(
+        Frame("c", 0, "o", np.zeros((4, 6, 3), np.uint8)), 4, 6, CameraModel(6, 4, np.diag([5.0, 5, 1])),
+        Segmentation(np.full((4, 6), 117, np.uint8), np.full((4, 6), 255, np.uint8), (sky,)),
+        Depth(np.ones((4, 6), np.float32)),
+    )  # fmt: skip
+    cloud = perceive_points(percept, Settings())
+    assert np.isnan(cloud["z"]).all()
+    assert np.isfinite(perceive_points(percept, Settings.from_flat({"points.exclude": ["water"]}))["z"]).all()

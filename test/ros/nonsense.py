@@ -21,6 +21,10 @@ NUMBERS = (0, 1, 10, 99, 127, 200, 255)
 def fill(message, random_, depth=0):
     """Put nonsense into every field of a message, whatever it is."""
     for name, kind in message.get_fields_and_field_types().items():
+        if kind.endswith("]"):  # of fixed length, as a calibration's K
+            inner, _, length = kind[:-1].partition("[")
+            setattr(message, name, [value(inner, random_, depth) for _ in range(int(length))])
+            continue
         inner, many = (kind[9:-1], True) if kind.startswith("sequence<") else (kind, False)
         values = [value(inner, random_, depth) for _ in range(random_.choice((0, 1, 7)) if many else 1)]
         try:

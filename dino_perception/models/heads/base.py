@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_perception.models import files, head_catalog, label_sets, weights_folder
+from dino_perception.models import domain, files, head_catalog, label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
+from dino_perception.models.domain import Domain
 from dino_perception.models.heads.released import LayoutError, release_from
 from dino_perception.models.heads.spec_check import check_spec
 from dino_perception.models.label_sets import LABELS, ClassLabel
 from dino_perception.models.outputs import Output
+from dino_perception.models.palette import CLASSES
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -69,6 +71,7 @@ class Head(nn.Module):
     `trained` says whether the weights came from a file.
     """
 
+    DERIVED = ("domain",)  # it is no part of the graph
     KIND = ""
     ARCHES: Mapping[str, type[nn.Module]] = {}
     OUTPUTS: tuple[Output, ...] = ()
@@ -78,6 +81,8 @@ class Head(nn.Module):
         super().__init__()
         self.spec = spec
         self.trained = False
+        self.domain: Domain | None = None
+        """What the frames looked like that it was trained on, if its file says so."""
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         """The final arrays at `height` x `width` from the raw map."""
@@ -190,8 +195,15 @@ def load_head(
         content, metadata = files.read(path)
     except files.FileError as error:
         raise HeadError(str(error)) from None
+    usual = None
     if metadata.get("content") == "head":
-        spec, tensors = spec_from(metadata.get("spec", {}), path), content
+        spec = spec_from(metadata.get("spec", {}), path)
+        tensors = {name: t for name, t in content.items() if not name.startswith("domain.")}
+        try:
+            of_frames = {name: t for name, t in content.items() if name.startswith("domain.")}
+            usual = domain.from_file(of_frames, metadata.get("domain"), spec.channels)
+        except domain.DomainError as error:
+            raise HeadError(f"{path}: {error}") from None
         _check(spec, kind, backbone, path)
     else:
         spec, tensors = _released(kind, backbone, content, labels, depth_range, path)
@@ -205,18 +217,25 @@ def load_head(
     if bad := [name for name, t in tensors.items() if not torch.isfinite(t.float()).all()]:
         raise HeadError(f"{path} holds values that are not finite in {bad[0]}; it is damaged")
     head.load_state_dict(tensors)
-    head.trained = True
+    head.trained, head.domain = True, usual
     return head.requires_grad_(False)
 
 
 def save_head(head: Head, path: str | Path) -> None:
     """Write the weights with `head.spec` beside them; `head.spec = replace(head.spec, metrics=...)` fills it in."""
-    files.write(path, head.state_dict(), {"content": "head", "spec": described(head.spec)})
+    tensors, metadata = head.state_dict(), {"content": "head", "spec": described(head.spec)}
+    if head.domain is not None:
+        tensors = {**tensors, **head.domain.tensors()}
+        metadata["domain"] = head.domain.metadata()
+    files.write(path, tensors, metadata)
 
 
 def described(spec: HeadSpec) -> dict[str, Any]:
     """The spec as plain data, which `spec_from` reads."""
-    return {**asdict(spec), "taps": [t.plain for t in spec.taps]}
+    labels = [
+        {**asdict(l), "colour": None if CLASSES.get(l.name) == tuple(l.colour) else l.colour} for l in spec.labels
+    ]
+    return {**asdict(spec), "taps": [t.plain for t in spec.taps], "labels": labels}
 
 
 def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
@@ -224,7 +243,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     try:
         data = dict(data)
         check_spec(data)
-        labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
+        labels = tuple(
+            ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]]))
+            for l in data.pop("labels")
+        )
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
         return HeadSpec(

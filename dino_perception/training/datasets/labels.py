@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from dino_perception.models.heads import LABELS, ClassLabel
+from dino_perception.models.palette import OTHERS
 from dino_perception.models.yaml_text import YamlError, load_file
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import DataError, to_ids
-
-# Okabe and Ito's colours, which people with any colour vision tell apart, then hues by the golden angle.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ def write_labels(path: Path, labels: Sequence[ClassLabel]) -> None:
 
 def colour_of(index: int) -> tuple[int, int, int]:
     """A colour for the class of that number; neighbours differ."""
-    if index < len(_COLOURS):
-        return _COLOURS[index]
+    if index < len(OTHERS):
+        return OTHERS[index]
     r, g, b = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.95 - 0.3 * (index % 2))
     return round(255 * r), round(255 * g), round(255 * b)
 

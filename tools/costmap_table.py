@@ -1,0 +1,63 @@
+"""Scores the shipped costmaps on the sample drive and puts the table into docs/nav2.md: `python tools/costmap_table.py`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dino_perception.measuring.costmaps.score import Result, score  # noqa: E402
+from dino_perception.measuring.costmaps.views import views  # noqa: E402
+from dino_perception.measuring.markdown_tables import fill  # noqa: E402
+from dino_perception.perception.perceiver import Perceiver  # noqa: E402
+from dino_perception.perception.settings import Settings  # noqa: E402
+from dino_perception.training.datasets import open_dataset  # noqa: E402
+
+COSTMAPS = ("local_costmap_semantic", "local_costmap_points", "global_costmap_semantic")
+STEP = 5
+"""Every fifth frame: two a second."""
+
+
+def results(step: int = STEP, **settings) -> dict[tuple[str, str], Result]:
+    """(costmap, "truth" or "model") -> what it finds on the sample drive, with eager float32 torch."""
+    perceiver = Perceiver(Settings.from_flat({"engine": "torch", **settings}), report=lambda line: None)
+    with tempfile.TemporaryDirectory() as cache:
+        samples = open_dataset(ROOT / "data" / "sample_drive", cache=Path(cache)).samples[::step]
+        truth, seen = views(samples, perceiver)
+    names = {label.id: label.name for label in perceiver.labels}
+    perceiver.close()
+    return {
+        (name, what): score(parameters(name), truth, given, names)
+        for name in COSTMAPS
+        for what, given in (("truth", truth), ("model", seen))
+    }
+
+
+def parameters(name: str) -> dict:
+    """The `ros__parameters` of a shipped costmap."""
+    node = name.rpartition("_")[0]
+    return yaml.safe_load((ROOT / "config" / "nav2" / f"{name}.yaml").read_text())[node][node]["ros__parameters"]
+
+
+def table(found: dict[tuple[str, str], Result]) -> list[str]:
+    lines = [
+        "| costmap | outputs | tall rocks closed | ground closed | mean cost of ground |",
+        "|---|---|---|---|---|",
+    ]
+    for (name, what), result in found.items():
+        lines.append(
+            f"| {name} | {what} | {result.rocks_found:.0%} of {result.rocks} | "
+            f"{result.ground_closed:.1%} of {result.ground} | {result.ground_cost:.0f} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    lines = table(results())
+    fill(ROOT / "docs" / "nav2.md", "costmaps", lines)
+    print("\n".join(lines))
