@@ -76,8 +76,9 @@ def digest(path: Path) -> str:
 
 def _bring(address: str, part: Path, name: str, progress: Progress) -> None:
     if "://" not in address:
-        progress(name, 0, Path(address).stat().st_size)
-        shutil.copyfile(Path(address).expanduser(), part)
+        source = Path(address).expanduser()
+        shutil.copyfile(source, part)
+        progress(name, source.stat().st_size, source.stat().st_size)
         return
     with _opened(address, part) as answer:
         begun = part.stat().st_size if answer.status == 206 else 0

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
-from dino_perception.models import catalog, cost, files
+from dino_perception.models import catalog, cost, files, palette
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone, untrained
-from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
+from dino_perception.models.heads import LABELS, Head, HeadError, Label, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 from dino_perception.models.taps import Tap
 
@@ -63,7 +63,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
 
 
 def test_the_kinds_are_the_files_of_the_folder() -> None:
-    assert kinds() == ["correspondences", "depth", "segmentation"]
+    assert kinds() == ["correspondences", "depth", "descriptor", "segmentation"]
 
 
 def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -> None:
@@ -125,7 +125,7 @@ def test_a_head_file_gives_back_the_head(backbone, kind: str, arch: str, tmp_pat
         kind,
         backbone,
         arch,
-        labels=[ClassLabel(0, "go", (0, 255, 0)), ClassLabel(1, "stop", (255, 0, 0))],
+        labels=[Label(0, "go", (0, 255, 0)), Label(1, "stop", (255, 0, 0))],
         depth_range=(0.5, 40.0) if kind == "depth" else None,
     )
     head.spec = replace(head.spec, metrics={"miou": 0.5}, training={"frames": 3})
@@ -200,7 +200,7 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
         load_head, "depth", backbone, tmp_path / "half.safetensors"
     )
     said = refused(load_head, "lidar", backbone)
-    assert "there is no head 'lidar'; accepted are correspondences, depth, segmentation" in said
+    assert "there is no head 'lidar'; accepted are correspondences, depth, descriptor, segmentation" in said
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
     assert "'weighting' of the depth bins is 'max'" in refused(create_head, "depth", backbone, weighting="max")
 
@@ -288,3 +288,17 @@ def test_a_head_learns() -> None:
             optimiser.step()
             losses.append(loss.item())
         assert losses[-1] < 0.9 * losses[0] and all(p.grad is not None for p in head.parameters())
+
+
+def test_the_shipped_classes_take_their_colours_from_the_palette(tmp_path, monkeypatch):
+    """No weights file stands in the way of another palette; a colour of somebody's own travels with the file."""
+    backbone = load_backbone("rover-tiny")
+    monkeypatch.setitem(palette.CLASSES, "soil", (1, 2, 3))
+    head = load_head("segmentation", backbone)
+    assert head.spec.labels[0].colour == (1, 2, 3) and head.spec.labels[1].colour == palette.GREEN
+    own = replace(head.spec.labels[1], colour=(9, 8, 7))
+    head.spec = replace(head.spec, labels=(head.spec.labels[0], own, *head.spec.labels[2:]))
+    save_head(head, tmp_path / "own.safetensors")
+    monkeypatch.setitem(palette.CLASSES, "soil", (4, 5, 6))
+    loaded = load_head("segmentation", backbone, tmp_path / "own.safetensors")
+    assert [label.colour for label in loaded.spec.labels[:2]] == [(4, 5, 6), (9, 8, 7)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dino_perception.models.palette import BAD, as_hex
+
 WIDTH, HEIGHT = 940, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 12, 24
 POINTS = 900
@@ -69,7 +71,8 @@ class Chart:
                     f'stroke-width="1.5"{dash}><title>{html.escape(d.curve.name)}</title></path>'
                 )
         parts += [
-            f'<path d="M{x(t):.1f} {_TOP - 8}v8" stroke="#d55e00" stroke-width="1.5"/>' for t in _thinned(self.marks)
+            f'<path d="M{x(t):.1f} {_TOP - 8}v8" stroke="{as_hex(BAD)}" stroke-width="1.5"/>'
+            for t in _thinned(self.marks)
         ]
         heading = f"{self.title}, {self.unit}" if self.unit else self.title
         return (
@@ -81,7 +84,7 @@ class Chart:
     def _legend(self) -> str:
         entries = [(curve.name, curve.colour) for curve in self.curves]
         if len(self.marks):
-            entries.append((f"{self.marks_name} ({len(self.marks)})", "#d55e00"))
+            entries.append((f"{self.marks_name} ({len(self.marks)})", as_hex(BAD)))
         return "".join(
             f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in entries
         )

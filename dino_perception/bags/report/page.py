@@ -12,9 +12,10 @@ import numpy as np
 from dino_perception.bags.report.charts import Chart, Curve
 from dino_perception.bags.report.frame_log import Picture, Row
 from dino_perception.bags.storage.problems import UNWRITABLE, BagError
-from dino_perception.perception.frame import Label
+from dino_perception.models.label_sets import Label
+from dino_perception.models.palette import CURVES, as_hex
 
-_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7f00"]  # Okabe and Ito
+_COLOURS = [as_hex(colour) for colour in CURVES]
 _GREY = "#8a8f98"
 
 

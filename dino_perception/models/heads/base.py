@@ -24,8 +24,9 @@ from dino_perception.models.catalog import Normalisation
 from dino_perception.models.domain import Domain
 from dino_perception.models.heads.released import LayoutError, release_from
 from dino_perception.models.heads.spec_check import check_spec
-from dino_perception.models.label_sets import LABELS, ClassLabel
+from dino_perception.models.label_sets import LABELS, Label
 from dino_perception.models.outputs import Output
+from dino_perception.models.palette import CLASSES
 from dino_perception.models.taps import Tap, tap
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -52,7 +53,7 @@ class HeadSpec:
     channels: tuple[int, ...]
     normalisation: Normalisation
     version: int = 1
-    labels: tuple[ClassLabel, ...] = ()
+    labels: tuple[Label, ...] = ()
     depth_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -130,7 +131,7 @@ def create_head(
     backbone: Backbone,
     arch: str = "",
     *,
-    labels: Sequence[ClassLabel] = LABELS,
+    labels: Sequence[Label] = LABELS,
     depth_range: tuple[float, float] | None = None,
     taps: Sequence[int | Tap] | None = None,
     **options: Any,
@@ -165,7 +166,7 @@ def load_head(
     backbone: Backbone,
     weights: str | Path = "",
     *,
-    labels: Sequence[ClassLabel] | None = None,
+    labels: Sequence[Label] | None = None,
     depth_range: tuple[float, float] | None = None,
 ) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
@@ -231,7 +232,10 @@ def save_head(head: Head, path: str | Path) -> None:
 
 def described(spec: HeadSpec) -> dict[str, Any]:
     """The spec as plain data, which `spec_from` reads."""
-    return {**asdict(spec), "taps": [t.plain for t in spec.taps]}
+    labels = [
+        {**asdict(l), "colour": None if CLASSES.get(l.name) == tuple(l.colour) else l.colour} for l in spec.labels
+    ]
+    return {**asdict(spec), "taps": [t.plain for t in spec.taps], "labels": labels}
 
 
 def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
@@ -239,7 +243,9 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
     try:
         data = dict(data)
         check_spec(data)
-        labels = tuple(ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"])) for l in data.pop("labels"))
+        labels = tuple(
+            Label(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]])) for l in data.pop("labels")
+        )
         n = data.pop("normalisation")
         reach = data.pop("depth_range")
         return HeadSpec(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dino_perception.models.palette import CLASSES
+
 NEAREST, FARTHEST = 1e-4, 1e5
 """Metres that a depth range may reach: from a tenth of a millimetre to the horizon from an aircraft."""
 LARGEST_OPTION = 2048
@@ -62,7 +64,10 @@ def _label(value: Any) -> bool:
         and set(value) == {"id", "name", "colour"}
         and _whole(value["id"], 0, 254)
         and _text(value["name"])
-        and _list(value["colour"], lambda c: _whole(c, 0, 255), 3, 3)
+        and (
+            _list(value["colour"], lambda c: _whole(c, 0, 255), 3, 3)
+            or (value["colour"] is None and value["name"] in CLASSES)  # the palette's
+        )
     )
 
 

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.models.heads import LABELS, ClassLabel
+from dino_perception.models.heads import LABELS, Label
+from dino_perception.models.palette import OTHERS
 from dino_perception.models.yaml_text import YamlError, load_file
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import DataError, to_ids
-
-# Okabe and Ito's colours, which people with any colour vision tell apart, then hues by the golden angle.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class LabelMap:
     unless a class uses it. A mask of colours is read by the labels' own colours and `ignored_colours`.
     """
 
-    labels: tuple[ClassLabel, ...]
+    labels: tuple[Label, ...]
     values: tuple[tuple[int, ...], ...] = ()
     ignored: tuple[int, ...] = (IGNORE,)
     ignored_colours: tuple[tuple[int, int, int], ...] = ((0, 0, 0),)
@@ -94,7 +92,7 @@ def read_labels(path: Path) -> LabelMap:
         raise DataError(f"{path}: {error}") from None
 
 
-def write_labels(path: Path, labels: Sequence[ClassLabel]) -> None:
+def write_labels(path: Path, labels: Sequence[Label]) -> None:
     """A labels.yaml that `read_labels` reads, a line a class."""
     lines = [
         f"  - {{id: {label.id}, name: {label.name}, colour: [{', '.join(map(str, label.colour))}]}}" for label in labels
@@ -106,8 +104,8 @@ def write_labels(path: Path, labels: Sequence[ClassLabel]) -> None:
 
 def colour_of(index: int) -> tuple[int, int, int]:
     """A colour for the class of that number; neighbours differ."""
-    if index < len(_COLOURS):
-        return _COLOURS[index]
+    if index < len(OTHERS):
+        return OTHERS[index]
     r, g, b = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.95 - 0.3 * (index % 2))
     return round(255 * r), round(255 * g), round(255 * b)
 
@@ -123,7 +121,7 @@ def _label_map(entries: Iterable[Mapping[str, Any]], ignored: Any) -> LabelMap:
         if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
             raise ValueError(f"the colour of '{entry['name']}' is {colour}; accepted are three numbers 0 to 255")
         number = int(entry.get("id", index))
-        labels.append(ClassLabel(number, str(entry["name"]), tuple(colour)))
+        labels.append(Label(number, str(entry["name"]), tuple(colour)))
         values.append(tuple(int(v) for v in entry.get("values", [number])))
     if [label.id for label in labels] != list(range(len(labels))) or not 2 <= len(labels) <= 255:
         raise ValueError(
