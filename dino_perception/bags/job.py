@@ -14,7 +14,7 @@ from typing import Any
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
 from dino_perception.bags.fingerprint import fingerprint
-from dino_perception.bags.place import Place, check_apart
+from dino_perception.bags.output_place import OutputPlace, check_apart
 from dino_perception.bags.replay import NODE, Outcome, Replay
 from dino_perception.bags.report.frame_log import FrameLog
 from dino_perception.bags.report.page import write_report
@@ -73,7 +73,7 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         cameras = choose_cameras(bag, job.cameras, settings.cameras, own, settings.max_megapixels)
         limits = (settings.max_megapixels, settings.image_bits)
         part = Part(*_span(job, bag), job.every, _copied(job, bag), *limits)
-        place = Place(job.output, _fingerprint(job, bag))
+        place = OutputPlace(job.output, _fingerprint(job, bag))
         place.prepare(resume=job.resume, force=job.force)
         if place.done:
             about = {"input": str(job.source), "output": str(job.output), "stopped": None, "exit_code": DONE}
@@ -164,8 +164,8 @@ def _copied(job: Job, bag: BagReader) -> tuple[str, ...]:
     return job.copy
 
 
-def _writer(job: Job, place: Place) -> BagWriter:
-    """The output, gone on with where that is possible. From here on a checkpoint is beside it."""
+def _writer(job: Job, place: OutputPlace) -> BagWriter:
+    """The output, continued where that is possible. From here on there is a checkpoint beside it."""
     found = place.checkpoint
     if found is not None:
         place.hold()

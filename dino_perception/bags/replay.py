@@ -17,12 +17,12 @@ from typing import Any
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
+from dino_perception.bags.replay_threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.bags.state import State
 from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, NO_IMAGES, BagError, Problem, exit_code
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record, Topic, qos
 from dino_perception.bags.storage.writer import BagWriter
-from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.intake import Intake
 from dino_perception.messages.topics import TOPICS
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 NODE = "/dino_perception"
 """The live node's name, below which its topics lie."""
 CHECKPOINT = 50
-"""A checkpoint is taken every so many frames."""
+"""A checkpoint is taken each time this many frames have been processed."""
 _AHEAD = 6
 """Frames that may wait before the perceiver, and percepts behind it."""
 _HELD = 96 << 20

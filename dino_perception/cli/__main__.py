@@ -9,7 +9,7 @@ import os
 import sys
 
 import dino_perception
-from dino_perception.wheels import missing
+from dino_perception.missing_packages import missing
 
 COMMANDS = (
     "demo",

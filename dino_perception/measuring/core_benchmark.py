@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dino_perception.children import end_with_parent
+from dino_perception.child_processes import end_with_parent
 from dino_perception.engines.parity_pictures import FOLDER, read
 from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.messages.images import decode_image

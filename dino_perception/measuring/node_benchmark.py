@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.children import ends_with_parent
+from dino_perception.child_processes import ends_with_parent
 from dino_perception.messages.topics import TOPICS, offered, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile

@@ -17,16 +17,16 @@ from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.settings import Settings
 
 PICTURES = 36
-"""At most so many pictures are kept, evenly spaced over the frames."""
+"""At most this many pictures are kept, evenly spaced over the frames."""
 _WIDTH = 300
 
 
 @dataclass
 class Row:
-    """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, of which a stage, the share of each
-    class in 0..1 (`ignored`: of no class), mean confidence, share of the pixels below the sky that have a depth and its
-    5th, 50th and 95th percentile in metres, matches and their mean score and median length in pixels, resident memory in MB. What a head
-    did not say is None. `figures` are those of all other heads."""
+    """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, in all and in each stage, the share
+    of each class in 0..1 (`ignored`: of no class), mean confidence, share of the pixels below the sky that have a depth
+    and its 5th, 50th and 95th percentile in metres, matches and their mean score and median length in pixels, resident
+    memory in MB. What a head did not say is None. `figures` are those of all other heads."""
 
     time_ns: int
     stamp_ns: int
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass
-class Picture:
+class ReportPicture:
     """Some frame's pictures by name, as JPEG in base64."""
 
     number: int
@@ -60,7 +60,7 @@ class FrameLog:
 
     def __init__(self, settings: Settings, labels: tuple[Label, ...], *, pictures: bool = True):
         self.rows: list[Row] = []
-        self.pictures: list[Picture] = []
+        self.pictures: list[ReportPicture] = []
         self._settings, self._labels, self._with_pictures = settings, labels, pictures
         self._stride = 1
         self._before: dict[str, Percept] = {}
@@ -80,14 +80,14 @@ class FrameLog:
                 self._stride *= 2
                 self.pictures = [picture for picture in self.pictures if picture.number % self._stride == 0]
 
-    def _picture(self, percept: Percept, number: int, time_ns: int) -> Picture:
+    def _picture(self, percept: Percept, number: int, time_ns: int) -> ReportPicture:
         packed = {}
         for name, image in tiles(percept, self._settings).items():
             height = max(1, round(image.shape[0] * _WIDTH / image.shape[1]))
             small = cv2.resize(image, (_WIDTH, height), interpolation=cv2.INTER_AREA)
             ok, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
             packed[name] = base64.b64encode(jpeg).decode() if ok else ""
-        return Picture(number, time_ns, percept.frame.camera, packed)
+        return ReportPicture(number, time_ns, percept.frame.camera, packed)
 
 
 def _row(percept: Percept, time_ns: int, ms: float, far: Collection[str]) -> Row:

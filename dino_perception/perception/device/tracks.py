@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dino_perception.perception.descriptors import joined
 from dino_perception.perception.device import windows
-from dino_perception.perception.device.captured import Captured
-from dino_perception.perception.device.look import Grid, Sight, look
+from dino_perception.perception.device.captured import CapturedFunction
+from dino_perception.perception.device.look import PatchGrid, ViewBatch, look
 from dino_perception.perception.frame import Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.matching import NODE, Field, View
@@ -34,7 +34,7 @@ class DeviceTracker(Tracker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._refiner = Captured(self._whole)
+        self._refiner = CapturedFunction(self._whole)
         self._score = np.zeros(0, np.float32)
 
     def _view(self, frame: Frame, box: Letterbox, descriptors: Tensor, stride: int, picture: None) -> View:
@@ -68,7 +68,7 @@ class DeviceTracker(Tracker):
         bend = torch.eye(2, device=device).expand(1, rows, columns, 2, 2)
         bend = bend if self._flow is None else torch.as_tensor(self._flow.jacobian, device=device)[None].float()
         about = torch.tensor([[reference is previous, most]]).to(device)
-        grid = Grid(view.rows, view.columns, view.patch)
+        grid = PatchGrid(view.rows, view.columns, view.patch)
         seen = [t for v in (reference, previous, view) for t in (*v.levels, v.descriptors, v.codes)]
         packed, flow, bent = self._refiner(
             (grid, max(turns, TURNS), len(view.levels)), [*(t[None] for t in seen), asked, bend, about]
@@ -81,12 +81,13 @@ class DeviceTracker(Tracker):
         return back[:, :2].astype(np.float64), back[:, 2].copy(), back[:, 3].copy(), int(had)
 
     @staticmethod
-    def _whole(static: tuple[Grid, int, int], tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _whole(static: tuple[PatchGrid, int, int], tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """`look` with all its arguments in one list, and what comes back in one array: (B, N + 1, 5)."""
         grid, turns, levels = static
         each = levels + 2
         sights = [
-            Sight(tensors[i * each : i * each + levels], *tensors[i * each + levels : (i + 1) * each]) for i in range(3)
+            ViewBatch(tensors[i * each : i * each + levels], *tensors[i * each + levels : (i + 1) * each])
+            for i in range(3)
         ]
         asked, bend, about = tensors[3 * each :]
         points, numbers, flow, bent = look(

@@ -23,7 +23,7 @@ from dino_perception.training.evaluation.metrics import (
     SegmentationScore,
 )
 
-OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # of Okabe and Ito's set
+OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # from Okabe and Ito's set
 _NAMES = {"dino": ("this", OWN, "o"), "orb": ("ORB + ratio test", ORB, "s"), "lk": ("Lucas-Kanade", LK, "^")}
 
 
