@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dino_perception import process_memory
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
 from dino_perception.bags.fingerprint import fingerprint
@@ -230,7 +230,7 @@ def _result(
         "perceiver_fps": round(alone or inside, 3),
         "perceiver_measured": "alone" if alone else "within the replay",
         "throughput_ratio": round(fps / (alone or inside), 4) if alone or inside else None,
-        "rss_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "rss_peak_mb": round((process_memory.peak() or 0) / 2**20, 1),
         "output_sha256": writer.sha256,
         "stopped": outcome.stopped,
         "exit_code": outcome.code,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from dino_perception import process_memory
 from dino_perception.bags.report.figures import Figure, figures
 from dino_perception.bags.report.pictures import tiles
 from dino_perception.models.label_sets import Label
@@ -92,7 +92,9 @@ class FrameLog:
 
 def _row(percept: Percept, time_ns: int, ms: float, far: Collection[str]) -> Row:
     frame = percept.frame
-    row = Row(time_ns, frame.stamp_ns, frame.camera, ms, dict(percept.stage_ms), rss_mb=resident_mb())
+    row = Row(
+        time_ns, frame.stamp_ns, frame.camera, ms, dict(percept.stage_ms), rss_mb=(process_memory.resident() or 0) / 1e6
+    )
     if percept.segmentation is not None:
         mask = percept.segmentation.mask
         shares = np.bincount(mask.reshape(-1), minlength=256) / mask.size
@@ -123,11 +125,3 @@ def _near(percept: Percept, far: Collection[str]) -> np.ndarray:
     if segmentation is None or segmentation.mask.shape != metres.shape:
         return np.ones(metres.shape, bool)
     return ~np.isin(segmentation.mask, [label.id for label in segmentation.labels if label.name in far])
-
-
-def resident_mb() -> float:
-    """Memory of this process that is in RAM now, in MB; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-    except (OSError, IndexError, ValueError):
-        return 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
 from dino_perception.models.label_sets import Label  # noqa: E402
+from dino_perception.perception.drawing import depth_colours  # noqa: E402
 from dino_perception.perception.frame import IGNORE  # noqa: E402
 from dino_perception.training.evaluation.evaluate import Evaluation, Gallery  # noqa: E402
 from dino_perception.training.evaluation.metrics import (
@@ -161,9 +161,8 @@ def depth_gallery(gallery: Gallery, farthest: float):
     """Picture, true and given depth of the best and worst frames, near bright and far dark."""
 
     def coloured(metres: np.ndarray) -> np.ndarray:
-        near = 1 - np.log(np.clip(metres, 0.5, farthest) / 0.5) / math.log(farthest / 0.5)
-        rgb = (plt.get_cmap("magma")(np.nan_to_num(near))[..., :3] * 255).astype(np.uint8)
-        return np.where(np.isfinite(metres)[..., None], rgb, 40).astype(np.uint8)
+        colours, _ = depth_colours(np.minimum(metres, farthest), farthest)
+        return np.where(np.isfinite(metres)[..., None], colours, 40).astype(np.uint8)
 
     rows = [
         (

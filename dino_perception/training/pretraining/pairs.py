@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dino_perception.perception.geometry import pixels_under
 from dino_perception.training.terrain.styles import BIG_ROCK, SKY
 
 GAPS = (1, 2, 3, 5, 8)
@@ -230,7 +231,7 @@ def shrunk(scene: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.
     height, width = scene["rgb"].shape[1:3]
     if (height, width) == size:
         return scene
-    rows, columns = ((np.arange(n) * m + m // 2) // n for n, m in zip(size, (height, width)))
+    rows, columns = (pixels_under(n, m, m, n) for n, m in zip(size, (height, width)))
     fx, fy, cx, cy = scene["intrinsics"]
     x, y = size[1] / width, size[0] / height
     rgb = np.stack([cv2.resize(f, size[::-1], interpolation=cv2.INTER_AREA) for f in scene["rgb"]])
