@@ -14,8 +14,10 @@ from dino_perception import process_memory
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
 from dino_perception.bags.fingerprint import fingerprint
+from dino_perception.bags.outcome import Outcome
 from dino_perception.bags.output_place import OutputPlace, check_apart
-from dino_perception.bags.replay import NODE, Outcome, Replay
+from dino_perception.bags.output_topics import NODE
+from dino_perception.bags.replay import Replay
 from dino_perception.bags.report.frame_log import FrameLog
 from dino_perception.bags.report.page import write_report
 from dino_perception.bags.report.pictures import PictureFolder, Video

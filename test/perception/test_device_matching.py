@@ -22,7 +22,7 @@ from dino_perception.perception.tracks import Tracker
 
 GREY = IMAGE[..., 0]
 AFFINE = np.array([[1.05, 0.02, 8.0], [-0.02, 1.05, -5.0]])
-GRID = device.Grid(30, 40, (16.0, 16.0))
+GRID = device.PatchGrid(30, 40, (16.0, 16.0))
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_nothing_waits_for_the_host():
     levels = windows.pyramid(grey)
     descriptors = torch.empty(2, 1200, 64, device=nowhere)
     codes = torch.cat([descriptors, windows.histograms(levels, 30, 40, GRID.patch)], dim=2)
-    sight = device.Sight(levels, descriptors, codes)
+    sight = device.ViewBatch(levels, descriptors, codes)
     points = torch.empty(2, 460, 2, device=nowhere)
     bend = torch.empty(2, 15, 20, 2, 2, device=nowhere)
     turn, most = (
