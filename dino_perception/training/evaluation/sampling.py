@@ -13,6 +13,8 @@ def nearest(array: np.ndarray, height: int, width: int, scale: tuple[float, floa
     `scale` (x, y) is grid pixels per pixel of the array, by default what makes both cover the same. Where a centre
     lies between two pixels, the later one counts.
     """
-    x, y = scale or (width / array.shape[1], height / array.shape[0])
-    rows, columns = pixels_under(height, array.shape[0], 1, y), pixels_under(width, array.shape[1], 1, x)
+    rows, columns = (
+        pixels_under(count, size, *((1, each) if scale else (size, count)))
+        for count, size, each in zip((height, width), array.shape, reversed(scale or (0, 0)))
+    )
     return array[rows[:, None], columns]
