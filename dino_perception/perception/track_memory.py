@@ -16,7 +16,7 @@ from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.tracks import Tracker
 
 _KINDS = {"View": View, "Field": Field}
-_SCRATCH = ("_refiner", "_captured", "_ahead")
+_SCRATCH = ("_refiner", "_ahead")
 
 
 def remember(perceiver: Perceiver) -> dict[str, dict[str, np.ndarray]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from dino_perception.perception.device.look import Grid, Sight, look
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.matching import NODE, Field, Picture, View
+from dino_perception.perception.refine import Refiner
 from dino_perception.perception.settings import CorrespondenceSettings
 from dino_perception.perception.tracks import SPARE, SPARE_FAR, Tracker
 
@@ -35,6 +37,14 @@ def tracker_on(device: torch.device) -> Tracker:
     return DeviceTracker() if device.type == "cuda" else Tracker()
 
 
+class _Aligner(Refiner):
+    """What aligns windows: `captured` on the device, `refine` where that was given up."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.captured = Captured(function)
+
+
 class DeviceTracker(Tracker):
     """A `Tracker` whose views hold tensors, for a camera of an engine that is not on the CPU.
 
@@ -45,7 +55,7 @@ class DeviceTracker(Tracker):
     def __init__(self) -> None:
         self._given_up = False
         super().__init__()
-        self._captured = Captured(self._whole)
+        self._refiner = _Aligner(self._whole)
         self._score = np.zeros(0, np.float32)
 
     def match(
@@ -75,7 +85,7 @@ class DeviceTracker(Tracker):
     def _give_up(self, error: Exception) -> None:
         _say(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         self._given_up = True
-        self._captured = Captured(self._whole)  # lets go of the device's memory
+        self._refiner = _Aligner(self._whole)  # lets go of the device's memory
         self._ahead = None
         self.reset()
 
@@ -120,7 +130,7 @@ class DeviceTracker(Tracker):
         about = torch.tensor([[reference is previous, most]]).to(device)
         grid = Grid(view.rows, view.columns, view.patch)
         seen = [t for v in (reference, previous, view) for t in (*v.levels, v.descriptors, v.codes)]
-        packed, flow, bent = self._captured(
+        packed, flow, bent = self._refiner.captured(
             (grid, max(turns, TURNS), len(view.levels)), [*(t[None] for t in seen), asked, bend, about]
         )
         back = packed[0].cpu().numpy()  # the one wait
