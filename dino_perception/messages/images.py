@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dino_perception.messages.picture_files import jpeg_fault, picture_kind, picture_size
+from dino_perception.messages.picture_files import jpeg_fault, picture_kind, picture_size, png_cut_off
 
 MAX_MEGAPIXELS = 64.0
 """Larger pictures are refused before they are decoded, unless the caller says otherwise."""
@@ -184,6 +184,8 @@ def check_picture_size(data: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Non
     if size is None or min(size) < 1:
         kind = picture_kind(memoryview(data)) or "picture"
         raise ImageError(f"the {kind} of {len(data)} bytes does not state its size; it is damaged or cut off")
+    if picture_kind(memoryview(data)) == "PNG" and png_cut_off(memoryview(data)):
+        raise ImageError(f"the PNG of {len(data)} bytes is damaged or cut off: it has no end")
     _check_size(*size, max_megapixels)
 
 

@@ -41,6 +41,17 @@ def picture_size(data: bytes | memoryview) -> tuple[int, int] | None:
         return None
 
 
+def png_cut_off(data: bytes | memoryview) -> bool:
+    """Whether a chunk of a PNG is longer than the rest of the file: OpenCV takes that many bytes of memory before it reads."""
+    at, size = 8, len(data)
+    while at + 12 <= size:
+        (length,) = struct.unpack_from(">I", data, at)
+        if bytes(data[at + 4 : at + 8]) == b"IEND":
+            return False
+        at += 12 + length
+    return True
+
+
 def jpeg_fault(data: bytes | memoryview, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray | None]) -> str:
     """What is missing of a JPEG that decoded to `pixels`, "" when nothing is. libjpeg fills what is missing with grey
     and reports success.

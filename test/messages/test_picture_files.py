@@ -75,6 +75,13 @@ def test_a_picture_that_would_be_gigabytes_is_refused_at_once():
         decode_image(raw, 0.5)
 
 
+def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_memory_is_taken_for_it():
+    data = bytearray(encoded("png"))
+    data[33:37] = struct.pack(">I", 0xFF7D0000)  # the length of the first IDAT: OpenCV took 4 GB for it
+    with pytest.raises(ImageError, match="no end"):
+        decode(bytes(data))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_cut_off_is_an_error_wherever_the_cut_is_and_also_with_an_end_put_behind_it(kind):
     data = encoded(kind)

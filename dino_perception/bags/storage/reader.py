@@ -10,6 +10,7 @@ from typing import Any
 from rosbags.rosbag1 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.base import TypesysError
 
 from dino_perception.bags.storage.definitions import DefinitionError, idl_types, message_types
 from dino_perception.bags.storage.mcap_format import LARGEST, McapError, unpacked, zstd
@@ -257,8 +258,15 @@ class BagReader:
         new = {name: fields for name, fields in own.items() if jazzy.fielddefs.get(name) != fields}
         if new.keys() & jazzy.fielddefs.keys():  # an older or newer definition of a standard type
             store = get_typestore(Stores.EMPTY)
-            store.register({**jazzy.fielddefs, **own})
-            return store
+            try:
+                store.register({**jazzy.fielddefs, **own})
+                return store
+            except TypesysError as error:  # the bag says that a time is no time
+                self.note(
+                    Problem("damaged", f"a definition of the bag contradicts ROS's own and is left out ({error})")
+                )
+                own = {name: fields for name, fields in own.items() if name not in jazzy.fielddefs}
+                new = own
         jazzy.register(new)
         return jazzy
 
