@@ -2,10 +2,10 @@
 
 from dino_perception.models.heads.base import (
     LABELS,
-    ClassLabel,
     Head,
     HeadError,
     HeadSpec,
+    Label,
     create_head,
     kinds,
     load_head,
@@ -15,7 +15,7 @@ from dino_perception.models.heads.base import (
 
 __all__ = [
     "LABELS",
-    "ClassLabel",
+    "Label",
     "Head",
     "HeadError",
     "HeadSpec",
