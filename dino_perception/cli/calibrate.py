@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from dino_perception import results
 from dino_perception.cli.training_options import add_backbone_arguments, add_data_arguments
 
 HELP = "give a head statistics of usual frames, so that it knows when it does not know"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head-weights", default="", metavar="FILE|NAME", help="the head; default: the bundled one")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the head's file with the statistics in it"
+        "--out", type=results.file, required=True, metavar="FILE", help="the head's file with the statistics in it"
     )
     parser.add_argument(
         "--held-out", nargs="+", default=[], metavar="DATA",
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=400, metavar="N", help="frames to take, evenly spread (default: 400)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as data")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the table as data")
     add_data_arguments(parser, required=False)
     add_backbone_arguments(parser)
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.cli.training_options import cache_folder, opened
     from dino_perception.models.checkpoints import load_backbone
-    from dino_perception.models.heads import load_head, save_head
+    from dino_perception.models.heads import load_head, packed_head
     from dino_perception.training.evaluation.evaluate import spread
     from dino_perception.training.features import FeatureCache
     from dino_perception.training.usual_frames import of_pictures, pictures_in, read, senseless, usual
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             rows += [(name, of_pictures(cache, pictures)) for name, pictures in senseless(likes).items()]
         finally:
             cache.close()
-        save_head(head, args.out)
+        out = results.keep(args.out, packed_head(head)) or args.out
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("pictures", "count", "told as unlike", "median distance", "largest"):
         table.add_column(name, justify="left" if name == "pictures" else "right")
@@ -104,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(name, str(row["count"]), f"{row['told']:.1%}", f"{row['median']:.2f}", f"{row['largest']:.2f}")
     console.print(table)
     console.print(
-        f"distances are in thresholds: over 1 is unlike. Use it with {args.head}.weights: {args.out}", soft_wrap=True
+        f"distances are in thresholds: over 1 is unlike. Use it with {args.head}.weights: {out}", soft_wrap=True
     )
-    if args.json:
-        args.json.write_text(json.dumps({"head": str(args.out), "rows": result}, indent=1) + "\n")
+    results.keep_json(args.json, {"head": str(out), "rows": result})
     return 0

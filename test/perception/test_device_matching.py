@@ -11,10 +11,12 @@ from scenes import moved, texture
 from test_matching import IMAGE, colour, view
 from test_tracks import SETTINGS, pair, update, window
 
-from dino_perception.perception import matching, refine
+from dino_perception.perception import matching, refine, track_memory
 from dino_perception.perception.descriptors import gradients, joined
 from dino_perception.perception.device import look as device
+from dino_perception.perception.device import tracks as tracks_on_device
 from dino_perception.perception.device import windows
+from dino_perception.perception.device.captured import CapturedFunction
 from dino_perception.perception.device.tracks import TURNS, DeviceTracker
 from dino_perception.perception.refine import Refiner
 from dino_perception.perception.track_memory import memory, tracker
@@ -22,7 +24,7 @@ from dino_perception.perception.tracks import Tracker
 
 GREY = IMAGE[..., 0]
 AFFINE = np.array([[1.05, 0.02, 8.0], [-0.02, 1.05, -5.0]])
-GRID = device.Grid(30, 40, (16.0, 16.0))
+GRID = device.PatchGrid(30, 40, (16.0, 16.0))
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +149,7 @@ def test_nothing_waits_for_the_host():
     levels = windows.pyramid(grey)
     descriptors = torch.empty(2, 1200, 64, device=nowhere)
     codes = torch.cat([descriptors, windows.histograms(levels, 30, 40, GRID.patch)], dim=2)
-    sight = device.Sight(levels, descriptors, codes)
+    sight = device.ViewBatch(levels, descriptors, codes)
     points = torch.empty(2, 460, 2, device=nowhere)
     bend = torch.empty(2, 15, 20, 2, 2, device=nowhere)
     turn, most = (
@@ -158,3 +160,52 @@ def test_nothing_waits_for_the_host():
     assert [tuple(t.shape) for t in out] == [(2, 460, 5), (2, 2), (2, 15, 20, 2), (2, 15, 20, 2, 2)]
     assert all(t.device.type == "meta" for t in out)
     assert windows.corners(levels, 900).device.type == "meta"
+
+
+def fails(*arguments):
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+
+
+@pytest.mark.parametrize(
+    ("where", "resumed"),
+    [
+        ("_sight", False),
+        ("look", False),
+        ("look", True),
+        ("CapturedFunction._capture", False),
+        ("windows.corners", False),
+    ],
+)
+def test_what_the_device_cannot_do_the_cpu_does_from_then_on(where, resumed, monkeypatch, caplog):
+    """Beginning with the frame at which it failed, as a new tracker would, and with ids that were never given out."""
+    owner, _, name = where.rpartition(".")
+    owner = getattr(tracks_on_device, owner) if owner else tracks_on_device
+    own, cpu = DeviceTracker(), Tracker()
+    frames = [window(100 + 12 * i, 150, index=i) for i in range(4)]
+    if where == "CapturedFunction._capture":  # as on a GPU: what has been called once is captured
+        monkeypatch.setattr(CapturedFunction, "__call__", lambda self, static, tensors: self._capture(static, tensors))
+    monkeypatch.setattr(owner, name, fails)
+    tracks_on_device._say.cache_clear()
+    ours = [update(own, frame) for frame in frames[:2]]
+    if resumed:
+        monkeypatch.setattr(track_memory, "tracker_on", lambda device: DeviceTracker())
+        own = tracker(memory(own), torch.device("cpu"))
+    ours += [update(own, frame) for frame in frames[2:]]
+    begun = 0 if where == "_sight" else 1  # the first frame needs nothing else
+    theirs = [update(cpu, frame) for frame in frames[begun:]]
+    assert sum("matched on the CPU" in record.message for record in caplog.records) == 1
+    assert "DSA" not in caplog.text
+    skipped = int(own._next_id) - int(cpu._next_id)
+    assert skipped >= 0
+    for a, b in zip(ours[begun:], theirs):
+        assert np.array_equal(a.track_id, b.track_id + np.uint64(skipped))
+        for one, other in zip(pair(a), pair(b)):
+            assert np.array_equal(one, other)
+    assert len(ours[-1].x) > 100
+
+
+def test_a_frame_that_the_cpu_cannot_match_either_is_an_error(monkeypatch):
+    monkeypatch.setattr(tracks_on_device, "_sight", fails)
+    monkeypatch.setattr(matching.View, "of", fails)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        update(DeviceTracker(), window(0, 0))
