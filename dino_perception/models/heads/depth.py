@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """Every architecture's own numbers. `bins` 0: the network gives depth itself, see `direct`."""
 
 
-class Depth(Head):
+class DepthHead(Head):
     """Raw map: metres (B, 1, h, w). Final array: metres (B, H, W) float32.
 
     The network gives one number a depth bin; depth is the mean of the bins under weights made from these numbers
@@ -106,7 +106,7 @@ class Depth(Head):
         )
 
 
-HEAD = Depth
+HEAD = DepthHead
 
 
 def _default_taps(arch: str, options: Mapping[str, Any], backbone: Backbone) -> tuple[Tap, ...]:
