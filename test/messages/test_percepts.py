@@ -1,6 +1,7 @@
 """A percept's messages: the same bytes from either library, and exactly what the interface contract promises."""
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,15 @@ def test_type_hashes_are_those_of_the_ros_installation():
 def test_an_array_of_the_wrong_kind_is_refused():
     with pytest.raises(TypeError, match="float64 was given for a field of float32"):
         installed("dino_perception/msg/Correspondences").make("dino_perception/msg/Correspondences", x=np.zeros(3))
+
+
+def test_an_array_is_copied_once_on_its_way_into_a_message():
+    pixels = np.arange(1_000_000, dtype=np.uint8).reshape(1000, 1000)
+    types = RclpyTypes()
+    types.make("sensor_msgs/msg/Image", data=pixels[:1, :1])  # what is imported for it
+    tracemalloc.start()
+    message = types.make("sensor_msgs/msg/Image", height=1000, width=1000, data=pixels.reshape(-1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message.data.tobytes() == pixels.tobytes()
+    assert pixels.nbytes <= peak < 1.5 * pixels.nbytes
