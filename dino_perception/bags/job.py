@@ -20,7 +20,7 @@ from dino_perception.bags.report.frame_log import FrameLog
 from dino_perception.bags.report.page import write_report
 from dino_perception.bags.report.pictures import PictureFolder, Video
 from dino_perception.bags.state import State
-from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, USAGE, BagError
+from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, UNWRITABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.writer import BagWriter, NotContinued
 from dino_perception.messages.topics import TOPICS, of_kind
@@ -127,7 +127,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
             page = write_report(
                 job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels
             )
-            result.lines.append(f"report: {page}")
+            result.lines.append(f"report: {page or 'not written'}")
+            if page != job.report / "index.html":
+                result.code = result.figures["exit_code"] = result.code or UNWRITABLE
         return result
 
 

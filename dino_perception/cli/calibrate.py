@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dino_perception import results
 from dino_perception.cli.argument_types import size
 from dino_perception.cli.training_options import add_backbone_arguments, add_data_arguments
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HELP = "give a head statistics of usual frames, so that it knows when it does not know"
+PLACE = "unlike the training"
+"""Of the table in a page."""
 COLUMNS = ("pictures", "count", "told as unlike", "distance: least", "median", "most", "confidence before", "after")
 
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head-weights", default="", metavar="FILE|NAME", help="the head; default: the bundled one")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the head's file with the statistics in it"
+        "--out", type=results.file, required=True, metavar="FILE", help="the head's file with the statistics in it"
     )
     parser.add_argument(
         "--held-out", nargs="+", default=[], metavar="DATA",
@@ -56,19 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--also", nargs="+", type=size, default=[], metavar="HxW", help="other input sizes at which frames are usual"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as data")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table into this Markdown page")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the table as data")
+    parser.add_argument("--page", type=results.page, metavar="FILE", help="put the table into this Markdown page")
     add_data_arguments(parser, required=False)
     add_backbone_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
+    from dino_perception.measuring.markdown_tables import check
     from dino_perception.models.checkpoints import load_backbone
-    from dino_perception.models.heads import load_head, save_head
+    from dino_perception.models.heads import load_head, packed_head
 
     if not (args.data or args.bag or args.same_as):
         raise CalibrateError("say with --bag or --data what usual frames are")
+    check(args.page, PLACE)
     console = wide_console()
     with Stages(console) as stages:
         backbone = load_backbone(args.backbone, args.weights)
@@ -80,10 +84,11 @@ def run(args: argparse.Namespace) -> int:
             rows = []
         else:
             rows = _looked(args, backbone, head, stages)
-        save_head(head, args.out)
-    use = f"Use it with {args.head}.weights: {args.out}"
+        out = results.keep(args.out, packed_head(head)) or args.out
+    use = f"Use it with {args.head}.weights: {out}"
     if rows:
         _tell(args, console, rows, head.domain.about)
+        results.keep_json(args.json, {"head": str(out), "rows": rows})
         use = f"distances are in thresholds: over 1 is unlike. {use}"
     console.print(use, soft_wrap=True)
     return 0
@@ -196,9 +201,7 @@ def _tell(args: argparse.Namespace, console, rows: list[dict], about) -> None:
     if args.page:
         made = f"Statistics of {about['frames']} looks, threshold from {about['held_out']}; backbone at "
         made += f"{args.input[0]}x{args.input[1]}; distances are in thresholds."
-        fill(args.page, "unlike the training", [*markdown(table), "", made])
-    if args.json:
-        args.json.write_text(json.dumps({"head": str(args.out), "rows": rows}, indent=1) + "\n")
+        fill(args.page, PLACE, [*markdown(table), "", made])
 
 
 def _table(rows: list[dict]) -> Table:

@@ -24,8 +24,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dino_perception import results
 from dino_perception.measuring import core_benchmark, matching_worker
-from dino_perception.measuring.markdown_tables import fill
+from dino_perception.measuring.markdown_tables import check, fill
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
@@ -50,7 +51,7 @@ class Clip:
     cases: list[tuple[str, str, int, int, Any]]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="a checkout whose matching is measured beside it"
@@ -64,8 +65,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that each checkout matches them (default: 5)")
     parser.add_argument("--cache", type=Path, help="folder of engines and rendered worlds (default: the usual one)")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
+    parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
     args = parser.parse_args()
+    check(args.page, "matching")
     checkouts = {"here": ROOT, **({"before": args.against.resolve()} if args.against else {})}
     with tempfile.TemporaryDirectory() as folder:
         eye = Eye(Settings(heads=["correspondences"], backbone=args.backbone, engine=args.engine), args.cache)
@@ -79,6 +81,7 @@ def main() -> None:
     print("\n".join(lines))
     if args.page:
         fill(args.page, "matching", lines)
+    return results.code(0)
 
 
 class Eye:
@@ -252,4 +255,4 @@ def warped(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

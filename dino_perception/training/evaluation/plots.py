@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
+from dino_perception import results  # noqa: E402
 from dino_perception.models.label_sets import Label  # noqa: E402
 from dino_perception.perception.frame import IGNORE  # noqa: E402
 from dino_perception.training.evaluation.evaluate import Evaluation, Gallery  # noqa: E402
@@ -29,7 +31,6 @@ _NAMES = {"dino": ("this", OWN, "o"), "orb": ("ORB + ratio test", ORB, "s"), "lk
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Every picture that the evaluation has numbers for, as PNG. Returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     if evaluation.segmentation and evaluation.segmentation.pixels:
         figures["confusion"] = confusion(evaluation.segmentation, evaluation.labels)
@@ -42,14 +43,15 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         figures["gallery_segmentation"] = segmentation_gallery(gallery, evaluation.labels)
     if (gallery := evaluation.galleries.get("depth")) and gallery.best:
         figures["gallery_depth"] = depth_gallery(gallery, evaluation.depth.farthest)
-    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    return [save(figure, folder / f"{name}.png", folder) for name, figure in figures.items()]
 
 
-def save(figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+def save(figure, path: Path, within: Path | None = None) -> Path:
+    """Keeps a figure as `results.keep` does. Returns where it is, or was to be."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130, format=path.suffix[1:])
     plt.close(figure)
-    return path
+    return results.keep(path, drawn.getvalue(), within=within) or path
 
 
 def confusion(score: SegmentationScore, labels: Sequence[Label]):

@@ -29,6 +29,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dino_perception import results
 from dino_perception.training.terrain.world import Camera, Drive, World
 
 SEED, STYLE, DRIVE = 103, "mars_gale", 1
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dino_perception.training.terrain.sample_bag", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("data/sample_drive"), help="folder of the bag")
+    parser.add_argument("--out", type=results.folder, default=Path("data/sample_drive"), help="folder of the bag")
     parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from dino_perception import results
 from dino_perception.children import end_with_parent
 from dino_perception.training.pretraining.memory import keep_freed_memory
 
@@ -87,7 +88,7 @@ def main() -> None:
     from dino_perception.training.terrain.world import STYLES, TRAIN_STYLES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the scenes")
+    parser.add_argument("--out", type=results.folder, required=True, help="folder for the scenes")
     parser.add_argument("--worlds", type=int, default=400, help="how many worlds")
     parser.add_argument("--first-seed", type=int, default=1, help="seed of the first world")
     parser.add_argument(
