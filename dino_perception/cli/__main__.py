@@ -10,7 +10,7 @@ import sys
 
 import dino_perception
 from dino_perception import results
-from dino_perception.wheels import missing
+from dino_perception.missing_packages import missing
 
 COMMANDS = (
     "demo",

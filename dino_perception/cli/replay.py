@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_json(args: argparse.Namespace) -> None:
     """The figures are written whatever else goes wrong: never over a bag."""
-    from dino_perception.bags.place import check_apart
+    from dino_perception.bags.output_place import check_apart
 
     check_apart([path for path in (args.compare or args.bags) if path.exists()], [], {"--json": args.json})
     check_apart([], args.bags[-1:], {"--json": args.json})
@@ -136,7 +136,7 @@ def _check_json(args: argparse.Namespace) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     from dino_perception.bags.job import Job
-    from dino_perception.bags.place import check_apart
+    from dino_perception.bags.output_place import check_apart
     from dino_perception.bags.several_bags import find_bags, outputs_for
     from dino_perception.bags.storage.problems import UNWRITABLE, USAGE, BagError
 

@@ -179,8 +179,8 @@ def run(args: argparse.Namespace) -> int:
 def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stages, console: Console) -> int:
     import dino_perception
     from dino_perception.models.heads import packed_head
-    from dino_perception.training.fit import State, fit, measure, recipe_record
-    from dino_perception.training.looks import View, views
+    from dino_perception.training.fit import TrainingStep, fit, measure, recipe_record
+    from dino_perception.training.looks import Look, views
     from dino_perception.training.splitting import with_truth
     from dino_perception.training.tasks import task_of
     from dino_perception.training.usual_frames import of_items, usual
@@ -188,7 +188,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     start = time.monotonic()
     train, validation = _parts(args, data, stages)
     looks = cache.items(train, args.head, views(args.views), stages)
-    judged = cache.items(validation, args.head, [View()], stages) if validation else []
+    judged = cache.items(validation, args.head, [Look()], stages) if validation else []
     stages.say(
         f"{len(train.samples)} frames to learn from, {len(judged)} to judge by; backbone {args.backbone} at "
         f"{args.input[0]}x{args.input[1]}, layers {', '.join(map(str, head.spec.taps))}, {cache.engine.info.engine} "
@@ -198,7 +198,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     recipe = _recipe(args)
     measured = task_of(args.head).measured
 
-    def told(state: State) -> None:
+    def told(state: TrainingStep) -> None:
         note = f"loss {state.loss:.3f}" + (f"  {measured} {state.score:.3f}  best {state.best:.3f}" if judged else "")
         stages("training", state.step, state.steps, note)
 
@@ -208,7 +208,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     if args.test:
         test = with_truth(opened(args, args.test, stages), args.head)
         _same_classes(test, data, args.head)
-        metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [View()], stages), device)}
+        metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [Look()], stages), device)}
     head.to("cpu")
     tap = len(head.spec.taps) - 1
     seen = of_items(cache, train, looks, args.views, tap)

@@ -73,7 +73,7 @@ def main() -> int:
         eye = Eye(Settings(heads=["correspondences"], backbone=args.backbone, engine=args.engine), args.cache)
         timed = eye.clip(Path(folder) / "timed.npz", core_benchmark.frames(None, args.frames))
         clips = list(_clips(args, eye, Path(folder)))
-        workers = {name: Worker(checkout) for name, checkout in checkouts.items()}
+        workers = {name: MatchingProcess(checkout) for name, checkout in checkouts.items()}
         lines = [*times(workers, timed, args.rounds), "", *accuracy(workers, clips)]
         for worker in workers.values():
             worker.close()
@@ -116,7 +116,7 @@ class _Recorder:
         return Correspondences(frame.stamp_ns, frame.frame_id, 0, 0, np.zeros(0, np.uint64), *5 * [nothing])
 
 
-class Worker:
+class MatchingProcess:
     """A checkout's matching in a process of its own, on one core."""
 
     def __init__(self, checkout: Path):
@@ -139,7 +139,7 @@ class Worker:
         self._process.wait()
 
 
-def times(workers: dict[str, Worker], clip: Path, rounds: int) -> list[str]:
+def times(workers: dict[str, MatchingProcess], clip: Path, rounds: int) -> list[str]:
     """A table of median milliseconds, the parts from rounds of their own."""
     whole: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
     for parts in (False, True):
@@ -157,7 +157,7 @@ def times(workers: dict[str, Worker], clip: Path, rounds: int) -> list[str]:
     return lines
 
 
-def accuracy(workers: dict[str, Worker], clips: Sequence[Clip]) -> list[str]:
+def accuracy(workers: dict[str, MatchingProcess], clips: Sequence[Clip]) -> list[str]:
     """A table of how right matches are."""
     scores: dict[tuple[str, str], dict[str, MatchScore]] = {}
     for clip in clips:

@@ -20,11 +20,11 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, HeadSpec, load_head
 from dino_perception.models.outputs import Output
-from dino_perception.perception.answers import answer, labels_of
 from dino_perception.perception.doubt import Doubt, doubted
 from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
 from dino_perception.perception.graphs import Graphs
+from dino_perception.perception.head_answers import answer, labels_of
 from dino_perception.perception.lens import GeometryError
 from dino_perception.perception.match_thread import MatchThread
 from dino_perception.perception.preprocess import Preprocessor

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from dino_perception import process_memory
 from dino_perception.ros.camera_height import disagreement
 from dino_perception.ros.complaints import CallbackErrors
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
@@ -177,7 +176,12 @@ def node_finding(
     `doing` is the step of a configure under way, `problem` why the last one failed, `warnings` what stays true until
     the next one. `perceiver` is None while the node is not configured.
     """
-    values: dict[str, Any] = {"state": state, "enabled": enabled, "memory [MiB]": memory_mib()}
+    memory = process_memory.resident()
+    values: dict[str, Any] = {
+        "state": state,
+        "enabled": enabled,
+        "memory [MiB]": None if memory is None else memory / 2**20,
+    }
     about = perceiver.describe() if perceiver is not None else {}
     if about:
         values.update(_engine_values(about))
@@ -247,12 +251,3 @@ def _engine_values(about: Mapping[str, Any]) -> dict[str, Any]:
 def type_name(kind: type) -> str:
     """package/msg/Name of a message class."""
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-
-
-def memory_mib() -> float | None:
-    """Resident memory of this process in MiB, None where /proc does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

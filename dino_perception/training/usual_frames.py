@@ -1,4 +1,4 @@
-"""Statistics of the frames a head is trained on, or is used on: by them it knows later what it does not know."""
+"""Statistics of the frames that a head is trained or used on: they tell it later which frames it does not know."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def senseless(likes: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Pictures that no camera that sees should give, by what they are: of the size and, overexposed, of the looks of
-    `likes`."""
+    """Pictures that no working camera should give, by what they are: of the size of `likes` and, overexposed, with
+    their content."""
     shape, random = likes[0].shape, np.random.default_rng(0)
     coarse = [random.integers(0, 256, (shape[0] // 16, shape[1] // 16, 3), np.uint8) for _ in range(10)]
     return {

@@ -11,7 +11,7 @@ import numpy as np
 
 from dino_perception import results
 from dino_perception.bags.report.charts import Chart, Curve
-from dino_perception.bags.report.frame_log import Picture, Row
+from dino_perception.bags.report.frame_log import ReportPicture, Row
 from dino_perception.models.label_sets import Label
 from dino_perception.models.palette import CURVES, as_hex
 
@@ -24,7 +24,7 @@ def write_report(
     title: str,
     summary: Mapping[str, Any],
     rows: Sequence[Row],
-    pictures: Sequence[Picture],
+    pictures: Sequence[ReportPicture],
     labels: Sequence[Label],
 ) -> Path | None:
     """`folder`/index.html: the summary (name -> value; nested ones as tables), charts over time for each camera,
@@ -183,7 +183,7 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 
 
-def _gallery(pictures: Sequence[Picture], origin: int) -> str:
+def _gallery(pictures: Sequence[ReportPicture], origin: int) -> str:
     if not pictures:
         return ""
     rows = []

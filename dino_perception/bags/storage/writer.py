@@ -31,8 +31,9 @@ class BagWriter:
     """A new bag at `path`, or with `keep` = (`end`, `topics` of an earlier writer) that bag continued.
 
     `compression` is "" or "zstd" (mcap only). `mark` is whatever was given with the last group that is safe on the
-    disk, `count` and `sha256` say how many messages are and what they are (topic, time and bytes, in order). Raises
-    BagError when the bag cannot be written; what was safe then stays safe. `job` is what the bag says of its origin.
+    disk, `count` and `sha256` say how many messages are safe there and what they are (topic, time and bytes, in order).
+    Raises BagError when the bag cannot be written; what was safe then stays safe. `job` is what the bag says of its
+    origin.
     """
 
     def __init__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
 from dino_perception import results  # noqa: E402
 from dino_perception.models.label_sets import Label  # noqa: E402
+from dino_perception.perception.drawing import depth_colours  # noqa: E402
 from dino_perception.perception.frame import IGNORE  # noqa: E402
 from dino_perception.training.evaluation.evaluate import Evaluation, Gallery  # noqa: E402
 from dino_perception.training.evaluation.metrics import (
@@ -25,7 +25,7 @@ from dino_perception.training.evaluation.metrics import (
     SegmentationScore,
 )
 
-OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # of Okabe and Ito's set
+OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # from Okabe and Ito's set
 _NAMES = {"dino": ("this", OWN, "o"), "orb": ("ORB + ratio test", ORB, "s"), "lk": ("Lucas-Kanade", LK, "^")}
 
 
@@ -163,9 +163,8 @@ def depth_gallery(gallery: Gallery, farthest: float):
     """Picture, true and given depth of the best and worst frames, near bright and far dark."""
 
     def coloured(metres: np.ndarray) -> np.ndarray:
-        near = 1 - np.log(np.clip(metres, 0.5, farthest) / 0.5) / math.log(farthest / 0.5)
-        rgb = (plt.get_cmap("magma")(np.nan_to_num(near))[..., :3] * 255).astype(np.uint8)
-        return np.where(np.isfinite(metres)[..., None], rgb, 40).astype(np.uint8)
+        colours, _ = depth_colours(np.minimum(metres, farthest), farthest)
+        return np.where(np.isfinite(metres)[..., None], colours, 40).astype(np.uint8)
 
     rows = [
         (

@@ -41,7 +41,7 @@ from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.checkpoints import load_backbone, save_backbone
 from dino_perception.models.heads import Head, create_head, load_head
 from dino_perception.training.losses import overlap_loss
-from dino_perception.training.pretraining.memory import keep_freed_memory
+from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 from dino_perception.training.pretraining.muon import Muon
 from dino_perception.training.pretraining.pairs import Pairs
 from dino_perception.training.terrain.styles import BIG_ROCK, CLASSES
