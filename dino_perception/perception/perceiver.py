@@ -100,7 +100,7 @@ class Perceiver:
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device
         self._off_cpu = self.device.type != "cpu"
-        self._doubt = Doubt(heads, self.device)
+        self._doubt = Doubt(heads, self.graphs.head_taps, self.device)
         if not self._off_cpu:
             # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
             # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
@@ -220,13 +220,15 @@ class Perceiver:
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
-                if self.settings.domain.check:
-                    self._compare(kind, maps, chosen[kind], chunk)
                 for slot, own in zip(chosen[kind], arrays):
                     home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
+            unlike = self._doubt.strangeness(maps, chosen, [a.box for a in chunk]) if self.settings.domain.check else {}
             clock.stage("copy")
             self._home.arrive()
             clock.settle()
+            for kind, slots in unlike.items():
+                for slot, distance in slots.items():
+                    chunk[slot].strangeness[kind] = float(distance)
             for kind, one, arrays in sorted(home, key=lambda each: each[0] != self._matched):
                 self._keep(kind, one, arrays)
             clock.on_host("copy")
@@ -243,14 +245,6 @@ class Perceiver:
                 said = dataclasses.replace(said, mask=self._group_ids[said.mask])
             strange = one.strangeness.get(kind, 0.0)
             one.answers[kind] = doubted(said, strange, self.settings.domain.ignore)
-
-    def _compare(self, kind: str, maps: Sequence[torch.Tensor], slots: Sequence[int], chunk: Sequence[Asked]) -> None:
-        """How unlike its training the frames look to this head."""
-        own = [maps[i] for i in self.graphs.head_taps[kind]]
-        for slot in slots:
-            found = self._doubt.strangeness(kind, own, slot, chunk[slot].box)
-            if found is not None:
-                chunk[slot].strangeness[kind] = found
 
     def _grouped(self) -> np.ndarray | None:
         """What each mask value becomes where groups are told instead of classes, which the head's spec then names."""
