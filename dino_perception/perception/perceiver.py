@@ -100,7 +100,7 @@ class Perceiver:
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device
         self._off_cpu = self.device.type != "cpu"
-        self._doubt = Doubt(heads, self.device)
+        self._doubt = Doubt(heads, self.graphs.head_taps, self.device)
         if not self._off_cpu:
             # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
             # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
@@ -234,15 +234,17 @@ class Perceiver:
                     chunk[slot].picture = self._matching.picture(chunk[slot].frame, chunk[slot].box)
             maps = self.graphs.maps(pixels)
             clock.stage("backbone")
+            unlike = {}
+            if self.settings.domain.check:
+                unlike = self._doubt.strangeness(maps, chosen, [one.box for one in chunk])
             # All heads are queued before the first answer is read, so that a GPU is waited for once. Where points are
             # matched on the cores that the engine uses, their descriptors come last.
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
-                seen = [maps[i] for i in self.graphs.head_taps[kind]]
                 for slot, own in zip(chosen[kind], arrays):
-                    one, check = chunk[slot], self.settings.domain.check
-                    strange = self._doubt.distance(kind, seen, slot, one.box) if check else []
+                    one = chunk[slot]
+                    strange = [unlike[kind][slot]] if slot in unlike.get(kind, {}) else []
                     if self._off_cpu and kind == self._matched:
                         own = [own[0].clone()]  # matched where it is
                         back = [*own, *self._home.bring(f"{kind} {slot}", strange)]
@@ -262,7 +264,7 @@ class Perceiver:
             clock.settle()
             for each in sorted(queued, key=lambda each: each.kind != self._matched):
                 if each.strange:
-                    each.one.strangeness[each.kind] = self._doubt.strangeness(each.kind, each.strange[0])
+                    each.one.strangeness[each.kind] = float(each.strange[0])
                 self._keep(each.kind, each.one, each.arrays)
             clock.on_host("copy")
 

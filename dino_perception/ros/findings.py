@@ -53,10 +53,22 @@ def camera_finding(
         "height over ground as told [m]": mast[0],
     }
     level, message = _camera_state(node, inputs, account, max_age, enabled, now, rate)
-    doubt = disagreement(account.heights.metres(), *mast)
-    if not doubt or not enabled:
+    doubts = [doubt for doubt in (_unlike(account, now), disagreement(account.heights.metres(), *mast)) if doubt]
+    if not doubts or not enabled:
         return Finding(level, message, values)
-    return Finding(WARN, doubt, values) if level == OK else Finding(level, f"{message}; {doubt}", values)
+    if level == OK:
+        return Finding(WARN, "; ".join(doubts), values)
+    return Finding(level, "; ".join([message, *doubts]), values)
+
+
+def _unlike(account: CameraAccount, now: float) -> str:
+    """What to say where more than half of the frames are unlike what a head was trained on."""
+    if account.unlike.hz(now) <= 0.5 * account.published.hz(now):
+        return ""
+    return (
+        f"this camera's pictures are unlike what the {account.unlike_head} head was trained on: do not believe it; "
+        "train one on such pictures, or choose another preset"
+    )
 
 
 def _camera_state(
@@ -87,11 +99,6 @@ def _camera_state(
         return WARN, (
             f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
             "before their turn comes"
-        )
-    if account.unlike.hz(now) > 0.5 * account.published.hz(now):
-        return WARN, (
-            f"this camera's pictures are unlike what the {account.unlike_head} head was trained on: do not believe it; "
-            "train one on such pictures, or choose another preset"
         )
     if account.no_points:
         return WARN, f"everything but points is published: {account.no_points}"
