@@ -75,6 +75,13 @@ class PointSettings:
     min_confidence: float = setting(
         0.0, "Least segmentation confidence (0..1) of a point.", low=0.0, high=1.0, live=True
     )
+    min_depth_confidence: float = setting(
+        0.0,
+        "Least confidence (0..1) of a point's depth, 1 - its relative spread; heads that do not say are believed.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
     fields: list[str] = setting(
         ["rgb", "label"],
         "Fields of a point beside x y z: any of rgb, label, confidence.",

@@ -165,6 +165,8 @@ class PerceptionNode(PatientLifecycleNode):
         """The output topics that the loaded heads can fill and whose message types are installed."""
         topics = []
         for name, topic in offered(settings.heads).items():
+            if not topic.filled(self._perceiver.outputs):
+                continue
             if not self._types.available(topic.type):
                 self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
                 continue

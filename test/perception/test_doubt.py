@@ -70,9 +70,11 @@ def test_noise_has_less_confidence_and_says_nothing_where_asked(perceiver) -> No
     lowered = plain.segmentation.confidence * strange**-2
     assert np.abs(seen.segmentation.confidence - lowered).max() <= 1
     assert np.array_equal(seen.segmentation.mask, plain.segmentation.mask)
+    assert np.array_equal(seen.depth.metres, plain.depth.metres)
+    assert np.abs(seen.depth.confidence - plain.depth.confidence * seen.strangeness["depth"] ** -2).max() <= 1
     silent = percept(perceiver, noise(1), ignore=True)
     assert (silent.segmentation.mask == IGNORE).all() and not silent.segmentation.confidence.any()
-    assert np.isnan(silent.depth.metres).all()
+    assert np.isnan(silent.depth.metres).all() and not silent.depth.confidence.any()
 
 
 def test_padding_is_no_part_of_the_frame(perceiver) -> None:
