@@ -21,3 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _isolation.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def ros():
+    """rclpy, running: a process may start it once, so all rooms share it."""
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
+    rclpy.init()
+    yield rclpy
+    rclpy.try_shutdown()

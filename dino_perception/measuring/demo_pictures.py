@@ -12,7 +12,7 @@ from dino_perception.measuring.demo_run import NODE, Run
 from dino_perception.measuring.demo_score import image_array
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.models import palette
-from dino_perception.models.heads.base import ClassLabel
+from dino_perception.models.heads.base import Label
 from dino_perception.models.palette import as_hex
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import Sample
@@ -29,7 +29,7 @@ def draw(
     path: Path,
     run: Run,
     samples: Mapping[int, Sample],
-    labels: Sequence[ClassLabel],
+    labels: Sequence[Label],
     errors: Mapping[int, np.ndarray],
     types: RosbagsTypes,
     title: str,
@@ -82,7 +82,7 @@ def moments(run: Run, samples: Mapping[int, Sample]) -> list[int]:
     return sorted({stamps[round(i)] for i in chosen})
 
 
-def _classes(axis: Any, image: np.ndarray, mask: np.ndarray, labels: Sequence[ClassLabel]) -> None:
+def _classes(axis: Any, image: np.ndarray, mask: np.ndarray, labels: Sequence[Label]) -> None:
     height, width = image.shape[:2]
     colours = np.zeros((256, 4))
     for label in labels:
@@ -114,7 +114,7 @@ def _matches(axis: Any, image: np.ndarray, message: Any, errors: np.ndarray | No
     axis.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
-def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[ClassLabel]) -> None:
+def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[Label]) -> None:
     """Below the last row: what the colours of each column mean."""
     from matplotlib.patches import Patch
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.perception.frame import Correspondences, Label
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import Correspondences
 
 _POINT_FIELD = {"uint8": 2, "uint32": 6, "float32": 7}  # sensor_msgs/PointField's numbers
 

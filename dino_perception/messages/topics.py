@@ -14,7 +14,7 @@ from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.percepts import correspondences, image, label_info, point_cloud
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
-from dino_perception.perception.frame import Label, Percept, array_of
+from dino_perception.perception.frame import Percept, array_of
 from dino_perception.perception.points import perceive_points
 from dino_perception.perception.settings import Settings
 
@@ -136,7 +136,7 @@ def _descriptor(types: Any, header: Any, percept: Percept, settings: Settings) -
 
 
 def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
-    return label_info(types, [Label(l.id, l.name, tuple(l.colour)) for l in specs["segmentation"].labels])
+    return label_info(types, specs["segmentation"].labels)
 
 
 _ROWS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dino_perception.models.label_sets import LABEL_SETS, ClassLabel
+from dino_perception.models.label_sets import LABEL_SETS, Label
 
 DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
 DEPTH_ANYTHING = "https://huggingface.co/depth-anything/Depth-Anything-V2-Metric"
@@ -42,7 +42,7 @@ class HeadEntry:
         return f"{self.backbone}/{self.name}"
 
     @property
-    def labels(self) -> tuple[ClassLabel, ...]:
+    def labels(self) -> tuple[Label, ...]:
         return LABEL_SETS[self.label_set] if self.label_set else ()
 
 

@@ -14,7 +14,7 @@ from dino_perception.models.palette import CLASSES
 
 
 @dataclass(frozen=True)
-class ClassLabel:
+class Label:
     """A class of a segmentation head: its id in the mask, its name, its overlay colour (RGB, 0..255)."""
 
     id: int
@@ -35,11 +35,11 @@ GROUPS = {
 
 # AI4Mars' four classes and sky. The colours are Okabe and Ito's, which people with any colour vision tell apart.
 LABELS = (
-    ClassLabel(0, "soil", CLASSES["soil"]),
-    ClassLabel(1, "bedrock", CLASSES["bedrock"]),
-    ClassLabel(2, "sand", CLASSES["sand"]),
-    ClassLabel(3, "big_rock", CLASSES["big_rock"]),
-    ClassLabel(4, "sky", CLASSES["sky"]),
+    Label(0, "soil", CLASSES["soil"]),
+    Label(1, "bedrock", CLASSES["bedrock"]),
+    Label(2, "sand", CLASSES["sand"]),
+    Label(3, "big_rock", CLASSES["big_rock"]),
+    Label(4, "sky", CLASSES["sky"]),
 )
 
 # Each set: "name group" in the order of the ids. Sources: AI4Mars (Swan et al. 2021); objectInfo150 of ADE20k; PASCAL VOC
@@ -94,10 +94,10 @@ void -, other -, unknown -, unlabeled -
 """
 
 
-def numbered(count: int) -> tuple[ClassLabel, ...]:
+def numbered(count: int) -> tuple[Label, ...]:
     """Labels of classes whose names nobody knows. Hues a golden angle apart, so that any number of classes differs."""
     colours = (colorsys.hsv_to_rgb(i * 0.618 % 1, 0.65, 0.95) for i in range(count))
-    return tuple(ClassLabel(i, f"class_{i}", tuple(round(255 * c) for c in rgb)) for i, rgb in enumerate(colours))
+    return tuple(Label(i, f"class_{i}", tuple(round(255 * c) for c in rgb)) for i, rgb in enumerate(colours))
 
 
 def group(name: str) -> str:
@@ -105,7 +105,7 @@ def group(name: str) -> str:
     return GROUPS[_BY_NAME.get(name.strip().lower().replace("_", " "), "-")]
 
 
-def groups(labels: Sequence[ClassLabel]) -> dict[str, list[int]]:
+def groups(labels: Sequence[Label]) -> dict[str, list[int]]:
     """Group -> the ids of its classes, for the groups that have any."""
     found: dict[str, list[int]] = {}
     for label in labels:
@@ -113,7 +113,7 @@ def groups(labels: Sequence[ClassLabel]) -> dict[str, list[int]]:
     return found
 
 
-def group_ids(labels: Sequence[ClassLabel]) -> list[int]:
+def group_ids(labels: Sequence[Label]) -> list[int]:
     """For each of 256 mask values the id of its group's class; 255, which is no class, stays."""
     ids = {label.name: label.id for label in GROUP_LABELS}
     table = list(range(256))
@@ -131,8 +131,8 @@ def _voc_colour(index: int) -> tuple[int, int, int]:
     return tuple(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
 
 
-def _set(text: str, first: int = 1) -> tuple[ClassLabel, ...]:
-    return tuple(ClassLabel(i, name, _voc_colour(i + first)) for i, (name, _) in enumerate(_pairs(text)))
+def _set(text: str, first: int = 1) -> tuple[Label, ...]:
+    return tuple(Label(i, name, _voc_colour(i + first)) for i, (name, _) in enumerate(_pairs(text)))
 
 
 _CITY_COLOURS = (
@@ -140,22 +140,22 @@ _CITY_COLOURS = (
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
     (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
-LABEL_SETS: Mapping[str, tuple[ClassLabel, ...]] = {
+LABEL_SETS: Mapping[str, tuple[Label, ...]] = {
     "terrain": LABELS,
     "ade20k": _set(_ADE20K),
     "voc2012": _set(_VOC2012, 0),
     "coco-panoptic": _set(_COCO_PANOPTIC, 0),
-    "cityscapes": tuple(ClassLabel(i, n, c) for i, ((n, _), c) in enumerate(zip(_pairs(_CITYSCAPES), _CITY_COLOURS))),
+    "cityscapes": tuple(Label(i, n, c) for i, ((n, _), c) in enumerate(zip(_pairs(_CITYSCAPES), _CITY_COLOURS))),
 }
 GROUP_LABELS = (
-    ClassLabel(0, "unknown", (127, 127, 127)),
-    ClassLabel(1, "traversable", (0, 158, 115)),
-    ClassLabel(2, "obstacle", (204, 121, 167)),
-    ClassLabel(3, "water", (0, 114, 178)),
-    ClassLabel(4, "vegetation", (240, 228, 66)),
-    ClassLabel(5, "person", (213, 94, 0)),
-    ClassLabel(6, "vehicle", (230, 159, 0)),
-    ClassLabel(7, "sky", (86, 180, 233)),
+    Label(0, "unknown", (127, 127, 127)),
+    Label(1, "traversable", (0, 158, 115)),
+    Label(2, "obstacle", (204, 121, 167)),
+    Label(3, "water", (0, 114, 178)),
+    Label(4, "vegetation", (240, 228, 66)),
+    Label(5, "person", (213, 94, 0)),
+    Label(6, "vehicle", (230, 159, 0)),
+    Label(7, "sky", (86, 180, 233)),
 )
 """The groups as classes, in Okabe and Ito's colours."""
 _BY_NAME = {

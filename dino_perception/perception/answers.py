@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from dino_perception.models.heads.base import HeadSpec
+from dino_perception.models.label_sets import Label
 from dino_perception.models.outputs import ON_GRID, Output
-from dino_perception.perception.frame import ANSWERS, Answer, Label
+from dino_perception.perception.frame import ANSWERS, Answer
 from dino_perception.perception.geometry import Letterbox
 
 
@@ -25,7 +26,7 @@ def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequenc
 
 def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:
     """The classes that a head knows."""
-    return tuple(Label(l.id, l.name, tuple(l.colour)) for l in spec.labels) if spec else ()
+    return tuple(spec.labels) if spec else ()
 
 
 def _whole(array: torch.Tensor, box: Letterbox) -> np.ndarray:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dino_perception.perception.frame import Label, Percept
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import Percept
 from dino_perception.perception.settings import Settings
 
 WIDEST = 640

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dino_perception.models.label_sets import Label
 from dino_perception.models.outputs import Output
 
 
@@ -44,15 +45,6 @@ class Frame:
     frame_id: str
     image: np.ndarray
     camera_model: CameraModel | None = None
-
-
-@dataclass(frozen=True)
-class Label:
-    """A class a segmentation head knows: its id in the mask, its name and its overlay colour (RGB, 0..255)."""
-
-    id: int
-    name: str
-    colour: tuple[int, int, int]
 
 
 IGNORE = 255

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
+pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 sys.path.append(str(Path(__file__).parents[1] / "ros"))
 
 from live_node import SMALL, TIMEOUT_S, TYPES, Client, LiveNode, wait_for  # noqa: E402
@@ -56,11 +56,10 @@ def frames(count=7):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, ros):
     """(live bytes by topic, output bag, QoS that the live node offers by topic, whether the labels came)."""
     folder = tmp_path_factory.mktemp("both")
     sent = list(frames())
-    rclpy.init()
     node, client = (
         LiveNode(
             {
@@ -104,7 +103,6 @@ def both(tmp_path_factory):
     finally:
         node.stop()
         client.close()
-        rclpy.try_shutdown()
     writer = BagWriter(folder / "in.mcap")
     for number, (image, info) in enumerate(sent):
         for name, message in (("/camera_info", info), ("/image", image)):

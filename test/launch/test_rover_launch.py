@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 
 launch_pytest = pytest.importorskip("launch_pytest", reason="launch and launch_pytest are not installed")
+psutil = pytest.importorskip("psutil", reason="psutil is not installed")
 rclpy = pytest.importorskip("rclpy")
 
 from ament_index_python.packages import get_package_share_directory  # noqa: E402

@@ -8,13 +8,13 @@ import pytest
 
 from dino_perception.messages import percepts, topics
 from dino_perception.messages.types import DEFINITIONS, RclpyTypes, RosbagsTypes
+from dino_perception.models.label_sets import Label
 from dino_perception.perception.frame import (
     IGNORE,
     CameraModel,
     Correspondences,
     Depth,
     Frame,
-    Label,
     Percept,
     Segmentation,
 )

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dino_perception.models import catalog, cost, files, palette
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone, untrained
-from dino_perception.models.heads import LABELS, ClassLabel, Head, HeadError, create_head, kinds, load_head, save_head
+from dino_perception.models.heads import LABELS, Head, HeadError, Label, create_head, kinds, load_head, save_head
 from dino_perception.models.heads.depth import bin_mean, depth_bins
 from dino_perception.models.taps import Tap
 
@@ -153,7 +153,7 @@ def test_a_head_file_gives_back_the_head(backbone, kind: str, arch: str, tmp_pat
         kind,
         backbone,
         arch,
-        labels=[ClassLabel(0, "go", (0, 255, 0)), ClassLabel(1, "stop", (255, 0, 0))],
+        labels=[Label(0, "go", (0, 255, 0)), Label(1, "stop", (255, 0, 0))],
         depth_range=(0.5, 40.0) if kind == "depth" else None,
     )
     head.spec = replace(head.spec, metrics={"miou": 0.5}, training={"frames": 3})

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dino_perception.models.label_sets import Label
 from dino_perception.perception import drawing, geometry
-from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import Correspondences, Depth, Frame, Percept, Segmentation
 from dino_perception.perception.settings import Settings
 
 LABELS = (Label(0, "soil", (230, 159, 0)), Label(1, "bedrock", (0, 158, 115)), Label(4, "sky", (86, 180, 233)))

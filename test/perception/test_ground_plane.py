@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dino_perception.models.label_sets import Label
 from dino_perception.perception import geometry
-from dino_perception.perception.frame import CameraModel, Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import CameraModel, Depth, Frame, Percept, Segmentation
 from dino_perception.perception.ground_plane import fit, ground_plane
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"

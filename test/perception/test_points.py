@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dino_perception.models.label_sets import Label
 from dino_perception.perception import geometry
-from dino_perception.perception.frame import CameraModel, Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import CameraModel, Depth, Frame, Percept, Segmentation
 from dino_perception.perception.points import perceive_points, point_type
 from dino_perception.perception.settings import Settings
 

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
-
-
-@pytest.fixture(scope="session")
-def ros():
-    """rclpy, running."""
-    rclpy.init()
-    yield rclpy
-    rclpy.try_shutdown()
+pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
 
 @pytest.fixture(scope="module")

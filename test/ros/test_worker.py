@@ -14,8 +14,9 @@ import pytest
 from dino_perception.messages.images import decode_image
 from dino_perception.messages.intake import Intake
 from dino_perception.messages.types import RclpyTypes
+from dino_perception.models.label_sets import Label
 from dino_perception.perception import drawing
-from dino_perception.perception.frame import Correspondences, Depth, Frame, Label, Percept, Segmentation
+from dino_perception.perception.frame import Correspondences, Depth, Frame, Percept, Segmentation
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.sight import Sight
 from dino_perception.ros.frame_statistics import Account

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from small_data import SIZE, striped
 
-from dino_perception.perception.frame import IGNORE, Label, Percept
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings

@@ -12,7 +12,8 @@ import numpy as np
 
 from dino_perception.bags.report.figures import Figure, figures
 from dino_perception.bags.report.pictures import tiles
-from dino_perception.perception.frame import IGNORE, Label, Percept
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.settings import Settings
 
 PICTURES = 36

@@ -12,8 +12,8 @@ import numpy as np
 from dino_perception.bags.report.charts import Chart, Curve
 from dino_perception.bags.report.frame_log import Picture, Row
 from dino_perception.bags.storage.problems import UNWRITABLE, BagError
+from dino_perception.models.label_sets import Label
 from dino_perception.models.palette import CURVES, as_hex
-from dino_perception.perception.frame import Label
 
 _COLOURS = [as_hex(colour) for colour in CURVES]
 _GREY = "#8a8f98"

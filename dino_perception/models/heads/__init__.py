@@ -2,14 +2,14 @@
 
 from dino_perception.models.heads.base import (
     LABELS,
-    ClassLabel,
     Head,
     HeadError,
     HeadSpec,
+    Label,
     create_head,
     kinds,
     load_head,
     save_head,
 )
 
-__all__ = ["LABELS", "ClassLabel", "Head", "HeadError", "HeadSpec", "create_head", "kinds", "load_head", "save_head"]
+__all__ = ["LABELS", "Label", "Head", "HeadError", "HeadSpec", "create_head", "kinds", "load_head", "save_head"]

@@ -24,7 +24,7 @@ from dino_perception.models.catalog import Normalisation
 from dino_perception.models.domain import Domain
 from dino_perception.models.heads.released import LayoutError, release_from
 from dino_perception.models.heads.spec_check import check_spec
-from dino_perception.models.label_sets import LABELS, ClassLabel
+from dino_perception.models.label_sets import LABELS, Label
 from dino_perception.models.outputs import Output
 from dino_perception.models.palette import CLASSES
 from dino_perception.models.taps import Tap, tap
@@ -53,7 +53,7 @@ class HeadSpec:
     channels: tuple[int, ...]
     normalisation: Normalisation
     version: int = 1
-    labels: tuple[ClassLabel, ...] = ()
+    labels: tuple[Label, ...] = ()
     depth_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def create_head(
     backbone: Backbone,
     arch: str = "",
     *,
-    labels: Sequence[ClassLabel] = LABELS,
+    labels: Sequence[Label] = LABELS,
     depth_range: tuple[float, float] | None = None,
     taps: Sequence[int | Tap] | None = None,
     **options: Any,
@@ -170,7 +170,7 @@ def load_head(
     backbone: Backbone,
     weights: str | Path = "",
     *,
-    labels: Sequence[ClassLabel] | None = None,
+    labels: Sequence[Label] | None = None,
     depth_range: tuple[float, float] | None = None,
 ) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
@@ -248,8 +248,7 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
         data = dict(data)
         check_spec(data)
         labels = tuple(
-            ClassLabel(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]]))
-            for l in data.pop("labels")
+            Label(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]])) for l in data.pop("labels")
         )
         n = data.pop("normalisation")
         reach = data.pop("depth_range")

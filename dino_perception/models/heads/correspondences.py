@@ -14,7 +14,7 @@ CELL = 16
 """Pixels between descriptors, at most: a 640x480 image has 1200 of them. A ConvNeXt's last stage would give 300."""
 
 
-class Correspondences(Head):
+class CorrespondencesHead(Head):
     """Raw map: the features of one layer as they are, of the deepest whose cells are at most CELL pixels apart: a ViT's
     last, a ConvNeXt's third stage. Final array: descriptors (B, N, D) float32 of unit length, one a patch, row by row; the
     output size does not matter."""
@@ -44,4 +44,4 @@ class Correspondences(Head):
         return replace(spec, taps=spec.taps or (fine[-1],), labels=(), depth_range=None)
 
 
-HEAD = Correspondences
+HEAD = CorrespondencesHead

@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """Every architecture's own numbers. `bins` 0: the network gives depth itself, see `direct`."""
 
 
-class Depth(Head):
+class DepthHead(Head):
     """Raw map: metres (B, 1, h, w). Final arrays: metres (B, H, W) float32 and, where there are bins, confidence (B, H, W)
     uint8, 255 = all weight on one bin.
 
@@ -116,7 +116,7 @@ class Depth(Head):
         )
 
 
-HEAD = Depth
+HEAD = DepthHead
 
 
 def _default_taps(arch: str, options: Mapping[str, Any], backbone: Backbone) -> tuple[Tap, ...]:

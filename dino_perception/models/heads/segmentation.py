@@ -25,7 +25,7 @@ DEFAULTS = {
 }
 
 
-class Segmentation(Head):
+class SegmentationHead(Head):
     """Raw map: class logits (B, K, h, w). Final arrays: mask (B, H, W) uint8 of label ids, confidence (B, H, W) uint8,
     the largest softmax probability times 255, rounded."""
 
@@ -62,4 +62,4 @@ class Segmentation(Head):
         return replace(spec, taps=taps, options=options, depth_range=None)
 
 
-HEAD = Segmentation
+HEAD = SegmentationHead

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError, check_picture_size
 from dino_perception.messages.picture_files import jpeg_fault, picture_kind
-from dino_perception.models.heads import ClassLabel
+from dino_perception.models.heads import Label
 from dino_perception.perception.frame import IGNORE, CameraModel, Frame
 from dino_perception.training.tasks import task_of
 
@@ -78,7 +78,7 @@ class Dataset:
 
     source: str
     samples: tuple[Sample, ...]
-    labels: tuple[ClassLabel, ...] = ()
+    labels: tuple[Label, ...] = ()
     continuous: bool = False
     splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def names(labels: Sequence[ClassLabel]) -> str:
+def names(labels: Sequence[Label]) -> str:
     return ", ".join(label.name for label in labels) or "none"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.models.heads import LABELS, ClassLabel
+from dino_perception.models.heads import LABELS, Label
 from dino_perception.models.palette import OTHERS
 from dino_perception.models.yaml_text import YamlError, load_file
 from dino_perception.perception.frame import IGNORE
@@ -25,7 +25,7 @@ class LabelMap:
     unless a class uses it. A mask of colours is read by the labels' own colours and `ignored_colours`.
     """
 
-    labels: tuple[ClassLabel, ...]
+    labels: tuple[Label, ...]
     values: tuple[tuple[int, ...], ...] = ()
     ignored: tuple[int, ...] = (IGNORE,)
     ignored_colours: tuple[tuple[int, int, int], ...] = ((0, 0, 0),)
@@ -92,7 +92,7 @@ def read_labels(path: Path) -> LabelMap:
         raise DataError(f"{path}: {error}") from None
 
 
-def write_labels(path: Path, labels: Sequence[ClassLabel]) -> None:
+def write_labels(path: Path, labels: Sequence[Label]) -> None:
     """A labels.yaml that `read_labels` reads, a line a class."""
     lines = [
         f"  - {{id: {label.id}, name: {label.name}, colour: [{', '.join(map(str, label.colour))}]}}" for label in labels
@@ -121,7 +121,7 @@ def _label_map(entries: Iterable[Mapping[str, Any]], ignored: Any) -> LabelMap:
         if len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour):
             raise ValueError(f"the colour of '{entry['name']}' is {colour}; accepted are three numbers 0 to 255")
         number = int(entry.get("id", index))
-        labels.append(ClassLabel(number, str(entry["name"]), tuple(colour)))
+        labels.append(Label(number, str(entry["name"]), tuple(colour)))
         values.append(tuple(int(v) for v in entry.get("values", [number])))
     if [label.id for label in labels] != list(range(len(labels))) or not 2 <= len(labels) <= 255:
         raise ValueError(

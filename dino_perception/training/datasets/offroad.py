@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dino_perception.models.heads import LABELS, ClassLabel
+from dino_perception.models.heads import LABELS, Label
 from dino_perception.training.datasets.base import DataError, Dataset, Sample
 from dino_perception.training.datasets.folder import PICTURES, files_in, pair
 from dino_perception.training.datasets.labels import LabelMap
@@ -90,7 +90,7 @@ _RELLIS = (
     ("rubble", (110, 22, 138), (34,)),
 )
 RELLIS = LabelMap(
-    tuple(ClassLabel(i, name, colour) for i, (name, colour, _) in enumerate(_RELLIS)),
+    tuple(Label(i, name, colour) for i, (name, colour, _) in enumerate(_RELLIS)),
     tuple(values for *_, values in _RELLIS),
     (0, 255),
 )
@@ -168,7 +168,7 @@ _RUGD = (
     ("picnic-table", (114, 85, 47)),
 )
 RUGD = LabelMap(
-    tuple(ClassLabel(i, name, colour) for i, (name, colour) in enumerate(_RUGD)),
+    tuple(Label(i, name, colour) for i, (name, colour) in enumerate(_RUGD)),
     tuple((i + 1,) for i in range(len(_RUGD))),
     (0, 255),
 )

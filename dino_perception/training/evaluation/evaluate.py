@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dino_perception.perception.frame import IGNORE, Label, Percept
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.evaluation.baselines import MATCHERS, ColourNeighbours, FlatGround, descent

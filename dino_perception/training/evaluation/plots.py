@@ -12,7 +12,8 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
-from dino_perception.perception.frame import IGNORE, Label  # noqa: E402
+from dino_perception.models.label_sets import Label  # noqa: E402
+from dino_perception.perception.frame import IGNORE  # noqa: E402
 from dino_perception.training.evaluation.evaluate import Evaluation, Gallery  # noqa: E402
 from dino_perception.training.evaluation.metrics import (
     DEPTH_EDGES,
