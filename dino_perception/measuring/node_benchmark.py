@@ -38,6 +38,17 @@ SETTLE_S = 3.0
 HEADER_BYTES = 64
 MEDIAN = " [ms].p50"
 """What the diagnostics call the median of a stage."""
+PARTS = {
+    "receive": "receive: from the stamp to the node's callback",
+    "wait": "hand-over to the thread that looks",
+    "decode": "decode",
+    "preprocess": "preprocess",
+    "copy": "outputs out of the engine's memory",
+    "messages": "build messages",
+    "publish": "send messages",
+    "matching": "matching",
+}
+"""What the node does beside its graphs: stage in the diagnostics -> what the table calls it."""
 
 Say = Callable[[str], None]
 
@@ -255,15 +266,10 @@ def demand(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) -
             before = bench.cpu_s()
             span = bench.watch(seconds, f"{who} watched")
             used = bench.cpu_s() - before
-            stages = {
-                name.removesuffix(MEDIAN): float(value)
-                for name, value in bench.status().items()
-                if name.endswith(MEDIAN) and "to publish" not in name
-            }
             rows.append(
                 {
                     "watched": who,
-                    "stages_ms": stages,
+                    "stages_ms": _stages(bench.status()),
                     "cpu_share": used / span.seconds,
                     "sent_hz": bench.sent(camera, span),
                     "ready_s": bench.ready_s,
@@ -291,6 +297,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
     times: dict[str, list[float]] = {}
     late: list[float] = []
     dense: list[float] = []
+    stages: list[dict[str, float]] = []
     with Bench(settings, pictures, DATA, say) as bench:
         for turn in range(-1, rounds):
             say(f"round {max(0, turn + 1)} of {rounds}")
@@ -299,8 +306,10 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
             bench.start(camera, min(5.0, 400 / alone))
             bench.watch(1.0, f"round {turn + 1}")
             span = bench.watch(max(4.0, 15 * alone / 400), f"round {turn + 1}")
+            stages.append(_stages(bench.status()))
             bench.end(camera)
             if turn < 0:
+                stages.clear()
                 continue
             late += list(bench.latencies(camera, span))
             dense += list(bench.latencies(camera, span, without=waiting({"correspondences"})))
@@ -310,6 +319,7 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
     perceiver.close()
     graphs = {name: statistics.median(ms) for name, ms in times.items()}
     node, first = (statistics.median(_some(ms, settings)) for ms in (late, dense))
+    middle = {name: statistics.median(s[name] for s in stages if name in s) for s in stages for name in s}
     return {
         "backbone": settings.backbone,
         "engine": about["engine"],
@@ -324,7 +334,23 @@ def overhead(settings: Settings, pictures: np.ndarray, rounds: int, say: Say) ->
         "above_ms": node - graphs["all"],
         "dense_ratio": first / graphs["backbone"],
         "dense_above_ms": first - graphs["all"],
+        "parts_ms": parts(node, graphs, middle),
     }
+
+
+def parts(node_ms: float, graphs: Mapping[str, float], stages: Mapping[str, float]) -> dict[str, float]:
+    """What the node's latency above all graphs is made of, in milliseconds: `PARTS`, how much longer the graphs take within
+    the node than alone, and what is left, which nobody has measured. Medians of each, so they add up to about the whole."""
+    named = {what: stages[name] for name, what in PARTS.items() if name in stages}
+    within = sum(stages.get(name, 0.0) for name in graphs if name != "all")
+    named["graphs within the node, above the graphs alone"] = within - graphs["all"]
+    return {**named, "between the parts": node_ms - graphs["all"] - sum(named.values())}
+
+
+def _stages(status: Mapping[str, str]) -> dict[str, float]:
+    """Median milliseconds a stage from the node's diagnostics."""
+    medians = {name.removesuffix(MEDIAN): float(value) for name, value in status.items() if name.endswith(MEDIAN)}
+    return {name: ms for name, ms in medians.items() if "to publish" not in name}
 
 
 def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list[float]]:

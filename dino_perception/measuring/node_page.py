@@ -90,6 +90,10 @@ def _overhead(run: Mapping[str, Any]) -> list[str]:
         f"| node, stamp to all, matches too | {run['node_ms']:.1f} |",
         f"| that / bare backbone | {run['ratio']:.3f} |",
         f"| that above all graphs | {run['above_ms']:.1f} |",
+        "",
+        "| of what is above all graphs | ms |",
+        "|---|---|",
+        *(f"| {name} | {ms:.1f} |" for name, ms in run["parts_ms"].items()),
     ]
 
 

@@ -83,11 +83,11 @@ class RclpyTypes:
         """A message of type "package/msg/Name". A numpy array becomes what rclpy's setters take without walking over
         its elements: an `array.array` for a sequence. Fields not given keep their defaults."""
         cls, codes = self._known(name)
-        for key, code in codes.items():
-            value = fields.get(key)
-            if isinstance(value, np.ndarray):
-                fields[key] = _array(code, value)
-        return cls(**fields)
+        given = {key: fields.pop(key) for key in codes if isinstance(fields.get(key), np.ndarray)}
+        message = cls(**fields)
+        for key, value in given.items():
+            _set(message, key, _array(codes[key], value))
+        return message
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """A std_msgs/Header; `stamp_ns` in nanoseconds."""
@@ -163,6 +163,17 @@ def _header(types: RclpyTypes | RosbagsTypes, stamp_ns: int, frame_id: str) -> A
     seconds, nanoseconds = divmod(int(stamp_ns), 1_000_000_000)
     stamp = types.make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
     return types.make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+
+def _set(message: Any, key: str, values: array.array) -> None:
+    """Sets a field to this very array. Since Jazzy, a constructor copies an array twice, and a setter once unless it is asked
+    to check its type: for a cloud of 1.5 MB that was most of the time that a message took."""
+    checks = getattr(message, "_check_fields", None)
+    if checks is not None:
+        message._check_fields = True
+    setattr(message, key, values)
+    if checks is not None:
+        message._check_fields = checks
 
 
 def _array(code: str, values: np.ndarray) -> array.array:

@@ -44,6 +44,7 @@ def tracker(arrays: Mapping[str, np.ndarray], device: torch.device) -> Tracker:
     """The tracker of which `memory` gave these arrays, its descriptors on `device`."""
     made = tracker_on(device)
     plain = json.loads(str(arrays["about"]))
+    device = torch.device("cpu") if plain.get("_given_up") else device  # a device's tracker that went on on the CPU
     for name, value in plain.items():
         if value != "=_reference":
             setattr(made, name, _unpacked(value, arrays, device))

@@ -141,7 +141,11 @@ class Worker:
             except ImageError as error:
                 self._bad(camera, error)
                 continue
-            self._account.spent({"wait": (taken - letter.received_s) * 1e3, "decode": (time.monotonic() - taken) * 1e3})
+            waited = (taken - letter.received_s) * 1e3
+            self._account.spent({"wait": waited, "decode": (time.monotonic() - taken) * 1e3})
+            age_s = self._account.cameras[camera].age_s  # when it was taken
+            if age_s is not None:
+                self._account.spent({"receive": max(0.0, age_s * 1e3 - waited)})
             frames.append(frame)
             wanted.append(order.heads)
             topics[camera] = order.topics

@@ -13,7 +13,7 @@ from dino_perception.measuring.node_page import page
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
-from dino_perception.measuring.node_benchmark import Bench, NodeBenchmarkError, Span, _some  # noqa: E402
+from dino_perception.measuring.node_benchmark import Bench, NodeBenchmarkError, Span, _some, parts  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 from dino_perception.ros.rig.watcher import Heard  # noqa: E402
 
@@ -124,3 +124,22 @@ def test_what_the_pages_say_is_what_was_measured():
     }
     text = "\n".join(page("overload", [run]))
     assert "100 / 150 / 160 / 170 ms" in text and "162 ms" in text and "400, 400" in text
+
+
+def test_what_is_above_the_graphs_is_named_part_by_part_and_nothing_is_left_out():
+    graphs = {"backbone": 80.0, "segmentation": 5.0, "all": 85.0}
+    stages = {
+        "receive": 2.0,
+        "wait": 0.5,
+        "decode": 0.5,
+        "preprocess": 1.0,
+        "messages": 2.0,
+        "publish": 1.5,
+        "matching": 7.0,
+    }
+    split = parts(104.0, graphs, {**stages, "backbone": 82.0, "segmentation": 4.0})
+    assert sum(split.values()) == pytest.approx(104.0 - 85.0)
+    assert split["matching"] == 7.0 and split["graphs within the node, above the graphs alone"] == 1.0
+    assert split["between the parts"] == pytest.approx(3.5)
+    for said in ("receive", "hand-over", "decode", "preprocess", "build", "send", "matching"):
+        assert sum(said in name for name in split) == 1

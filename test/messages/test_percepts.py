@@ -1,6 +1,7 @@
 """A percept's messages: the same bytes from either library, and exactly what the interface contract promises."""
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,15 @@ def test_a_depth_head_that_does_not_say_how_sure_it_is_has_no_topic_for_it():
     p = percept()
     silent = written(RosbagsTypes(), percept(depth=Depth(p.depth.metres)))
     assert set(silent) == set(DATA) - {"depth/confidence"}
+
+
+def test_an_array_is_copied_once_on_its_way_into_a_message():
+    pixels = np.arange(1_000_000, dtype=np.uint8).reshape(1000, 1000)
+    types = RclpyTypes()
+    types.make("sensor_msgs/msg/Image", data=pixels[:1, :1])  # what is imported for it
+    tracemalloc.start()
+    message = types.make("sensor_msgs/msg/Image", height=1000, width=1000, data=pixels.reshape(-1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message.data.tobytes() == pixels.tobytes()
+    assert pixels.nbytes <= peak < 1.5 * pixels.nbytes

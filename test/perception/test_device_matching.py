@@ -11,10 +11,12 @@ from scenes import moved, texture
 from test_matching import IMAGE, colour, view
 from test_tracks import SETTINGS, pair, update, window
 
-from dino_perception.perception import matching, refine
+from dino_perception.perception import matching, refine, track_memory
 from dino_perception.perception.descriptors import gradients, joined
 from dino_perception.perception.device import look as device
+from dino_perception.perception.device import tracks as tracks_on_device
 from dino_perception.perception.device import windows
+from dino_perception.perception.device.captured import Captured
 from dino_perception.perception.device.tracks import TURNS, DeviceTracker
 from dino_perception.perception.refine import Refiner
 from dino_perception.perception.track_memory import memory, tracker
@@ -158,3 +160,46 @@ def test_nothing_waits_for_the_host():
     assert [tuple(t.shape) for t in out] == [(2, 460, 5), (2, 2), (2, 15, 20, 2), (2, 15, 20, 2, 2)]
     assert all(t.device.type == "meta" for t in out)
     assert windows.corners(levels, 900).device.type == "meta"
+
+
+def fails(*arguments):
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+
+
+@pytest.mark.parametrize(
+    ("where", "resumed"),
+    [("_sight", False), ("look", False), ("look", True), ("Captured._capture", False), ("windows.corners", False)],
+)
+def test_what_the_device_cannot_do_the_cpu_does_from_then_on(where, resumed, monkeypatch, caplog):
+    """Beginning with the frame at which it failed, as a new tracker would, and with ids that were never given out."""
+    owner, _, name = where.rpartition(".")
+    owner = getattr(tracks_on_device, owner) if owner else tracks_on_device
+    own, cpu = DeviceTracker(), Tracker()
+    frames = [window(100 + 12 * i, 150, index=i) for i in range(4)]
+    if where == "Captured._capture":  # as on a GPU: what has been called once is captured
+        monkeypatch.setattr(Captured, "__call__", lambda self, static, tensors: self._capture(static, tensors))
+    monkeypatch.setattr(owner, name, fails)
+    tracks_on_device._say.cache_clear()
+    ours = [update(own, frame) for frame in frames[:2]]
+    if resumed:
+        monkeypatch.setattr(track_memory, "tracker_on", lambda device: DeviceTracker())
+        own = tracker(memory(own), torch.device("cpu"))
+    ours += [update(own, frame) for frame in frames[2:]]
+    begun = 0 if where == "_sight" else 1  # the first frame needs nothing else
+    theirs = [update(cpu, frame) for frame in frames[begun:]]
+    assert sum("matched on the CPU" in record.message for record in caplog.records) == 1
+    assert "DSA" not in caplog.text
+    skipped = int(own._next_id) - int(cpu._next_id)
+    assert skipped >= 0
+    for a, b in zip(ours[begun:], theirs):
+        assert np.array_equal(a.track_id, b.track_id + np.uint64(skipped))
+        for one, other in zip(pair(a), pair(b)):
+            assert np.array_equal(one, other)
+    assert len(ours[-1].x) > 100
+
+
+def test_a_frame_that_the_cpu_cannot_match_either_is_an_error(monkeypatch):
+    monkeypatch.setattr(tracks_on_device, "_sight", fails)
+    monkeypatch.setattr(matching.View, "of", fails)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        update(DeviceTracker(), window(0, 0))

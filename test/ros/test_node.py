@@ -264,7 +264,7 @@ def test_diagnostics_tell_what_runs_and_how_fast(client):
     values = client.values("perception")
     assert (values["state"], values["engine"], values["precision"]) == ("active", "torch", "float32")
     assert float(values["memory [MiB]"]) > 50
-    for stage in ("wait", "decode", "backbone", "segmentation", "messages", "publish", "stamp to publish"):
+    for stage in ("receive", "wait", "decode", "backbone", "segmentation", "messages", "publish", "stamp to publish"):
         p50, p95, p99 = (float(values[f"{stage} [ms].{p}"]) for p in ("p50", "p95", "p99"))
         assert 0 <= p50 <= p95 <= p99
     camera = client.values("camera camera")
