@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dino_perception.measuring.costmaps.score import Result, score  # noqa: E402
+from dino_perception.measuring.costmaps.score import CostmapScore, score  # noqa: E402
 from dino_perception.measuring.costmaps.views import views  # noqa: E402
 from dino_perception.measuring.markdown_tables import fill  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
@@ -23,7 +23,7 @@ STEP = 5
 """Every fifth frame: two a second."""
 
 
-def results(step: int = STEP, **settings) -> dict[tuple[str, str], Result]:
+def results(step: int = STEP, **settings) -> dict[tuple[str, str], CostmapScore]:
     """(costmap, "truth" or "model") -> what it finds on the sample drive, with eager float32 torch."""
     perceiver = Perceiver(Settings.from_flat({"engine": "torch", **settings}), report=lambda line: None)
     with tempfile.TemporaryDirectory() as cache:
@@ -44,7 +44,7 @@ def parameters(name: str) -> dict:
     return yaml.safe_load((ROOT / "config" / "nav2" / f"{name}.yaml").read_text())[node][node]["ros__parameters"]
 
 
-def table(found: dict[tuple[str, str], Result]) -> list[str]:
+def table(found: dict[tuple[str, str], CostmapScore]) -> list[str]:
     lines = [
         "| costmap | outputs | tall rocks closed | ground closed | mean cost of ground |",
         "|---|---|---|---|---|",

@@ -21,12 +21,12 @@ import torch
 
 import dino_perception
 from dino_perception.bags.storage.problems import FAILED, USAGE, BagError
-from dino_perception.children import end_with_parent
-from dino_perception.engines.names import RUNTIMES
-from dino_perception.perception.answers import labels_of
+from dino_perception.child_processes import end_with_parent
+from dino_perception.engines.runtimes import RUNTIMES
 from dino_perception.perception.device.tracks import tracker_on
 from dino_perception.perception.frame import Frame, Percept
 from dino_perception.perception.geometry import Letterbox
+from dino_perception.perception.head_answers import labels_of
 from dino_perception.perception.perceiver import FrameError, Perceiver
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.tracks import Tracker

@@ -14,18 +14,18 @@ from rosbags.serde import SerdeError
 from dino_perception.bags.cameras import Calibrations, CameraTopics
 from dino_perception.bags.farm import SEGMENT, Farm
 from dino_perception.bags.pictures import VIDEO, Pictures
+from dino_perception.bags.replay_threads import BoundedQueue
 from dino_perception.bags.state import State
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.topic import Record
-from dino_perception.bags.threads import BoundedQueue
 from dino_perception.messages.images import MAX_MEGAPIXELS, ImageError
 from dino_perception.perception.frame import CameraModel, Frame
 
 
 @dataclass(frozen=True)
 class Part:
-    """What of a bag to process: from `start_ns` to before `stop_ns` (record time, None: its ends), every `every`-th
-    image of a camera, copying the topics `copy`."""
+    """Which part of a bag to process: from `start_ns` to before `stop_ns` (record time, None: its ends), every
+    `every`-th image of a camera, copying the topics `copy`."""
 
     start_ns: int | None = None
     stop_ns: int | None = None

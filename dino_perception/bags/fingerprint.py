@@ -20,7 +20,8 @@ from dino_perception.perception.settings import Settings
 _WHOLE = 64 << 20
 """Bytes up to which a file of the input is hashed as a whole."""
 _SAMPLES, _SAMPLE = 64, 64 << 10
-"""Of a larger file: so many pieces of so many bytes, the first and the last ones among them."""
+"""The number and the size in bytes of the pieces that are hashed of a larger file; the first and the last are among
+them."""
 _ELSEWHERE = ("engine_cache", "threads", "autostart", "max_age")
 """Settings that do not change what is written."""
 

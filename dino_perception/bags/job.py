@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dino_perception import process_memory
 from dino_perception.bags.cameras import CameraTopics, choose_cameras
 from dino_perception.bags.feed import Part, frames
 from dino_perception.bags.fingerprint import fingerprint
-from dino_perception.bags.place import Place, check_apart
-from dino_perception.bags.replay import NODE, Outcome, Replay
+from dino_perception.bags.outcome import Outcome
+from dino_perception.bags.output_place import OutputPlace, check_apart
+from dino_perception.bags.output_topics import NODE
+from dino_perception.bags.replay import Replay
 from dino_perception.bags.report.frame_log import FrameLog
 from dino_perception.bags.report.page import write_report
 from dino_perception.bags.report.pictures import PictureFolder, Video
 from dino_perception.bags.state import State
-from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, USAGE, BagError
+from dino_perception.bags.storage.problems import CODES, DONE, UNREADABLE, UNWRITABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.bags.storage.writer import BagWriter, NotContinued
 from dino_perception.messages.topics import TOPICS, of_kind
@@ -73,7 +75,7 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         cameras = choose_cameras(bag, job.cameras, settings.cameras, own, settings.max_megapixels)
         limits = (settings.max_megapixels, settings.image_bits)
         part = Part(*_span(job, bag), job.every, _copied(job, bag), *limits)
-        place = Place(job.output, _fingerprint(job, bag))
+        place = OutputPlace(job.output, _fingerprint(job, bag))
         place.prepare(resume=job.resume, force=job.force)
         if place.done:
             about = {"input": str(job.source), "output": str(job.output), "stopped": None, "exit_code": DONE}
@@ -127,7 +129,9 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
             page = write_report(
                 job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels
             )
-            result.lines.append(f"report: {page}")
+            result.lines.append(f"report: {page or 'not written'}")
+            if page != job.report / "index.html":
+                result.code = result.figures["exit_code"] = result.code or UNWRITABLE
         return result
 
 
@@ -164,8 +168,8 @@ def _copied(job: Job, bag: BagReader) -> tuple[str, ...]:
     return job.copy
 
 
-def _writer(job: Job, place: Place) -> BagWriter:
-    """The output, gone on with where that is possible. From here on a checkpoint is beside it."""
+def _writer(job: Job, place: OutputPlace) -> BagWriter:
+    """The output, continued where that is possible. From here on there is a checkpoint beside it."""
     found = place.checkpoint
     if found is not None:
         place.hold()
@@ -230,7 +234,7 @@ def _result(
         "perceiver_fps": round(alone or inside, 3),
         "perceiver_measured": "alone" if alone else "within the replay",
         "throughput_ratio": round(fps / (alone or inside), 4) if alone or inside else None,
-        "rss_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "rss_peak_mb": round((process_memory.peak() or 0) / 2**20, 1),
         "output_sha256": writer.sha256,
         "stopped": outcome.stopped,
         "exit_code": outcome.code,

@@ -28,7 +28,7 @@ _FORMS = {
 }
 _INFOS = ("sensor_msgs/msg/CameraInfo", "foxglove_msgs/msg/CameraCalibration", "foxglove.CameraCalibration")
 _TRIES = 20
-"""A topic is a camera's when one of its first so many messages can be decoded."""
+"""A topic is a camera's when one of its first messages, this many of them, can be decoded."""
 
 
 def form_of(topic: Topic) -> str:
@@ -43,7 +43,7 @@ def is_info(topic: Topic) -> bool:
 
 
 class Pictures:
-    """Decodes the pictures of one topic. A video's must come in the order of the bag, each of them."""
+    """Decodes the pictures of one topic. Those of a video must all come, in the order of the bag."""
 
     def __init__(self, topic: Topic, max_megapixels: float, bits: int = 16):
         self.form = form_of(topic)
@@ -68,7 +68,7 @@ class Pictures:
         return done
 
     def catch_up(self, bag: BagReader, name: str, start_ns: int | None, seen: int) -> None:
-        """Bring a video to where it stands behind `seen` pictures from `start_ns` (None: the beginning) on: decode what
+        """Bring a video to its state after `seen` pictures since `start_ns` (None: the beginning), by decoding what
         came before, from the last key frame on."""
         if self._video is None or not (seen or start_ns):
             return

@@ -9,20 +9,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
+from dino_perception.bags.outcome import Outcome, note_troubles, outcome
+from dino_perception.bags.output_topics import output_topics
+from dino_perception.bags.replay_threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.bags.state import State
-from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, NO_IMAGES, BagError, Problem, exit_code
+from dino_perception.bags.storage.problems import BagError, Problem
 from dino_perception.bags.storage.reader import BagReader
-from dino_perception.bags.storage.topic import Record, Topic, qos
+from dino_perception.bags.storage.topic import Record
 from dino_perception.bags.storage.writer import BagWriter
-from dino_perception.bags.threads import BoundedQueue, Closed, Stopper, started
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.intake import Intake
 from dino_perception.messages.topics import TOPICS
@@ -34,10 +36,8 @@ from dino_perception.perception.track_memory import recall, remember
 
 log = logging.getLogger(__name__)
 
-NODE = "/dino_perception"
-"""The live node's name, below which its topics lie."""
 CHECKPOINT = 50
-"""A checkpoint is taken every so many frames."""
+"""A checkpoint is taken each time this many frames have been processed."""
 _AHEAD = 6
 """Frames that may wait before the perceiver, and percepts behind it."""
 _HELD = 96 << 20
@@ -45,21 +45,6 @@ _HELD = 96 << 20
 
 Watch = Callable[[Percept, int, float], None]
 """Told every percept in order with its record time in ns and the milliseconds it took."""
-
-
-@dataclass
-class Outcome:
-    """How a replay went. `stopped` is None when it came to the end of its part of the bag, else one sentence; `code` is
-    the exit code; `complete` says that nothing is left to go on with."""
-
-    complete: bool = False
-    frames_in: int = 0
-    frames_out: int = 0
-    seconds: float = 0.0
-    perceive_seconds: float = 0.0
-    stopped: str | None = None
-    code: int = 0
-    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass
@@ -266,53 +251,7 @@ class Replay:
         except BagError as error:
             fatal = fatal or error
         state = self._writer.mark or self._begin
-        for camera, sentences in self._bad.items():
-            self._bag.note(
-                Problem(
-                    "images",
-                    f"{len(sentences)} image(s) of camera {camera} could not be used, the first because {sentences[0]}",
-                    len(sentences),
-                )
-            )
-        for camera, jumps in self._back.items():
-            self._bag.note(
-                Problem(
-                    "clock",
-                    f"the image stamps of camera {camera} jump back {len(jumps)} time(s), by up to "
-                    f"{max(jumps):.1f} s; its tracks start anew there",
-                )
-            )
-        outcome = Outcome(
-            complete and fatal is None,
-            state.frames_in,
-            state.frames_out,
-            seconds,
-            self._perceive_s,
-            problems=list(self._bag.problems),
+        note_troubles(self._bag, self._bad, self._back)
+        return outcome(
+            self._bag, state, seconds, self._perceive_s, complete=complete, interrupted=interrupted, fatal=fatal
         )
-        outcome.code = exit_code({problem.kind for problem in self._bag.problems})
-        at = (state.time_ns - self._bag.start_ns) / 1e9 if state.records else 0.0
-        where = f"at {at:.1f} s of the bag, after {state.frames_out} percepts"
-        if isinstance(fatal, BagError):
-            outcome.stopped, outcome.code = f"{fatal}; stopped {where}", fatal.code
-        elif fatal is not None:
-            outcome.stopped, outcome.code = f"{type(fatal).__name__}: {fatal}; stopped {where}", FAILED
-        elif interrupted:
-            outcome.stopped, outcome.code = f"interrupted {where}", INTERRUPTED
-        elif not state.frames_in:
-            outcome.stopped, outcome.code = "there is no image in this part of the bag", NO_IMAGES
-        return outcome
-
-
-def output_topics(types: RosbagsTypes, camera: str, cameras: int, wanted: Collection[str]) -> Mapping[str, Topic]:
-    """Relative name -> the topic as the live node offers it, in the order in which a frame's messages are written."""
-    prefix = f"{NODE}/" if cameras == 1 else f"{NODE}/{camera}/"
-    found = {}
-    for name, about in TOPICS.items():
-        if name in wanted:
-            offered = qos(1, durability="transient_local") if about.latched else qos(2)
-            definition, _ = types.typestore.generate_msgdef(about.type, ros_version=2)
-            found[name] = Topic(
-                prefix + name, about.type, definition, "ros2msg", types.typestore.hash_rihs01(about.type), offered
-            )
-    return found

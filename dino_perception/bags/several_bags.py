@@ -16,14 +16,14 @@ from typing import Any
 from dino_perception.bags.job import Job, Result, run
 from dino_perception.bags.storage.problems import FAILED, INTERRUPTED, UNREADABLE, USAGE, BagError
 from dino_perception.bags.storage.reader import is_bag
-from dino_perception.children import end_with_parent
-from dino_perception.engines.names import RUNTIMES
+from dino_perception.child_processes import end_with_parent
+from dino_perception.engines.runtimes import RUNTIMES
 from dino_perception.perception.settings import Settings
 
 _THREADS = 4
 """Cores that a worker on a CPU gets where there are enough; a perceiver gains little from more."""
 _MOST_FILES = 20_000
-"""Files of a folder that is searched for bags; it is a mistake when there are more."""
+"""Most files in a folder that is searched for bags; more of them are taken for a mistake."""
 _MEMORY = 2 << 30
 """Bytes of memory that a worker is expected to need."""
 
@@ -61,8 +61,8 @@ def outputs_for(bags: Sequence[Path], folder: Path, suffix: str) -> list[Path]:
 
 
 def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
-    """(processes, threads of each) for so many bags: a process a GPU where the engine may use one, else one for every
-    few cores, and no more than there is memory for."""
+    """(processes, threads of each) for this many bags: a process for each GPU where the engine may use one, else one
+    for every few cores, and no more than there is memory for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = _gpus() if settings.engine == "auto" or RUNTIMES[settings.engine].on_gpu else 0
     threads = settings.threads or min(_THREADS, cores)
@@ -72,7 +72,7 @@ def sized_to_machine(bags: int, settings: Settings) -> tuple[int, int]:
 
 
 def run_many(jobs: Sequence[Job], workers: int, progress: Progress | None = None) -> list[Result]:
-    """Do the jobs, which have the same settings, in so many processes. Results come in the order of the jobs; a bag
+    """Do the jobs, which have the same settings, in this many processes. Results come in the order of the jobs; a bag
     that cannot be processed does not keep the others from it. After Ctrl-C or SIGTERM every process ends its bag
     orderly, and what has not begun says so."""
     context = multiprocessing.get_context("spawn")

@@ -9,7 +9,8 @@ import os
 import sys
 
 import dino_perception
-from dino_perception.wheels import missing
+from dino_perception import results
+from dino_perception.missing_packages import missing
 
 COMMANDS = (
     "demo",
@@ -28,7 +29,8 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns its exit code: 0 done, 1 failed or found wrong, 2 a wrong command line."""
+    """Runs one command. Returns its exit code: 0 done, 1 failed or found wrong, 2 a wrong command line, 6
+    done, but a result is not where it was asked for; `replay` has more."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(arguments)
@@ -48,9 +50,10 @@ def _run(arguments: list[str]) -> int:
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    results.displaced.clear()
     parsed = parser.parse_args(arguments)
     try:
-        return parsed.run(parsed)
+        return results.code(parsed.run(parsed))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough; nothing more can be said, also not while leaving

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import positive, whole
 
@@ -54,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=positive, default=30.0, metavar="S", help="length of a measurement (default: 30)"
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
+    parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
 
 
 def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import wide_console
     from dino_perception.measuring import core_benchmark as benchmark_run
-    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.measuring.markdown_tables import check, fill
 
     if args.node:
         return _node(args)
@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if min(batches) < 1 or args.rounds < 3:
         raise BenchmarkError(f"--batch {args.batch} --rounds {args.rounds}: at least 1 frame and 3 rounds are needed")
     console = wide_console()
+    block = "benchmark gpu" if benchmark_run.machine()["gpu"] else "benchmark cpu"
+    check(args.page, block)
     variants = _variants(args)
     frames = benchmark_run.frames(args.bag, 12)
     with console.status("loading") as status:
@@ -81,13 +83,12 @@ def run(args: argparse.Namespace) -> int:
             memory=not args.no_memory,
             say=lambda line: status.update(line),
         )
+    results.keep_json(args.json, measured)
     for row in measured["runs"]:
         _show(console, row)
     _summary(console, measured)
-    if args.json:
-        args.json.write_text(json.dumps(measured, indent=1) + "\n")
     if args.page:
-        fill(args.page, "benchmark gpu" if measured["machine"]["gpu"] else "benchmark cpu", _markdown(measured))
+        fill(args.page, block, _markdown(measured))
     return 0
 
 
@@ -102,12 +103,13 @@ def _node(args: argparse.Namespace) -> int:
         raise BenchmarkError(f"--node needs ROS 2, of which {error.name} is not installed here") from None
     from dino_perception.cli.progress import wide_console
     from dino_perception.measuring import core_benchmark as benchmark_run
-    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.measuring.markdown_tables import check, fill
     from dino_perception.measuring.node_page import PAGES, page
 
     parts = list(PAGES) if args.node == "all" else args.node.split(",")
     if unknown := [part for part in parts if part not in PAGES]:
         raise BenchmarkError(f"--node {','.join(unknown)} is not known; accepted are all, {', '.join(PAGES)}")
+    check(args.page, *(f"node {part}" for part in parts))
     variants = _variants(args)
     if args.cache:
         variants = [settings.changed({"engine_cache": str(args.cache)}) for settings in variants]
@@ -123,13 +125,12 @@ def _node(args: argparse.Namespace) -> int:
             measure = getattr(benchmark_node, part)
             amount = args.rounds if part == "overhead" else args.seconds
             measured[part] = [measure(settings, pictures, amount, say) for settings in variants]
+    results.keep_json(args.json, measured)
     for part in parts:
         lines = [*page(part, measured[part]), "", f"{_about(machine)}."]
         console.print(Markdown("\n".join(lines)))
         if args.page:
             fill(args.page, f"node {part}", lines)
-    if args.json:
-        args.json.write_text(json.dumps(measured, indent=1) + "\n")
     return 0
 
 

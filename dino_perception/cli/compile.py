@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import at_least_0
 
@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="show what the cache holds and build nothing")
     parser.add_argument("--clean", action="store_true", help="empty the cache and build nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
     parser.add_argument(
-        "--page", type=Path, metavar="FILE", help="put the table of all backbones into this Markdown page"
+        "--page", type=results.page, metavar="FILE", help="put the table of all backbones into this Markdown page"
     )
 
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception import engines
     from dino_perception.cli.progress import wide_console
     from dino_perception.engines.tensorrt import Options
-    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.measuring.markdown_tables import check, fill
 
     console = wide_console()
     # Engines of random weights have the times and, checked against the same weights, the parity of real ones.
@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         result = _clean(console, folder) if args.clean else _list(console, folder)
         overridden = False
     else:
+        check(args.page, "parity")
         engines.ENGINES["cuda"].search = args.search
         engines.ENGINES["tensorrt"].options = Options(int(args.workspace * 2**20), args.optimization_level)
         ids = args.backbone.split(",") if args.backbone else [settings.backbone]
@@ -109,10 +110,9 @@ def run(args: argparse.Namespace) -> int:
         overridden = any(graph["overridden"] for backbone in result for graph in backbone["graphs"])
         if len(result) > 1:
             console.print("\n".join(_markdown(result)), soft_wrap=True)
-        if args.page:
-            fill(args.page, "parity", _markdown(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    results.keep_json(args.json, result)
+    if args.page and not (args.clean or args.list):
+        fill(args.page, "parity", _markdown(result))
     return 1 if overridden else 0
 
 

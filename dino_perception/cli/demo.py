@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dino_perception import results
+
 PATIENCE = {"max_age": "10.0"}
 """A machine that is too slow for the drive shows its latency, where a rover would rather have nothing than old news."""
 RESULTS = ("pictures.png", "report.json", "drive", "node.log")
@@ -29,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter; wins over the file"
     )
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results (default: out/demo)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
+    parser.add_argument(
+        "--out", type=results.folder, default="out/demo", help="folder of the results (default: out/demo)"
+    )
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the report here, too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with console.status("scoring against the ground truth"):
         scored, samples, labels, types = _scored(bag, heard, image_topic)
-        for path in filter(None, (out / "report.json", args.json)):
-            path.write_text(json.dumps(scored.report, indent=2) + "\n")
+        results.keep(out / "report.json", json.dumps(scored.report, indent=2) + "\n", within=out)
+        results.keep_json(args.json, scored.report, indent=2)
     with console.status("writing the bag and the pictures"):
         _keep(out, bag, heard, scored, samples, labels, types)
 
@@ -143,14 +147,19 @@ def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
 
 
 def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: Any, types: Any) -> None:
+    from dino_perception.bags.storage.problems import BagError
     from dino_perception.measuring.demo_pictures import draw
     from dino_perception.measuring.demo_report import write_bag
 
-    write_bag(out / "drive", bag, heard)
+    results.keep(out / "drive", lambda path: write_bag(path, bag, heard), within=out, failures=(OSError, BagError))
     values = heard.status.get("dino_perception: perception", ("", {}))[1]
     untrained = "" if scored.report["weights_trained"] else "  (untrained weights)"
     title = f"{bag.name}: {values.get('backbone', '')} on {values.get('engine', '')}{untrained}"
-    draw(out / "pictures.png", heard, samples, labels, scored.match_errors, types, title)
+    results.keep(
+        out / "pictures.png",
+        lambda path: draw(path, heard, samples, labels, scored.match_errors, types, title),
+        within=out,
+    )
 
 
 def _parameters(texts: list[str]) -> dict[str, str]:

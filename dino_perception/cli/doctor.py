@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dino_perception import results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engines", default="", metavar="A,B", help="try only these engines (default: every one; none: only look)"
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write what was found")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,14 +55,13 @@ def run(args: argparse.Namespace) -> int:
     if names and not any("pass_ms" in t for t in trials):
         amiss.append("no engine runs")
     _conclude(console, trials, amiss)
-    if args.json:
-        data = {
-            "version": dino_perception.__version__,
-            "findings": [vars(finding) for finding in findings],
-            "engines": trials,
-            "amiss": amiss,
-        }
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    data = {
+        "version": dino_perception.__version__,
+        "findings": [vars(finding) for finding in findings],
+        "engines": trials,
+        "amiss": amiss,
+    }
+    results.keep_json(args.json, data)
     return 1 if amiss else 0
 
 

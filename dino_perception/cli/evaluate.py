@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
+from dino_perception import results
 from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import count, positive, whole
 from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
@@ -51,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--farthest", type=positive, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
+    parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
     parser.add_argument(
         "--plots",
-        type=Path,
+        type=results.folder,
         metavar="DIR",
         help="write confusion, reliability, depth by range, PCK curves and the best and worst frames as PNG",
     )
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
-    from dino_perception.measuring.markdown_tables import fill, markdown
+    from dino_perception.measuring.markdown_tables import check, fill, markdown
     from dino_perception.perception.perceiver import Perceiver
     from dino_perception.training.evaluation import report
     from dino_perception.training.evaluation.evaluate import evaluate
@@ -74,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     gaps = [int(gap) for gap in args.gaps.split(",") if gap.isdigit() and int(gap) > 0]
     if len(gaps) != len(args.gaps.split(",")):
         raise EvaluateError(f"--gaps is '{args.gaps}'; accepted are whole numbers above 0, such as 1,3,10,30")
+    check(args.page, "evaluation")
     console = wide_console()
     start = time.monotonic()
     with Stages(console) as stages:
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             perceiver.close()
     numbers = report.as_data(result)
+    results.keep_json(args.json, {**numbers, "weights_trained": model["trained"], "model": report.plain(model)})
     tables = report.tables(numbers)
     for table in tables:
         console.print(table)
@@ -109,11 +110,6 @@ def run(args: argparse.Namespace) -> int:
         from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({**numbers, "weights_trained": model["trained"], "model": report.plain(model)}, indent=1) + "\n"
-        )
     if not any(key in numbers for key in ("segmentation", "depth", "correspondences")):
         raise EvaluateError(f"{data.source} has no truth that could be measured against")
     return 0

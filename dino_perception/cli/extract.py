@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
+from dino_perception import results
 from dino_perception.cli.argument_types import whole
 
 HELP = "write evenly spaced frames of a bag to a folder, to be labelled and trained on"
@@ -17,7 +19,9 @@ class ExtractError(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, help="a bag")
     parser.add_argument(
-        "out", type=Path, help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/"
+        "out",
+        type=results.folder,
+        help="folder for images/, labels.yaml and, where the bag has them, masks/ and depth/",
     )
     parser.add_argument("--count", type=whole, default=20, metavar="N", help="how many frames (default: 20)")
     parser.add_argument("--image-topic", default="", help="camera topic, when there are several")
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.training.datasets.bag import read
-    from dino_perception.training.datasets.labels import DEFAULT, read_labels, write_labels
+    from dino_perception.training.datasets.labels import DEFAULT, labels_text, read_labels
     from dino_perception.training.evaluation.evaluate import spread
 
     if args.count < 1:
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for done, sample in enumerate(chosen):
             stages("writing frames", done, len(chosen))
             _write(sample, args.out, masks and sample.read_classes is not None, depth)
-    write_labels(args.out / "labels.yaml", labels.labels)
+    results.keep(args.out / "labels.yaml", labels_text(labels.labels), within=args.out)
     console.print(
         f"{len(chosen)} of {len(data.samples)} frames in {args.out / 'images'}"
         + {(True, True): " with masks and depth", (True, False): " with masks", (False, True): " with depth"}.get(
@@ -88,10 +92,11 @@ def _write(sample, out: Path, mask: bool, depth: bool) -> None:
         if np.nan_to_num(metres).max(initial=0) <= 65.535:
             files["depth"] = np.nan_to_num(np.round(metres * 1000)).astype(np.uint16)
         else:
-            (out / "depth").mkdir(parents=True, exist_ok=True)
-            np.save(out / "depth" / f"{sample.stamp_ns}.npy", metres)
+            array = io.BytesIO()
+            np.save(array, metres)
+            results.keep(out / "depth" / f"{sample.stamp_ns}.npy", array.getvalue(), within=out)
     for folder, picture in files.items():
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        path = out / folder / f"{sample.stamp_ns}.png"
-        if not cv2.imwrite(str(path), picture):
-            raise ExtractError(f"{path} cannot be written")
+        ok, png = cv2.imencode(".png", picture)
+        if not ok:
+            raise ExtractError(f"the picture of {sample.stamp_ns} cannot be made a PNG")
+        results.keep(out / folder / f"{sample.stamp_ns}.png", png.tobytes(), within=out)

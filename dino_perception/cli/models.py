@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli import released
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ModelsError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed, as data")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write what is printed, as data")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--identify", type=Path, metavar="FILE", help="say what a weights file or folder holds")
     what.add_argument(
@@ -37,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="which repository --download takes: the publisher's or timm's copy",
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table of --parity into this Markdown page")
+    parser.add_argument(
+        "--page", type=results.page, metavar="FILE", help="put the table of --parity into this Markdown page"
+    )
     parser.add_argument("--only", metavar="ID,ID", default="", help="compare only these with --parity")
 
 
@@ -51,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
         result = _parity(args)
     else:
         result = released.list_heads() if args.heads else _list()
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    results.keep_json(args.json, result)
     return 0
 
 
@@ -151,8 +153,10 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     if args.heads:
         return _head_parity(args, f"torch {torch.__version__}, transformers {transformers.__version__}, float32, CPU")
+    from dino_perception.measuring.markdown_tables import check, fill
     from dino_perception.models import catalog, reference
 
+    check(args.page, "parity")
     names = [n for n in args.only.split(",") if n] or _architectures()
     lines = [
         "| backbone | layers compared | image | without final norm | with final norm | largest value |",
@@ -182,14 +186,7 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, float32, CPU"
     print(f"\nlargest difference {worst:.1e} (accepted: {reference.TOLERANCE:.0e}); {versions}")
     if args.page:
-        text = args.page.read_text()
-        new = re.sub(
-            r"(<!-- parity -->\n).*?(<!-- end -->)",
-            lambda m: m[1] + "\n".join([*lines, "", f"{versions}."]) + "\n" + m[2],
-            text,
-            flags=re.S,
-        )
-        args.page.write_text(new)
+        fill(args.page, "parity", [*lines, "", f"{versions}."])
     if worst >= reference.TOLERANCE:
         raise ModelsError(
             f"a backbone differs from transformers by {worst:.1e}; accepted is less than {reference.TOLERANCE:.0e}"
@@ -198,9 +195,10 @@ def _parity(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _head_parity(args: argparse.Namespace, versions: str) -> list[dict[str, Any]]:
-    from dino_perception.measuring.markdown_tables import fill
+    from dino_perception.measuring.markdown_tables import check, fill
     from dino_perception.models import head_reference
 
+    check(args.page, "head parity")
     lines = [
         "| head | file | compared with | image | largest difference | largest value |",
         "|---|---|---|---|---|---|",

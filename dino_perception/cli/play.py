@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli.argument_types import at_least_0, positive, remap
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="longest wait for subscribers of the images before the start (default: 10)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was played: counts a topic, seconds")
+    parser.add_argument(
+        "--json", type=results.file, metavar="FILE", help="write what was played: counts a topic, seconds"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,9 +136,4 @@ def _tell(player: Player, seconds: float, problems: list[str], args: argparse.Na
     for topic, reason in player.unreadable.items():
         print(f"{topic}: {reason}")
     print(f"played {sum(player.counts.values())} messages of {len(player.counts)} topics, {seconds:.1f} s")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"counts": dict(player.counts), "seconds": seconds, "left_out": player.left_out}, indent=1)
-            + "\n"
-        )
+    results.keep_json(args.json, {"counts": dict(player.counts), "seconds": seconds, "left_out": player.left_out})

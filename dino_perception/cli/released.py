@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dino_perception import results
+
 
 class ReleasedError(ValueError):
     """Weights that were asked for cannot be had; the message says why."""
@@ -159,7 +161,7 @@ def arguments(parser: argparse.ArgumentParser, what: argparse._MutuallyExclusive
         help="fetch released weights and verify them: backbones by id, heads by id or by name after their backbone",
     )  # fmt: skip
     parser.add_argument(
-        "--to", type=Path, default=None, metavar="FOLDER",
+        "--to", type=results.folder, default=None, metavar="FOLDER",
         help="where --download puts them (default: the folder that the node looks into)",
     )  # fmt: skip
     parser.add_argument(

@@ -6,13 +6,13 @@ import argparse
 import collections
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dino_perception import results
 from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import count, seconds, whole
 
@@ -59,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--overlays", action="store_true", help="write the drawn overlays too")
     out.add_argument("--compression", choices=("none", "zstd"), default="none", help="of the chunks of an mcap output")
-    out.add_argument("--pictures", type=Path, metavar="DIR", help="a JPEG of every percept")
-    out.add_argument("--video", type=Path, metavar="FILE", help="a video (.mp4 or .avi) of the first camera's percepts")
-    out.add_argument("--report", type=Path, metavar="DIR", help="one HTML page about the run")
-    out.add_argument("--json", type=Path, metavar="FILE", help="write the figures of the run")
+    out.add_argument("--pictures", type=results.folder, metavar="DIR", help="a JPEG of every percept")
+    out.add_argument(
+        "--video", type=results.file, metavar="FILE", help="a video (.mp4 or .avi) of the first camera's percepts"
+    )
+    out.add_argument("--report", type=results.folder, metavar="DIR", help="one HTML page about the run")
+    out.add_argument("--json", type=results.file, metavar="FILE", help="write the figures of the run")
     how = parser.add_argument_group("how")
     how.add_argument("--resume", action="store_true", help="go on where an earlier run of the same command stopped")
     how.add_argument("--force", action="store_true", help="replace an existing output")
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_json(args: argparse.Namespace) -> None:
     """The figures are written whatever else goes wrong: never over a bag."""
-    from dino_perception.bags.place import check_apart
+    from dino_perception.bags.output_place import check_apart
 
     check_apart([path for path in (args.compare or args.bags) if path.exists()], [], {"--json": args.json})
     check_apart([], args.bags[-1:], {"--json": args.json})
@@ -134,9 +136,9 @@ def _check_json(args: argparse.Namespace) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     from dino_perception.bags.job import Job
-    from dino_perception.bags.place import check_apart
+    from dino_perception.bags.output_place import check_apart
     from dino_perception.bags.several_bags import find_bags, outputs_for
-    from dino_perception.bags.storage.problems import USAGE, BagError
+    from dino_perception.bags.storage.problems import UNWRITABLE, USAGE, BagError
 
     if len(args.bags) < 2:
         raise BagError("give a bag to read and a bag to write: dino-perception replay IN OUT", USAGE)
@@ -147,6 +149,8 @@ def _replay(args: argparse.Namespace) -> int:
     outputs = outputs_for(bags, out, suffix) if several else [out]
     others = {"--json": args.json, "--pictures": args.pictures, "--video": args.video, "--report": args.report}
     check_apart(bags, outputs, others)
+    if sentences := list(filter(None, (results.refusal(output.parent, folder=True) for output in outputs))):
+        raise BagError(sentences[0], UNWRITABLE)
     settings = configuration.settings_of(args)
 
     def place(folder: Path | None, output: Path, file: bool = False) -> Path | None:
@@ -176,8 +180,8 @@ def _replay(args: argparse.Namespace) -> int:
         )
         for bag, output in zip(bags, outputs)
     ]
-    results = _many(jobs, args) if several and not args.ray else _one_by_one(jobs, args)
-    return _tell(results, several, args)
+    done = _many(jobs, args) if several and not args.ray else _one_by_one(jobs, args)
+    return _tell(done, several, args)
 
 
 def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
@@ -188,7 +192,7 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.perception.perceiver import Perceiver
 
-    settings, results = jobs[0].settings, []
+    settings, done = jobs[0].settings, []
     with Stages(wide_console()) as stages:
 
         @functools.cache
@@ -203,23 +207,23 @@ def _one_by_one(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
             for job in jobs:
                 name = job.source.name or str(job.source)
                 try:
-                    results.append(run(job, perceiver, _Bar(stages, name)))
+                    done.append(run(job, perceiver, _Bar(stages, name)))
                 except BagError as error:
                     if len(jobs) == 1:
                         raise
-                    results.append(
+                    done.append(
                         Result(
                             error.code,
                             {"input": str(job.source), "stopped": str(error), "exit_code": error.code},
                             [f"{name}: {error}"],
                         )
                     )
-                if results[-1].code == INTERRUPTED:
+                if done[-1].code == INTERRUPTED:
                     break
         finally:
             if perceiver.cache_info().currsize:
                 perceiver().close()
-    return results
+    return done
 
 
 def _many(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
@@ -237,15 +241,19 @@ def _many(jobs: Sequence[Any], args: argparse.Namespace) -> list[Any]:
         return run_many(jobs, count, lambda number, done, total: bars[number](done, total))
 
 
-def _tell(results: Sequence[Any], several: bool, args: argparse.Namespace) -> int:
+def _tell(done: Sequence[Any], several: bool, args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from dino_perception.cli.progress import wide_console
     from dino_perception.messages.printable import printable
 
+    code = next((result.code for result in done if result.code), 0)
+    _write_json(
+        args.json, {"bags": [result.figures for result in done], "exit_code": code} if several else done[0].figures
+    )
     console = wide_console()
     table = Table("bag", "images", "percepts", "a second", "of the perceiver's", "peak memory", "exit code")
-    for result in results:
+    for result in done:
         f = result.figures
         ratio = f.get("throughput_ratio")
         table.add_row(
@@ -257,13 +265,8 @@ def _tell(results: Sequence[Any], several: bool, args: argparse.Namespace) -> in
         )
         for line in result.lines:
             console.print(printable(line), highlight=False, soft_wrap=True)
-    if several or "frames_in" in results[0].figures:
+    if several or "frames_in" in done[0].figures:
         console.print(table)
-    code = next((result.code for result in results if result.code), 0)
-    _write_json(
-        args.json,
-        {"bags": [result.figures for result in results], "exit_code": code} if several else results[0].figures,
-    )
     return code
 
 
@@ -281,9 +284,9 @@ def _compare(args: argparse.Namespace) -> int:
     tolerances = parse_tolerances(args.tolerance)
     console = wide_console()
     with Stages(console) as stages:
-        results = compare(first, second, tolerances, lambda done, total: stages("comparing", done, max(done, total)))
+        found = compare(first, second, tolerances, lambda done, total: stages("comparing", done, max(done, total)))
     table = Table("topic", "messages", "identical", "largest difference", "mean", "")
-    for r in results:
+    for r in found:
 
         def figures(values: dict[str, float]) -> str:
             return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -298,7 +301,7 @@ def _compare(args: argparse.Namespace) -> int:
         )
         table.add_row(printable(r.topic), counts, str(r.identical), figures(r.worst), figures(r.mean), verdict)
     console.print(table)
-    equal = all(r.passes for r in results)
+    equal = all(r.passes for r in found)
     console.print("equal within the tolerance" if equal else "different")
     code = DONE if equal else DIFFERENT
     _write_json(
@@ -307,7 +310,7 @@ def _compare(args: argparse.Namespace) -> int:
             "equal": equal,
             "exit_code": code,
             "tolerances": tolerances,
-            "topics": [dataclasses.asdict(r) | {"passes": r.passes} for r in results],
+            "topics": [dataclasses.asdict(r) | {"passes": r.passes} for r in found],
         },
     )
     return code
@@ -328,9 +331,7 @@ class _Bar:
 
 
 def _write_json(path: Path | None, figures: dict[str, Any]) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2, default=str) + "\n")
+    results.keep_json(path, figures, indent=2, default=str)
 
 
 def _say(sentence: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli.argument_types import at_least_0, count, device, numbers, positive, share, whole
 from dino_perception.cli.training_options import (
     add_backbone_arguments,
@@ -37,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", type=trainable, help="what the head is to tell: segmentation or depth")
     add_data_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="head file to write (.safetensors); with --curve the plot (.png)"
+        "--out",
+        type=results.file,
+        metavar="FILE",
+        help="head file to write (.safetensors); with --curve the plot (.png)",
     )
     model = parser.add_argument_group("model")
     add_backbone_arguments(model)
@@ -107,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of one head, train with so many labelled frames each and measure (5,20,100,500)",
     )
     curve.add_argument("--draws", type=whole, default=3, help="draws of frames for each count (default: 3)")
-    curve.add_argument("--page", type=Path, metavar="FILE", help="put the table into this Markdown page")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    curve.add_argument("--page", type=results.page, metavar="FILE", help="put the table into this Markdown page")
+    parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
 
 
 def trainable(text: str) -> str:
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from dino_perception.cli.progress import Stages, wide_console
+    from dino_perception.measuring.markdown_tables import check
     from dino_perception.models.checkpoints import load_backbone
     from dino_perception.models.heads import create_head
     from dino_perception.training.features import FeatureCache
@@ -132,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is None and not (args.curve and args.json):
         raise TrainError("say with --out which file to write")
+    if args.curve:
+        check(args.page, "label efficiency")
     console = wide_console()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -173,9 +178,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stages, console: Console) -> int:
     import dino_perception
-    from dino_perception.models.heads import save_head
-    from dino_perception.training.fit import State, fit, measure, recipe_record
-    from dino_perception.training.looks import View, views
+    from dino_perception.models.heads import packed_head
+    from dino_perception.training.fit import TrainingStep, fit, measure, recipe_record
+    from dino_perception.training.looks import Look, views
     from dino_perception.training.splitting import with_truth
     from dino_perception.training.tasks import task_of
     from dino_perception.training.usual_frames import of_items, usual
@@ -183,7 +188,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     start = time.monotonic()
     train, validation = _parts(args, data, stages)
     looks = cache.items(train, args.head, views(args.views), stages)
-    judged = cache.items(validation, args.head, [View()], stages) if validation else []
+    judged = cache.items(validation, args.head, [Look()], stages) if validation else []
     stages.say(
         f"{len(train.samples)} frames to learn from, {len(judged)} to judge by; backbone {args.backbone} at "
         f"{args.input[0]}x{args.input[1]}, layers {', '.join(map(str, head.spec.taps))}, {cache.engine.info.engine} "
@@ -193,7 +198,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     recipe = _recipe(args)
     measured = task_of(args.head).measured
 
-    def told(state: State) -> None:
+    def told(state: TrainingStep) -> None:
         note = f"loss {state.loss:.3f}" + (f"  {measured} {state.score:.3f}  best {state.best:.3f}" if judged else "")
         stages("training", state.step, state.steps, note)
 
@@ -203,7 +208,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     if args.test:
         test = with_truth(opened(args, args.test, stages), args.head)
         _same_classes(test, data, args.head)
-        metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [View()], stages), device)}
+        metrics["test"] = {"data": test.source, **measure(head, cache.items(test, args.head, [Look()], stages), device)}
     head.to("cpu")
     tap = len(head.spec.taps) - 1
     seen = of_items(cache, train, looks, args.views, tap)
@@ -224,7 +229,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
         "backbone_trained": cache.backbone.trained,
     }
     head.spec = dataclasses.replace(head.spec, training=record, metrics=metrics)
-    save_head(head, args.out)
+    args.out = results.keep(args.out, packed_head(head)) or args.out
     times = {"features_s": round(ready - start, 1), "training_s": round(trained - ready, 1)}
     stages.stop()
     _tell(console, args, head, outcome, metrics, times)
@@ -282,11 +287,11 @@ def _curve(
     for row in rows:
         table.add_row(str(row["frames"]), *(f"{row[key]:.3f}" for key in ("miou", "spread", "baseline_miou")))
     console.print(table)
+    _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})
     if args.page:
         fill(args.page, "label efficiency", markdown(table))
     if args.out:
         console.print(f"plot: {plots.save(plots.label_efficiency(rows), args.out.with_suffix('.png'))}", soft_wrap=True)
-    _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})
     return 0
 
 
@@ -364,6 +369,4 @@ def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times:
 def _write_json(args: argparse.Namespace, data: dict[str, Any]) -> None:
     from dino_perception.training.evaluation.report import plain
 
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(plain(data), indent=1) + "\n")
+    results.keep_json(args.json, plain(data))

@@ -34,7 +34,7 @@ from torch import nn
 from dino_perception.engines.base import Engine, EngineError
 
 PROGRESS_S = 15.0
-"""After so many seconds, and every so many, a build that is still running is reported."""
+"""A build that is still running is reported every time this many seconds have passed."""
 
 STARTING, START_LIMIT_S = "starting", 120.0
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 IDLE_S = 5.0
-"""Without an order for so long the process ends: it holds memory that the node's own engines can use."""
+"""The process ends after this many seconds without an order: it holds memory that the node's own engines can use."""
 
 
 def main(parent: int) -> None:

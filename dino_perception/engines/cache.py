@@ -25,7 +25,7 @@ SEAL = "sha256 of this record"
 
 
 @dataclass
-class Entry:
+class CachedEngine:
     """The place of one engine in the cache. `description` is what it must be (see identity.py)."""
 
     folder: Path
@@ -128,14 +128,14 @@ class Entry:
                 path.unlink(missing_ok=True)
 
 
-def mark(entry: Entry, sentence: str) -> None:
+def mark(entry: CachedEngine, sentence: str) -> None:
     """Remember that an engine ended the process that built or loaded it, so that it is not tried again as it is."""
     entry.folder.mkdir(parents=True, exist_ok=True)
     entry.commit({"description": dict(entry.description), "parity": None, "died": sentence}, keep_blob=False)
 
 
 def build_time(folder: Path, description: Mapping[str, Any]) -> float | None:
-    """How long the newest build in seconds took of a graph of this name by the same runtime and way; None: unknown."""
+    """Seconds that the newest build of a graph of this name took with the same runtime and way; None when unknown."""
     alike = ("name", "engine", "way")
     for record in records(folder):
         if all(record["description"].get(key) == description.get(key) for key in alike) and record.get("build_s"):

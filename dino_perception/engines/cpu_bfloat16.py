@@ -1,4 +1,4 @@
-"""Which arithmetic is fast on this processor: what its list of instructions does not tell, a short measurement does."""
+"""Which arithmetic is fast on this processor: a short measurement tells what its list of instructions does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import torch
 
 GAIN = 1.1
-"""How many times as fast bfloat16 must be to be worth its rounding; what it is where it pays is nearer to 2."""
+"""bfloat16 must be this many times as fast to be worth its rounding; where it pays, it is nearly twice as fast."""
 
 
 @functools.cache

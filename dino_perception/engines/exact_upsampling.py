@@ -1,8 +1,9 @@
 """The last interpolation of a head, written out, so that OpenVINO leaves it in float32.
 
-Told to use bfloat16, OpenVINO keeps float32 only from the last operation on that it finds worth speeding up, and an
-interpolation is one. What a head enlarges last are its results: metres in bfloat16 come in steps of 6 cm at 10 m, and
-flat ground becomes a staircase. As gathers and one multiply-add the same enlargement stays float32, and is no slower.
+When OpenVINO is told to use bfloat16, it keeps float32 only after the last operation that it finds worth speeding up,
+and an interpolation is one. A head's last interpolation enlarges its results: metres in bfloat16 come in steps of 6 cm
+at 10 m, and flat ground becomes a staircase. As gathers and one multiply-add the same enlargement stays float32, and is
+no slower.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A warm start must not export the module again (with torch that alone takes secon
 export would be made of: every submodule's class and plain attributes, every parameter and buffer value, the source of
 `models/` and of the engine, the example's shapes and dtypes, precision and threads, and the versions of runtime and
 device. Nothing stale can be loaded, because tracing reads nothing else: a changed weight, tap, resolution, line of
-model code, torch or driver changes the key. Left out is only what a class of `models/` names in `DERIVED`, values that
-follow from the rest.
+model code, torch or driver changes the key. Only the values that a class of `models/` names in `DERIVED` are left out:
+they follow from the rest.
 
 Two things are outside that argument, and are refused rather than guessed: a class whose code does not live in
 `models/` or torch.nn, and an attribute that has no value semantics (a hook, a lambda). Such a module is known by its

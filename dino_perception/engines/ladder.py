@@ -20,9 +20,9 @@ from torch import nn
 
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.cache_folder import usable_folder
-from dino_perception.engines.names import RUNTIMES
 from dino_perception.engines.parity import Gate, summary
 from dino_perception.engines.rung import Climb, Inputs, first_line
+from dino_perception.engines.runtimes import RUNTIMES
 
 ENGINES: dict[str, Engine] = {
     name: getattr(importlib.import_module(f"{__package__}.{home.module}"), home.engine)()

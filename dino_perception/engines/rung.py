@@ -18,14 +18,14 @@ from dino_perception.engines import cache as engine_cache
 from dino_perception.engines import identity
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
 from dino_perception.engines.build_process import BUILDS, BuildDied, Graph
-from dino_perception.engines.cache import Entry
+from dino_perception.engines.cache import CachedEngine
 from dino_perception.engines.parity import Gate, Reference
 from dino_perception.engines.parity_pictures import parity_inputs as default_inputs
 
 Inputs = Sequence[tuple[torch.Tensor, ...]]
 
 MOST_DEATHS = 3
-"""After so many processes have ended with an engine in hand, although it survived on its own, it is given up."""
+"""An engine is given up when this many processes have ended with it in hand, although it survived on its own."""
 
 AGAIN = "it is not tried again until something of it changes; `dino-perception compile --force` tries at once"
 
@@ -56,7 +56,7 @@ class Climb:
             return (compiled if self._passes(record) else None), record, False
         if self.cache is None:
             return *self._built(None, runtime, precision, runtime.isolated), False
-        entry = Entry(Path(self.cache), identity.describe(self.program, runtime, precision, self.threads))
+        entry = CachedEngine(Path(self.cache), identity.describe(self.program, runtime, precision, self.threads))
         with entry.locked(self.report), entry.tried() as deaths:
             # A process ended hard while it had this engine in hand: whatever the engine, look from outside first.
             apart = runtime.isolated or deaths > 0
@@ -65,7 +65,7 @@ class Climb:
             found = None if self.rebuild else self._cached(entry, runtime, precision, deaths > 0)
             return found if found else (*self._built(entry, runtime, precision, apart), False)
 
-    def _cached(self, entry: Entry, runtime: Engine, precision: str, suspicious: bool = False):
+    def _cached(self, entry: CachedEngine, runtime: Engine, precision: str, suspicious: bool = False):
         """What the cache says of this rung, or None when it must be built. Raises EngineError for one that died."""
         record, why = entry.read()
         if record and record.get("died"):
@@ -88,7 +88,7 @@ class Climb:
             self.report(f"{self.program.name}: cached engine {entry.stem} is rebuilt: {why}")
         return None
 
-    def _judged(self, entry: Entry, record: dict[str, Any], runtime: Engine, compiled: Compiled):
+    def _judged(self, entry: CachedEngine, record: dict[str, Any], runtime: Engine, compiled: Compiled):
         parity = record["parity"]
         if self._other_inputs(record):
             parity = self._measured(runtime, compiled)
@@ -96,7 +96,7 @@ class Climb:
                 entry.commit({**record, "parity": parity})
         return (compiled if self._passes(parity) else None), parity, True
 
-    def _built(self, entry: Entry | None, runtime: Engine, precision: str, apart: bool):
+    def _built(self, entry: CachedEngine | None, runtime: Engine, precision: str, apart: bool):
         """(the engine as it came back from its bytes, which is what later starts will run; its parity record)."""
         start = time.perf_counter()
         expected = engine_cache.build_time(entry.folder, entry.description) if entry else None
@@ -129,7 +129,7 @@ class Climb:
         return (compiled if usable else None), parity
 
     def _apart(
-        self, entry: Entry | None, runtime: Engine, precision: str, blob: Path, expected: float | None,
+        self, entry: CachedEngine | None, runtime: Engine, precision: str, blob: Path, expected: float | None,
         built: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """The parity record from the child process, which leaves the engine in the file `blob`, or finds it there when it
@@ -182,7 +182,7 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _log_file(entry: Entry | None) -> Path:
+def _log_file(entry: CachedEngine | None) -> Path:
     """An empty file for what the build prints: beside the engine, or where temporary files go."""
     if entry:
         try:

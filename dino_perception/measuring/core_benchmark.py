@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dino_perception.children import end_with_parent
+from dino_perception import process_memory
+from dino_perception.child_processes import end_with_parent
 from dino_perception.engines.parity_pictures import FOLDER, read
 from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.messages.images import decode_image
@@ -267,8 +268,7 @@ def _look(sender, settings: Settings, cache: Path | None, batch: int) -> None:
             perceiver.settings.heads,
             "all",
         )
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sender.send(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
+    sender.send(process_memory.peak() / 2**20)
 
 
 def machine() -> dict[str, Any]:

@@ -14,11 +14,12 @@ from dino_perception.messages.types import RosbagsTypes
 from dino_perception.models import palette
 from dino_perception.models.heads.base import Label
 from dino_perception.models.palette import as_hex
+from dino_perception.perception.drawing import NEAREST
 from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import Sample
 
 MOMENTS = 4
-NEAR, FAR = 0.5, 30.0
+FAR = 30.0
 """Metres at the ends of the depth colours."""
 RIGHT, WRONG, UNKNOWN = map(as_hex, (palette.GOOD, palette.BAD, palette.UNKNOWN))
 """Matches within 4 px of the truth, farther off, and where the truth is not known; told apart by every kind of eye."""
@@ -95,8 +96,9 @@ def _classes(axis: Any, image: np.ndarray, mask: np.ndarray, labels: Sequence[La
 def _depth(axis: Any, metres: np.ndarray) -> Any:
     from matplotlib import colormaps, colors
 
+    # The colours of `drawing.depth_colours`, as matplotlib wants them for a scale beside the pictures.
     colormap = colormaps["viridis_r"].with_extremes(bad="#dddddd")
-    return axis.imshow(metres, cmap=colormap, norm=colors.LogNorm(NEAR, FAR, clip=True))
+    return axis.imshow(metres, cmap=colormap, norm=colors.LogNorm(NEAREST, FAR, clip=True))
 
 
 def _matches(axis: Any, image: np.ndarray, message: Any, errors: np.ndarray | None) -> None:

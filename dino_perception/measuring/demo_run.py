@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dino_perception.children import ends_with_parent
+from dino_perception.child_processes import ends_with_parent
 from dino_perception.messages.topics import offered
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.rig.isolation import isolated

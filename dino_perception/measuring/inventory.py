@@ -21,7 +21,7 @@ OK, ABSENT, WRONG = "ok", "absent", "wrong"
 
 
 @dataclass(frozen=True)
-class Finding:
+class InventoryLine:
     """One thing about the machine: what it is, what was found, its level, and what to do about it."""
 
     name: str
@@ -30,23 +30,23 @@ class Finding:
     advice: str = ""
 
 
-def inventory() -> list[Finding]:
+def inventory() -> list[InventoryLine]:
     """Every finding, in the order in which a person reads them. Takes a second or two (it imports torch and rclpy)."""
     return [finding for check in CHECKS for finding in _all_of(check)]
 
 
-def _all_of(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _all_of(check: Callable[[], Iterator[InventoryLine]]) -> Iterator[InventoryLine]:
     name = check.__name__.strip("_").replace("_", " ")
     try:
         yield from check()
     except Exception as error:  # a library that is there and broken may raise anything
-        yield Finding(name, f"cannot be asked: {type(error).__name__}: {_first_line(error)}", WRONG)
+        yield InventoryLine(name, f"cannot be asked: {type(error).__name__}: {_first_line(error)}", WRONG)
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[InventoryLine]:
     version = platform.python_version()
     old = sys.version_info < (3, 10)
-    yield Finding(
+    yield InventoryLine(
         "Python",
         f"{version} on {platform.system()} {platform.machine()}",
         WRONG if old else OK,
@@ -54,40 +54,42 @@ def _python() -> Iterator[Finding]:
     )
 
 
-def _processor() -> Iterator[Finding]:
+def _processor() -> Iterator[InventoryLine]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("processor", f"{_cpu_name()}, {cores} cores for this process, {_memory_gb():.0f} GB of memory")
+    yield InventoryLine("processor", f"{_cpu_name()}, {cores} cores for this process, {_memory_gb():.0f} GB of memory")
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries() -> Iterator[InventoryLine]:
     for name, package, needed in LIBRARIES:
         found = version(package)
         if found is None and importlib.util.find_spec(name):
             found = str(getattr(importlib.import_module(name), "__version__", "of unknown version"))
         if found:
-            yield Finding(package, found)
+            yield InventoryLine(package, found)
         else:
-            yield Finding(package, "not installed", WRONG if needed else ABSENT, f"pip install {package}")
+            yield InventoryLine(package, "not installed", WRONG if needed else ABSENT, f"pip install {package}")
 
 
-def _torch() -> Iterator[Finding]:
+def _torch() -> Iterator[InventoryLine]:
     if importlib.util.find_spec("torch") is None:
-        yield Finding("torch", "not installed", WRONG, "pip install torch")
+        yield InventoryLine("torch", "not installed", WRONG, "pip install torch")
         return
     import torch
 
-    yield Finding("torch", f"{torch.__version__}, {'CUDA ' + torch.version.cuda if torch.version.cuda else 'no CUDA'}")
+    yield InventoryLine(
+        "torch", f"{torch.__version__}, {'CUDA ' + torch.version.cuda if torch.version.cuda else 'no CUDA'}"
+    )
     board = _first_line_of("/etc/nv_tegra_release")
     driver = _first_line_of("/proc/driver/nvidia/version") or board
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
-            yield Finding(
+            yield InventoryLine(
                 f"GPU {index}",
                 f"{about.name}, compute capability {about.major}.{about.minor}, {about.total_memory / 2**30:.0f} GiB",
             )
         triton = version("triton")
-        yield Finding(
+        yield InventoryLine(
             "triton",
             triton or "not installed",
             OK if triton else ABSENT,
@@ -95,25 +97,27 @@ def _torch() -> Iterator[Finding]:
         )
     elif driver:
         why = "this torch was built without CUDA" if not torch.version.cuda else "torch finds no GPU behind it"
-        yield Finding("GPU", f"a driver is there, but {why}", WRONG, "install the torch build that fits the driver")
+        yield InventoryLine(
+            "GPU", f"a driver is there, but {why}", WRONG, "install the torch build that fits the driver"
+        )
     else:
-        yield Finding("GPU", "no NVIDIA driver", ABSENT, "the engines of a CPU run instead")
+        yield InventoryLine("GPU", "no NVIDIA driver", ABSENT, "the engines of a CPU run instead")
     if driver:
-        yield Finding("driver", driver)
+        yield InventoryLine("driver", driver)
 
 
-def _tensorrt() -> Iterator[Finding]:
+def _tensorrt() -> Iterator[InventoryLine]:
     for package, names in FLAVOURS.items():
         found = next(((name, version(name)) for name in names if version(name)), None)
         there = importlib.util.find_spec(package) is not None
         if found:
-            yield Finding(package, f"{found[1]} ({found[0]})" if found[0] != package else found[1])
+            yield InventoryLine(package, f"{found[1]} ({found[0]})" if found[0] != package else found[1])
         elif there:
-            yield Finding(package, "importable, without the metadata of a package")
+            yield InventoryLine(package, "importable, without the metadata of a package")
         else:
-            yield Finding(package, "not installed", ABSENT)
+            yield InventoryLine(package, "not installed", ABSENT)
     if version("torch-tensorrt") and version("torch-tensorrt-rtx"):
-        yield Finding(
+        yield InventoryLine(
             "torch_tensorrt",
             "torch-tensorrt and torch-tensorrt-rtx are both installed, under one import name",
             WRONG,
@@ -121,25 +125,27 @@ def _tensorrt() -> Iterator[Finding]:
         )
 
 
-def _ros() -> Iterator[Finding]:
+def _ros() -> Iterator[InventoryLine]:
     distribution = os.environ.get("ROS_DISTRO", "")
     if importlib.util.find_spec("rclpy") is None:
         advice = "source /opt/ros/<distribution>/setup.bash; replay, training and measuring need no ROS"
-        yield Finding("ROS 2", "rclpy is not importable", WRONG if distribution else ABSENT, advice)
+        yield InventoryLine("ROS 2", "rclpy is not importable", WRONG if distribution else ABSENT, advice)
         return
     import rclpy
 
     source = Path(rclpy.__file__).parents[1]
-    yield Finding("ROS 2", f"{distribution or 'no ROS_DISTRO set'}, rclpy {version('rclpy') or ''} in {source}".strip())
+    yield InventoryLine(
+        "ROS 2", f"{distribution or 'no ROS_DISTRO set'}, rclpy {version('rclpy') or ''} in {source}".strip()
+    )
     from rclpy.utilities import get_rmw_implementation_identifier
 
     middleware = get_rmw_implementation_identifier()
-    yield Finding("middleware", f"{middleware}, domain {os.environ.get('ROS_DOMAIN_ID', '0 (the default)')}")
+    yield InventoryLine("middleware", f"{middleware}, domain {os.environ.get('ROS_DOMAIN_ID', '0 (the default)')}")
     yield from _messages()
     yield from _large_images(middleware)
 
 
-def _messages() -> Iterator[Finding]:
+def _messages() -> Iterator[InventoryLine]:
     from dino_perception.messages.types import RclpyTypes
 
     types = RclpyTypes()
@@ -148,22 +154,24 @@ def _messages() -> Iterator[Finding]:
         ("vision_msgs/msg/LabelInfo", "rosdep install, or: sudo apt install ros-$ROS_DISTRO-vision-msgs"),
     ):
         there = types.available(name)
-        yield Finding(name, "built" if there else "not there", OK if there else WRONG, "" if there else advice)
+        yield InventoryLine(name, "built" if there else "not there", OK if there else WRONG, "" if there else advice)
 
 
-def _large_images(middleware: str) -> Iterator[Finding]:
+def _large_images(middleware: str) -> Iterator[InventoryLine]:
     from dino_perception.ros.large_messages import VARIABLES, large_message_profile
 
     if "fastrtps" not in middleware:
         return
     chosen = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), "")
     if chosen and not Path(chosen).is_file():
-        yield Finding("Fast DDS profile", f"{chosen} is no file", WRONG, "name an existing file or unset the variable")
+        yield InventoryLine(
+            "Fast DDS profile", f"{chosen} is no file", WRONG, "name an existing file or unset the variable"
+        )
     elif chosen:
-        yield Finding("Fast DDS profile", chosen)
+        yield InventoryLine("Fast DDS profile", chosen)
     else:
         ours = next(iter(large_message_profile({}).items()))
-        yield Finding(
+        yield InventoryLine(
             "Fast DDS profile",
             "none in this shell; the launch files set theirs",
             ABSENT,
@@ -171,7 +179,7 @@ def _large_images(middleware: str) -> Iterator[Finding]:
         )
 
 
-def _engine_cache() -> Iterator[Finding]:
+def _engine_cache() -> Iterator[InventoryLine]:
     from dino_perception.engines import default_folder
     from dino_perception.engines.cache import records
 
@@ -181,19 +189,21 @@ def _engine_cache() -> Iterator[Finding]:
     what = f"{folder}: {len(kept)} engines, {sum(r['bytes'] for r in kept) / 1e6:.0f} MB"
     free = shutil.disk_usage(parent).free / 1e9
     if not os.access(parent, os.W_OK):
-        yield Finding("engine cache", f"{what}; it cannot be written", WRONG, "set engine_cache to a folder of yours")
+        yield InventoryLine(
+            "engine cache", f"{what}; it cannot be written", WRONG, "set engine_cache to a folder of yours"
+        )
     else:
         low = free < 2
-        yield Finding(
+        yield InventoryLine(
             "engine cache", f"{what}; {free:.0f} GB free", WRONG if low else OK, "make room: 2 GB" if low else ""
         )
 
 
-def _weights() -> Iterator[Finding]:
+def _weights() -> Iterator[InventoryLine]:
     from dino_perception.models.checkpoints import BUNDLED
 
     files = sorted(BUNDLED.glob("*.safetensors"))
-    yield Finding(
+    yield InventoryLine(
         "bundled weights",
         ", ".join(path.stem for path in files) or f"none in {BUNDLED}",
         OK if files else WRONG,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dino_perception import results
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,13 +18,28 @@ class PageError(ValueError):
 
 def fill(page: Path, block: str, lines: Sequence[str]) -> None:
     """Put the lines between `<!-- block -->` and the `<!-- end -->` that follows it. Raises PageError."""
+    text, start, end = _place(page, block)
+    results.keep(page, text[:start] + "\n".join(lines) + "\n" + text[end:])
+
+
+def check(page: Path | None, *blocks: str) -> None:
+    """Before the work: that the page, where one is asked for, has a place for each of these tables. Raises PageError."""
+    for block in blocks if page is not None else ():
+        _place(page, block)
+
+
+def _place(page: Path, block: str) -> tuple[str, int, int]:
+    """The page's text, and where in it the table begins and ends."""
     mark = f"<!-- {block} -->\n"
-    text = page.read_text()
+    try:
+        text = page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PageError(f"{page} is no UTF-8 text ({error.reason} at byte {error.start})") from None
     start = text.find(mark)
     end = text.find("<!-- end -->", start)
     if start < 0 or end < 0:
         raise PageError(f"{page} has no place for the table; put {mark.strip()} and <!-- end --> on lines of their own")
-    page.write_text(text[: start + len(mark)] + "\n".join(lines) + "\n" + text[end:])
+    return text, start + len(mark), end
 
 
 def markdown(table: Table) -> list[str]:

@@ -24,8 +24,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dino_perception import results
 from dino_perception.measuring import core_benchmark, matching_worker
-from dino_perception.measuring.markdown_tables import fill
+from dino_perception.measuring.markdown_tables import check, fill
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
@@ -50,7 +51,7 @@ class Clip:
     cases: list[tuple[str, str, int, int, Any]]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="a checkout whose matching is measured beside it"
@@ -64,14 +65,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that each checkout matches them (default: 5)")
     parser.add_argument("--cache", type=Path, help="folder of engines and rendered worlds (default: the usual one)")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this Markdown page")
+    parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
     args = parser.parse_args()
+    check(args.page, "matching")
     checkouts = {"here": ROOT, **({"before": args.against.resolve()} if args.against else {})}
     with tempfile.TemporaryDirectory() as folder:
         eye = Eye(Settings(heads=["correspondences"], backbone=args.backbone, engine=args.engine), args.cache)
         timed = eye.clip(Path(folder) / "timed.npz", core_benchmark.frames(None, args.frames))
         clips = list(_clips(args, eye, Path(folder)))
-        workers = {name: Worker(checkout) for name, checkout in checkouts.items()}
+        workers = {name: MatchingProcess(checkout) for name, checkout in checkouts.items()}
         lines = [*times(workers, timed, args.rounds), "", *accuracy(workers, clips)]
         for worker in workers.values():
             worker.close()
@@ -79,6 +81,7 @@ def main() -> None:
     print("\n".join(lines))
     if args.page:
         fill(args.page, "matching", lines)
+    return results.code(0)
 
 
 class Eye:
@@ -113,7 +116,7 @@ class _Recorder:
         return Correspondences(frame.stamp_ns, frame.frame_id, 0, 0, np.zeros(0, np.uint64), *5 * [nothing])
 
 
-class Worker:
+class MatchingProcess:
     """A checkout's matching in a process of its own, on one core."""
 
     def __init__(self, checkout: Path):
@@ -136,7 +139,7 @@ class Worker:
         self._process.wait()
 
 
-def times(workers: dict[str, Worker], clip: Path, rounds: int) -> list[str]:
+def times(workers: dict[str, MatchingProcess], clip: Path, rounds: int) -> list[str]:
     """A table of median milliseconds, the parts from rounds of their own."""
     whole: dict[str, dict[str, list[float]]] = {name: {} for name in workers}
     for parts in (False, True):
@@ -154,7 +157,7 @@ def times(workers: dict[str, Worker], clip: Path, rounds: int) -> list[str]:
     return lines
 
 
-def accuracy(workers: dict[str, Worker], clips: Sequence[Clip]) -> list[str]:
+def accuracy(workers: dict[str, MatchingProcess], clips: Sequence[Clip]) -> list[str]:
     """A table of how right matches are."""
     scores: dict[tuple[str, str], dict[str, MatchScore]] = {}
     for clip in clips:
@@ -252,4 +255,4 @@ def warped(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

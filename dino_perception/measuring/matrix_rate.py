@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dino_perception.engines.names import RUNTIMES
+from dino_perception.engines.runtimes import RUNTIMES
 
 SIDE, CHAIN = 1536, 6
 """Square matrices of this side, so many in a row: large enough for the full rate, 43 GFLOP."""

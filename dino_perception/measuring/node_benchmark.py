@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dino_perception.children import ends_with_parent
+from dino_perception import process_memory
+from dino_perception.child_processes import ends_with_parent
 from dino_perception.messages.topics import TOPICS, offered, waiting
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.large_messages import large_message_profile
@@ -176,8 +177,7 @@ class Bench:
 
     def rss_mb(self) -> float:
         """The node's resident memory in MB (2**20 bytes)."""
-        lines = Path(f"/proc/{self.node.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+        return process_memory.resident(self.node.pid) / 2**20
 
     def cpu_s(self) -> float:
         """Processor time that the node has used, in seconds."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 
 @dataclass(frozen=True)
-class Topic:
+class OutputTopic:
     """`heads` are those whose answers the message shows; without the first there is none, the others are shown where
     they ran. `make(types, header, percept, settings)` gives the message, or None where the percept has nothing for it.
 
@@ -77,7 +77,7 @@ def latched(types: Any, specs: Mapping[str, HeadSpec], topics: Collection[str]) 
     return {topic.name: topic.make(types, specs) for topic in chosen if topic.latched and topic.fits(specs)}
 
 
-def offered(heads: Collection[str]) -> dict[str, Topic]:
+def offered(heads: Collection[str]) -> dict[str, OutputTopic]:
     """The topics on which there can be messages where these heads are loaded, by name."""
     return {name: topic for name, topic in TOPICS.items() if topic.fits(heads)}
 
@@ -92,29 +92,29 @@ def of_kind(kind: str) -> tuple[str, ...]:
     return tuple(name for name, topic in TOPICS.items() if topic.kind == kind)
 
 
-def known(name: str) -> Topic | None:
+def known(name: str) -> OutputTopic | None:
     """The topic that a full name ends with, below whatever node and camera; None for a foreign one."""
     found = [topic for short, topic in TOPICS.items() if name == short or name.endswith(f"/{short}")]
     return max(found, key=lambda topic: len(topic.name), default=None)
 
 
-def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> Topic:
+def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> OutputTopic:
     """One of a head's arrays as an image."""
 
     def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
         array = array_of(percept.answer(head), output)
         return None if array is None else image(types, header, array, encoding)
 
-    return Topic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows, output=output)
+    return OutputTopic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows, output=output)
 
 
-def _overlay(head: str) -> Topic:
+def _overlay(head: str) -> OutputTopic:
     """The picture of what a head says."""
 
     def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
         return image(types, header, drawing.overlay(percept, head, settings), "rgb8")
 
-    return Topic(f"{head}/overlay", "sensor_msgs/msg/Image", (head,), make, "picture", "picture")
+    return OutputTopic(f"{head}/overlay", "sensor_msgs/msg/Image", (head,), make, "picture", "picture")
 
 
 def _camera(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -142,18 +142,20 @@ def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
 _ROWS = (
     _image("segmentation", "mask", "labels", "mono8"),
     _image("segmentation", "confidence", "levels", "mono8"),
-    Topic("segmentation/label_info", "vision_msgs/msg/LabelInfo", ("segmentation",), _labels, "classes", "latched"),
+    OutputTopic(
+        "segmentation/label_info", "vision_msgs/msg/LabelInfo", ("segmentation",), _labels, "classes", "latched"
+    ),
     _overlay("segmentation"),
     _image("depth", "metres", "metres", "32FC1", name="image"),
     _image("depth", "confidence", "levels", "mono8"),
-    Topic("depth/camera_info", "sensor_msgs/msg/CameraInfo", (), _camera, "camera"),
+    OutputTopic("depth/camera_info", "sensor_msgs/msg/CameraInfo", (), _camera, "camera"),
     _overlay("depth"),
-    Topic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
-    Topic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
+    OutputTopic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
+    OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
-    Topic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
+    OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
     _overlay("descriptor"),
 )
-TOPICS: Mapping[str, Topic] = {topic.name: topic for topic in _ROWS}
+TOPICS: Mapping[str, OutputTopic] = {topic.name: topic for topic in _ROWS}
 """Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are
 written."""

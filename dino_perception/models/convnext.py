@@ -48,8 +48,8 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, dim: int, depth: int):
         super().__init__()
-        self.entry = Entry(channels, dim)
-        self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
+        self.entry = Downsample(channels, dim)
+        self.blocks = nn.ModuleList(ConvNextBlock(dim) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.entry(x)
@@ -58,7 +58,7 @@ class Stage(nn.Module):
         return x
 
 
-class Entry(nn.Module):
+class Downsample(nn.Module):
     """The stem (4x4 convolution, then norm) for an image, otherwise norm, then 2x2 convolution."""
 
     def __init__(self, channels: int, dim: int):
@@ -72,7 +72,7 @@ class Entry(nn.Module):
         return normalise(self.conv(x), self.norm) if self.stem else self.conv(normalise(x, self.norm))
 
 
-class Block(nn.Module):
+class ConvNextBlock(nn.Module):
     """x + gamma * down(gelu(up(norm(depthwise 7x7(x)))))"""
 
     def __init__(self, dim: int):

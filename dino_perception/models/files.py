@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dino_perception import results
+
 try:
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 except ImportError:  # rosdep has no key for it
-    from dino_perception.models.plain_safetensors import SafetensorError, safe_open, save_file
+    from dino_perception.models.plain_safetensors import SafetensorError, safe_open, save
 
 KEY = "dino_perception"  # of the safetensors metadata that this package writes
 
@@ -55,22 +55,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """A safetensors file with `metadata` (JSON) in its header, written whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            temporary,
-            {KEY: json.dumps(metadata, sort_keys=True)},
-        )
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """A safetensors file with `metadata` (JSON) in its header, written whole or not at all. Raises OSError."""
+    results.write(Path(path), packed(tensors, metadata))
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """The content of such a file."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    return save(plain, {KEY: json.dumps(metadata, sort_keys=True)})
 
 
 def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
@@ -158,9 +150,3 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         return read(files[0])
     found = ", ".join(f.name for f in files) or "none"
     raise FileError(f"{folder} should hold model.safetensors or one weights file; it holds {found}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

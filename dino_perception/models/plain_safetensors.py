@@ -90,7 +90,11 @@ class safe_open:
 
 
 def save_file(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Contiguous CPU tensors as a file. Wide dtypes come first and names in order, as the library writes them."""
+    Path(path).write_bytes(save(tensors, metadata))
+
+
+def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Contiguous CPU tensors as a file's content. Wide dtypes come first and names in order, as the library has them."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -102,10 +106,8 @@ def save_file(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes() if tensors[name].numel() else b"")
+    values = (tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes() for name in order if tensors[name].numel())
+    return b"".join([struct.pack("<Q", len(text)), text, *values])
 
 
 def _entry(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, tuple[int, ...], int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 VERSION = 4
-"""Of the library's interface."""
+"""The version of the library's interface."""
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ def histograms(made: ctypes.CDLL, cells: np.ndarray, offsets: np.ndarray, rows: 
 def mutual(
     made: ctypes.CDLL, similar: np.ndarray, asked: np.ndarray, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of similarities (A, rows * columns) int32 or float32 of patches `asked` (A,) int32: the patches (M,) that have a mutual
-    nearest neighbour, and where it is (M, 2), in patches."""
+    """The patches (M,) that have a mutual nearest neighbour, and where it is (M, 2), in patches. `similar` (A, rows *
+    columns) int32 or float32 are the similarities of the patches `asked` (A,) int32."""
     n, patches = similar.shape
     most, nearest = np.empty(patches, similar.dtype), np.empty(n + patches, np.int32)
     chosen, to = np.empty(n, np.int32), np.empty((n, 2))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dino_perception.models.domain import Domain
+from dino_perception.models.domain import Domain, summary
 from dino_perception.models.heads.base import Head
 from dino_perception.perception.frame import IGNORE, Depth, Segmentation
 from dino_perception.perception.geometry import Letterbox
@@ -18,31 +18,44 @@ from dino_perception.perception.geometry import Letterbox
 class Doubt:
     """Compares frames with the statistics in the heads' files, on the device where the features are."""
 
-    def __init__(self, heads: Mapping[str, Head], device: torch.device):
-        self._domains: dict[str, Domain] = {
-            kind: head.domain.to(device) for kind, head in heads.items() if head.domain is not None
-        }
-        self._last = {kind: len(head.spec.taps) - 1 for kind, head in heads.items()}
+    def __init__(self, heads: Mapping[str, Head], places: Mapping[str, Sequence[int]], device: torch.device):
+        """`places` says for each head which of the pass's maps it reads."""
+        known = {kind: head for kind, head in heads.items() if head.domain is not None}
+        self._domains: dict[str, Domain] = {kind: head.domain.to(device) for kind, head in known.items()}
+        self._read = {kind: places[kind][len(head.spec.taps) - 1] for kind, head in known.items()}
 
-    def strangeness(self, kind: str, maps: Sequence[torch.Tensor], slot: int, box: Letterbox) -> float | None:
-        """How far the frame in that slot is from the head's training, 1 being the farthest that is usual. `maps` are the
-        head's own inputs. None where the head's file does not know."""
-        domain = self._domains.get(kind)
-        if domain is None:
-            return None
-        features = maps[self._last[kind]][slot]
-        rows = max(1, features.shape[1] * box.output_height // box.grid_height)
-        columns = max(1, features.shape[2] * box.output_width // box.grid_width)
-        return float(domain.distance(features[:, :rows, :columns])) / domain.threshold
+    def strangeness(
+        self, maps: Sequence[torch.Tensor], chosen: Mapping[str, Sequence[int]], boxes: Sequence[Letterbox]
+    ) -> dict[str, dict[int, torch.Tensor]]:
+        """How far each frame is from its heads' training, by head and slot; 1 is the farthest that is usual. Tensors (),
+        since reading them would wait for a GPU. Heads whose file does not know are left out."""
+        seen: dict[tuple[int, int], torch.Tensor] = {}
+        found: dict[str, dict[int, torch.Tensor]] = {}
+        for kind, domain in self._domains.items():
+            features = maps[self._read[kind]]
+            for slot in chosen.get(kind, ()):
+                key = self._read[kind], slot
+                if key not in seen:
+                    box = boxes[slot]
+                    rows = max(1, features.shape[2] * box.output_height // box.grid_height)
+                    columns = max(1, features.shape[3] * box.output_width // box.grid_width)
+                    seen[key] = summary(features[slot, :, :rows, :columns])
+                found.setdefault(kind, {})[slot] = domain.distances(seen[key][None])[0] / domain.threshold
+        return found
+
+
+def belief(strangeness: float) -> float:
+    """The share of its confidence that an answer keeps: all up to 1, a quarter at 2."""
+    return max(1.0, strangeness) ** -2
 
 
 def doubted(answer: Any, strangeness: float, ignore: bool) -> Any:
-    """The answer with as much confidence as it deserves: all up to 1, a quarter at 2; with `ignore`, nothing beyond 1."""
+    """The answer with as much confidence as it deserves (`belief`); with `ignore`, nothing beyond 1."""
     if strangeness <= 1:
         return answer
     lowered = None
     if isinstance(answer, (Segmentation, Depth)) and answer.confidence is not None:
-        lowered = (answer.confidence * (0 if ignore else strangeness**-2)).astype(np.uint8)
+        lowered = (answer.confidence * (0 if ignore else belief(strangeness))).astype(np.uint8)
     if isinstance(answer, Segmentation):
         if ignore:
             return dataclasses.replace(answer, mask=np.full_like(answer.mask, IGNORE), confidence=lowered)

@@ -10,6 +10,7 @@ import numpy as np
 
 from dino_perception.models.label_sets import Label
 from dino_perception.perception.frame import Percept
+from dino_perception.perception.geometry import pixels_under
 from dino_perception.perception.settings import Settings
 
 WIDEST = 640
@@ -67,16 +68,22 @@ def depth_overlay(percept: Percept, settings: Settings) -> np.ndarray:
 def _ramped(percept: Percept, settings: Settings, metres: np.ndarray) -> np.ndarray:
     picture, scale = _canvas(percept)
     far = max(settings.points.max_range, 2 * NEAREST)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shade = 1 - np.log(metres / NEAREST) / np.log(far / NEAREST)
-        known = np.isfinite(metres) & (metres > 0) & (metres <= far)
-    index = (np.clip(np.where(known, shade, 0), 0, 1) * 255).astype(np.uint8)
+    colours, known = depth_colours(metres, far)
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 3
-    picture = _enlarged(_viridis()[index], percept, picture, scale)
+    picture = _enlarged(colours, percept, picture, scale)
     cv2.copyTo(grey, _enlarged((~known).astype(np.uint8), percept, picture, scale), picture)
     if settings.overlay.legend:
         _depth_scale(picture, far)
     return picture
+
+
+def depth_colours(metres: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray]:
+    """Metres (h, w) as (h, w, 3) uint8 RGB in viridis, logarithmic from 0.5 m, bright, to `far`, dark; and where they are
+    known, (h, w) bool: not NaN, not 0 and not farther."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shade = 1 - np.log(metres / NEAREST) / np.log(far / NEAREST)
+        known = np.isfinite(metres) & (metres > 0) & (metres <= far)
+    return _viridis()[(np.clip(np.where(known, shade, 0), 0, 1) * 255).astype(np.uint8)], known
 
 
 def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
@@ -160,9 +167,7 @@ def _enlarged(grid: np.ndarray, percept: Percept, picture: np.ndarray, scale: np
     """The output pixel that each picture pixel lies in."""
     output = percept.output_scale or (grid.shape[1] / percept.frame.image.shape[1],
                                       grid.shape[0] / percept.frame.image.shape[0])  # fmt: skip
-    x, y = ((np.arange(n) + 0.5) * s / t for n, s, t in zip(picture.shape[1::-1], output, scale))
-    columns = np.minimum(x.astype(int), grid.shape[1] - 1)
-    rows = np.minimum(y.astype(int), grid.shape[0] - 1)
+    columns, rows = map(pixels_under, picture.shape[1::-1], grid.shape[1::-1], output, scale)
     return np.ascontiguousarray(grid[rows][:, columns])
 
 

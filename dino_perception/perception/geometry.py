@@ -110,6 +110,12 @@ def _fitted(length: float, whole: int, grid: int) -> int:
     return min(whole, step * round(length / step))
 
 
+def pixels_under(count: int, size: int, source: float, target: float) -> np.ndarray:
+    """For each of `count` pixels in a row, which of `size` other pixels its centre lies in, where `source` of these span
+    `target` of those: (count,) int. Nearest neighbour, so that nothing is mixed; between two pixels, the later one counts."""
+    return np.minimum(((np.arange(count) + 0.5) * source / target).astype(int), size - 1)
+
+
 def resized(xy: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Pixel positions (..., 2) after a resize by `scale` (x, y), pixel centres at integers."""
     return (np.asarray(xy) + 0.5) * np.asarray(scale) - 0.5

@@ -301,6 +301,6 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=32)
 def _asked(rows: int, columns: int) -> np.ndarray:
-    """Every other patch, as on a chess board: what neighbours would say twice."""
+    """Every other patch, as on a chess board: its neighbours would say the same again."""
     index = np.arange(rows * columns, dtype=np.int32)
     return index[(index // columns + index % columns) % 2 == 0]

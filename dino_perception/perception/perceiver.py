@@ -20,12 +20,12 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, HeadSpec, load_head
 from dino_perception.models.outputs import Output
-from dino_perception.perception.answers import answer, labels_of
 from dino_perception.perception.depth_scale import check_scaling
 from dino_perception.perception.doubt import Doubt, doubted
 from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
 from dino_perception.perception.graphs import Graphs
+from dino_perception.perception.head_answers import answer, labels_of
 from dino_perception.perception.lens import GeometryError
 from dino_perception.perception.match_thread import MatchThread
 from dino_perception.perception.preprocess import Preprocessor
@@ -102,7 +102,7 @@ class Perceiver:
         """The compiled graphs; `look` shares their buffers."""
         self.device: torch.device = self.graphs.device
         self._off_cpu = self.device.type != "cpu"
-        self._doubt = Doubt(heads, self.device)
+        self._doubt = Doubt(heads, self.graphs.head_taps, self.device)
         if not self._off_cpu:
             # OpenCV's and torch's threads would fight with the engine's for the cores; their small jobs here are quicker
             # without (torch's wait busily after each: they cost the head that comes next 2.5 ms of two cores).
@@ -222,13 +222,15 @@ class Perceiver:
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
                 arrays = self.graphs.head(kind, maps, chosen[kind])
                 clock.stage(kind)
-                if self.settings.domain.check:
-                    self._compare(kind, maps, chosen[kind], chunk)
                 for slot, own in zip(chosen[kind], arrays):
                     home.append((kind, chunk[slot], self._home.bring(f"{kind} {slot}", own)))
+            unlike = self._doubt.strangeness(maps, chosen, [a.box for a in chunk]) if self.settings.domain.check else {}
             clock.stage("copy")
             self._home.arrive()
             clock.settle()
+            for kind, slots in unlike.items():
+                for slot, distance in slots.items():
+                    chunk[slot].strangeness[kind] = float(distance)
             for kind, one, arrays in sorted(home, key=lambda each: each[0] != self._matched):
                 self._keep(kind, one, arrays)
             clock.on_host("copy")
@@ -245,14 +247,6 @@ class Perceiver:
                 said = dataclasses.replace(said, mask=self._group_ids[said.mask])
             strange = one.strangeness.get(kind, 0.0)
             one.answers[kind] = doubted(said, strange, self.settings.domain.ignore)
-
-    def _compare(self, kind: str, maps: Sequence[torch.Tensor], slots: Sequence[int], chunk: Sequence[Asked]) -> None:
-        """How unlike its training the frames look to this head."""
-        own = [maps[i] for i in self.graphs.head_taps[kind]]
-        for slot in slots:
-            found = self._doubt.strangeness(kind, own, slot, chunk[slot].box)
-            if found is not None:
-                chunk[slot].strangeness[kind] = found
 
     def _grouped(self) -> np.ndarray | None:
         """What each mask value becomes where groups are told instead of classes, which the head's spec then names."""

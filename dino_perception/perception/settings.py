@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dino_perception.engines.names import RUNTIMES
+from dino_perception.engines.runtimes import RUNTIMES
 from dino_perception.models.yaml_text import YamlError, load_file
 
 

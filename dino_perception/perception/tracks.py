@@ -24,9 +24,9 @@ SPARE = 1.15
 """Points looked for per match that a message may carry: some leave the image, some fail. In a frame that is to be matched
 with the next one."""
 SPARE_FAR = 4.6
-"""The same in a frame that is to be matched with later ones, or with nobody knows which: after a metre of driving half of the
-points have left the image, and half of the others look too different. They are looked for in turns of SPARE, as many turns
-as it takes."""
+"""The same in a frame that later ones are matched with, or where it is not known which will be: after a metre of
+driving half of the points have left the image, and half of the others look too different. They are looked for in turns
+of SPARE, as many turns as it takes."""
 
 
 class Tracker:
@@ -96,7 +96,7 @@ class Tracker:
         found = np.flatnonzero(alike > ALIKE)
         score[found] = self._similarity(reference, view, found, position)
         found = found[score[found] >= settings.min_score]
-        # A point in doubt is not told, but may be clear again in the next frame.
+        # A point in doubt is not reported, but may be clear again in the next frame.
         chosen = _even(found[doubt[found] < DOUBT], position, alike, self._ids, view, settings.max_matches)
         x, y, reference_x, reference_y = (a[chosen].astype(np.float32) for a in (*position.T, *self._xy.T))
         result = Correspondences(reference.stamp_ns, reference.frame_id, view.width, view.height, self._ids[chosen],
@@ -133,7 +133,7 @@ class Tracker:
         if self._flow is not None:
             shape = shape @ self._flow.at(self._xy)[1]
         position, alike, doubt = seed.copy(), np.full(len(seed), -1.0, np.float32), np.zeros(len(seed), np.float32)
-        # Every so many-th point has its turn: each turn covers the whole image.
+        # Points take turns evenly, so that each turn covers the whole image.
         turns = max(1, round(len(seed) / max(1.0, SPARE * most)))
         turn = np.arange(len(seed)) % turns
         asked = turn == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dino_perception.wheels import missing
+from dino_perception.missing_packages import missing
 
 
 def main() -> int:

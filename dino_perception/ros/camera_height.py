@@ -14,7 +14,7 @@ from dino_perception.perception.ground_plane import ground_plane
 from dino_perception.perception.transforms import TransformTree
 
 LOOK_S = 1.0
-"""The ground is looked at no more often."""
+"""Seconds between two looks at the ground, at least."""
 KEPT, LEAST = 15, 5
 """Heights of which the median is taken, and how many there must be: one view may see a slope or a step."""
 OFF = 0.15
@@ -22,7 +22,7 @@ OFF = 0.15
 
 
 class GroundHeights:
-    """Heights of one camera over the ground it saw of late, in metres, by its estimated depth."""
+    """Recent heights of one camera above the ground that it saw, in metres, by its estimated depth."""
 
     def __init__(self) -> None:
         self.frame_id = ""

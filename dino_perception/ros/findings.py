@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
+from dino_perception import process_memory
 from dino_perception.ros.camera_height import disagreement
 from dino_perception.ros.complaints import CallbackErrors
 from dino_perception.ros.diagnostics import ERROR, OK, WARN, Finding
@@ -54,10 +53,22 @@ def camera_finding(
         "height over ground as told [m]": mast[0],
     }
     level, message = _camera_state(node, inputs, account, max_age, enabled, now, rate)
-    doubt = disagreement(account.heights.metres(), *mast)
-    if not doubt or not enabled:
+    doubts = [doubt for doubt in (_unlike(account, now), disagreement(account.heights.metres(), *mast)) if doubt]
+    if not doubts or not enabled:
         return Finding(level, message, values)
-    return Finding(WARN, doubt, values) if level == OK else Finding(level, f"{message}; {doubt}", values)
+    if level == OK:
+        return Finding(WARN, "; ".join(doubts), values)
+    return Finding(level, "; ".join([message, *doubts]), values)
+
+
+def _unlike(account: CameraAccount, now: float) -> str:
+    """What to say where more than half of the frames are unlike what a head was trained on."""
+    if account.unlike.hz(now) <= 0.5 * account.published.hz(now):
+        return ""
+    return (
+        f"this camera's pictures are unlike what the {account.unlike_head} head was trained on: do not believe it; "
+        "train one on such pictures, or choose another preset"
+    )
 
 
 def _camera_state(
@@ -88,11 +99,6 @@ def _camera_state(
         return WARN, (
             f"overloaded: {dropping:.1f} of {rate:.1f} images a second are replaced by newer ones "
             "before their turn comes"
-        )
-    if account.unlike.hz(now) > 0.5 * account.published.hz(now):
-        return WARN, (
-            f"this camera's pictures are unlike what the {account.unlike_head} head was trained on: do not believe it; "
-            "train one on such pictures, or choose another preset"
         )
     if account.no_points:
         return WARN, f"everything but points is published: {account.no_points}"
@@ -170,7 +176,12 @@ def node_finding(
     `doing` is the step of a configure under way, `problem` why the last one failed, `warnings` what stays true until
     the next one. `perceiver` is None while the node is not configured.
     """
-    values: dict[str, Any] = {"state": state, "enabled": enabled, "memory [MiB]": memory_mib()}
+    memory = process_memory.resident()
+    values: dict[str, Any] = {
+        "state": state,
+        "enabled": enabled,
+        "memory [MiB]": None if memory is None else memory / 2**20,
+    }
     about = perceiver.describe() if perceiver is not None else {}
     if about:
         values.update(_engine_values(about))
@@ -240,12 +251,3 @@ def _engine_values(about: Mapping[str, Any]) -> dict[str, Any]:
 def type_name(kind: type) -> str:
     """package/msg/Name of a message class."""
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-
-
-def memory_mib() -> float | None:
-    """Resident memory of this process in MiB, None where /proc does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

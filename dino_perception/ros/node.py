@@ -20,6 +20,7 @@ from dino_perception.messages.intake import Intake
 from dino_perception.messages.printable import printable
 from dino_perception.messages.topics import offered
 from dino_perception.messages.types import RclpyTypes
+from dino_perception.missing_packages import missing
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.camera import Camera, prefixes
 from dino_perception.ros.camera_height import StaticFrames
@@ -28,14 +29,13 @@ from dino_perception.ros.diagnostics import Diagnostics, Finding
 from dino_perception.ros.findings import camera_finding, node_finding
 from dino_perception.ros.frame_statistics import Account
 from dino_perception.ros.inputs import CameraInput
-from dino_perception.ros.lasting import LastingExecutor, answer_always
+from dino_perception.ros.lasting_executor import LastingExecutor, answer_always
 from dino_perception.ros.mailbox import Mailbox
 from dino_perception.ros.outputs import CameraOutputs
 from dino_perception.ros.parameter_files import ParameterFileError, check_parameter_file, given_parameter_files
 from dino_perception.ros.parameters import Parameters
 from dino_perception.ros.startup import Startup
 from dino_perception.ros.transitions import PatientLifecycleNode
-from dino_perception.wheels import missing
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
     from dino_perception.perception.perceiver import Perceiver

@@ -24,7 +24,7 @@ from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.datasets.base import text_key
 from dino_perception.training.evaluation.sampling import nearest
-from dino_perception.training.looks import View
+from dino_perception.training.looks import Look
 from dino_perception.training.tasks import task_of
 
 Progress = Callable[[str, int, int], None]
@@ -85,7 +85,7 @@ class FeatureCache:
         self._preprocess = Preprocessor(height, width, mean, self.engine.device)
 
     def items(
-        self, data: Dataset, kind: str, views: Sequence[View], progress: Progress | None = None, truth_stride: int = 2
+        self, data: Dataset, kind: str, views: Sequence[Look], progress: Progress | None = None, truth_stride: int = 2
     ) -> list[Item]:
         """Every look at every sample, view after view within a sample, computing what is missing.
 
@@ -134,14 +134,14 @@ class FeatureCache:
         ]
         return sum(2 * spec.channels(layer) * n for n, (_, layer, _) in zip(cells, outputs(self.taps)))
 
-    def _item(self, sample: Sample, kind: str, view: View, stride: int) -> Item:
+    def _item(self, sample: Sample, kind: str, view: Look, stride: int) -> Item:
         key, truth_key = text_key(sample.key, view), text_key(sample.key, sample.truth_key, view)
         names = [Tap(layer, norm, what == "cls") for what, layer, norm in outputs(self.taps)]
         features = tuple(self.folder / key[:2] / f"{key}-tap{name}.npy" for name in names)
         folder = self.root / "truth" / f"{kind}-{self.height}x{self.width}-{stride}"
         return Item(features, folder / truth_key[:2] / f"{truth_key}.npy")
 
-    def _write_truth(self, sample: Sample, view: View, kind: str, path: Path, stride: int) -> None:
+    def _write_truth(self, sample: Sample, view: Look, kind: str, path: Path, stride: int) -> None:
         image = sample.read_image()
         task = task_of(kind)
         truth = task.learnt(sample, sample.truth(kind, image))
@@ -153,7 +153,7 @@ class FeatureCache:
         whole[: box.output_height, : box.output_width] = content
         _store(path, whole)
 
-    def _write_features(self, sample: Sample, view: View, item: Item) -> None:
+    def _write_features(self, sample: Sample, view: Look, item: Item) -> None:
         image = view.image(sample.read_image())
         pixels = self._preprocess([image], [self.box(image, 2)])
         for path, feature in zip(item.features, self.engine(pixels)):

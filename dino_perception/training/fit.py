@@ -38,7 +38,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingStep:
     """How far training is: told after every step."""
 
     step: int
@@ -49,7 +49,7 @@ class State:
 
 
 @dataclass
-class Outcome:
+class FitOutcome:
     """What came of it. `history` has one row a validation: step, loss since the last one, score."""
 
     steps: int
@@ -65,8 +65,8 @@ def fit(
     validation: Sequence[Item],
     recipe: Recipe,
     device: torch.device | str = "cpu",
-    progress: Callable[[State], None] | None = None,
-) -> Outcome:
+    progress: Callable[[TrainingStep], None] | None = None,
+) -> FitOutcome:
     """Train `head` in place and leave it in eval mode on the CPU, with the weights that did best on `validation`, or
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
@@ -98,7 +98,7 @@ def fit(
     weights = task.weights(head, reads, recipe)
     weights = None if weights is None else weights.to(device)
     sign = task.better
-    outcome, best, kept, losses, since = Outcome(0, 0, False), -math.inf, None, [], 0
+    outcome, best, kept, losses, since = FitOutcome(0, 0, False), -math.inf, None, [], 0
     shown = math.nan
     batches = _endless(len(train), recipe.batch, order)
     for step in range(1, steps + 1):
@@ -119,7 +119,7 @@ def fit(
             if validation and sign * shown > best:
                 best, kept, outcome.best_step, since = sign * shown, copy.deepcopy(head.state_dict()), step, 0
         if progress:
-            progress(State(step, steps, loss.item(), shown, sign * best))
+            progress(TrainingStep(step, steps, loss.item(), shown, sign * best))
         if validation and since >= recipe.patience:
             outcome.stopped_early = True
             break

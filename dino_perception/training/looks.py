@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class View:
+class Look:
     """One look: number 0 is the frame itself, odd ones are mirrored, and from 2 on each has another exposure, contrast
     and white balance, drawn from the number and the picture itself."""
 
@@ -33,9 +33,9 @@ class View:
         return truth[:, ::-1] if self.mirrored else truth
 
 
-def views(count: int) -> tuple[View, ...]:
+def views(count: int) -> tuple[Look, ...]:
     """The first `count` looks."""
-    return tuple(View(number) for number in range(count))
+    return tuple(Look(number) for number in range(count))
 
 
 def relit(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

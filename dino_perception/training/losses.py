@@ -1,4 +1,4 @@
-"""What the heads are trained to make small."""
+"""The losses that training makes small, one function each."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
     """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
     that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely
-    2018, sec. 4.2), which keeps edges where they are. What is infinitely far, as the sky is, shall be at least BEYOND metres
-    away, and no more is asked: a dark shadow taken for sky is bad enough.
+    2018, sec. 4.2), which keeps edges where they are. An answer for what is infinitely far, such as the sky, need only
+    be BEYOND metres or more: a dark shadow taken for sky is bad enough.
 
     `metres` (B, 1, h, w), `truth` (B, H, W) float32 with NaN. Zero, with a gradient, when nothing is known.
     """

@@ -47,8 +47,8 @@ class Task:
         return {}
 
     def unknown(self, head: Head, truths: Sequence[Callable[[], np.ndarray]]) -> str:
-        """How it comes that no pixel of any truth says anything, "" when one does: a head that learnt from such truth would
-        have learnt nothing, and be saved as trained."""
+        """Why no pixel of any truth says anything, "" when one does: a head that learnt from such truth would have
+        learnt nothing, yet would be saved as trained."""
         return ""
 
     def begin(self, head: Head, truths: Sequence[Callable[[], np.ndarray]]) -> None:

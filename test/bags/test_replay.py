@@ -291,7 +291,7 @@ def test_the_perceiver_alone_is_measured_when_asked(tmp_path):
 
 def test_memory_does_not_grow_with_the_bag(tmp_path):
     """Frames wait in queues of bounded size: a slow writer holds the reader back."""
-    from dino_perception.bags.threads import BoundedQueue, Closed, started
+    from dino_perception.bags.replay_threads import BoundedQueue, Closed, started
 
     queue, errors, put = BoundedQueue(1000), [], []
 

@@ -16,7 +16,7 @@ from dino_perception.measuring import inventory
 from dino_perception.measuring.engine_trial import trial
 
 
-def findings() -> dict[str, inventory.Finding]:
+def findings() -> dict[str, inventory.InventoryLine]:
     return {finding.name: finding for finding in inventory.inventory()}
 
 

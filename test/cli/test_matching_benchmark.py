@@ -10,7 +10,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "perception"))
 from scenes import sift, texture
 
-from dino_perception.measuring.matching_benchmark import ROOT, WARPS, Clip, Worker, accuracy, times, warped
+from dino_perception.measuring.matching_benchmark import ROOT, WARPS, Clip, MatchingProcess, accuracy, times, warped
 from dino_perception.perception.geometry import letterbox
 
 
@@ -37,7 +37,7 @@ def test_a_checkouts_matching_is_timed_and_judged(tmp_path):
         there = np.c_[start, np.ones(len(start))] @ h.T
         return np.linalg.norm(there[:, :2] / there[:, 2:] - end, axis=1)
 
-    worker = Worker(ROOT)
+    worker = MatchingProcess(ROOT)
     try:
         table = times({"here": worker}, clip, rounds=1)
         judged = accuracy({"here": worker}, [Clip(clip, [("a texture", "a turn", 0, 1, off)])])

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dino_perception.engines import cache_folder
-from dino_perception.engines.cache import SEAL, Entry
+from dino_perception.engines.cache import SEAL, CachedEngine
 from dino_perception.engines.cache_folder import default_folder, distrust, private_folder, tidy, usable_folder
 
 DESCRIPTION = {"name": "backbone", "engine": "openvino", "precision": "float32", "shape": [1, 2]}
@@ -72,7 +72,7 @@ def test_a_relative_place_in_the_environment_is_no_place(monkeypatch):
 
 def stored(folder, **changes):
     """An entry with a record and an engine of a few bytes."""
-    entry = Entry(folder, {**DESCRIPTION, **changes})
+    entry = CachedEngine(folder, {**DESCRIPTION, **changes})
     with entry.locked(lambda line: None):
         record, _ = entry.store(b"engine" * 10)
         entry.commit({**record, "parity": {"outputs": [{"kind": "features", "nonfinite": 0, "cosine_mean": 0.999}]}})

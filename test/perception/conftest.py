@@ -13,10 +13,10 @@ def drive():
     from scenes import Drive
 
     from dino_perception.perception.frame import CameraModel
-    from dino_perception.training.terrain.world import Camera, World
+    from dino_perception.training.terrain.world import PinholeCamera, World
 
     world = World(14, "badlands")
     poses = world.drive(12, 10.0)
-    camera = Camera.of(640, 480)
+    camera = PinholeCamera.of(640, 480)
     rendered = world.render(poses, camera)
     return Drive(rendered.rgb, rendered.depth, poses, CameraModel(640, 480, np.asarray(camera.k)))

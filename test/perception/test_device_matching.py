@@ -16,7 +16,7 @@ from dino_perception.perception.descriptors import gradients, joined
 from dino_perception.perception.device import look as device
 from dino_perception.perception.device import tracks as tracks_on_device
 from dino_perception.perception.device import windows
-from dino_perception.perception.device.captured import Captured
+from dino_perception.perception.device.captured import CapturedFunction
 from dino_perception.perception.device.tracks import TURNS, DeviceTracker
 from dino_perception.perception.refine import Refiner
 from dino_perception.perception.track_memory import memory, tracker
@@ -24,7 +24,7 @@ from dino_perception.perception.tracks import Tracker
 
 GREY = IMAGE[..., 0]
 AFFINE = np.array([[1.05, 0.02, 8.0], [-0.02, 1.05, -5.0]])
-GRID = device.Grid(30, 40, (16.0, 16.0))
+GRID = device.PatchGrid(30, 40, (16.0, 16.0))
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,7 @@ def test_nothing_waits_for_the_host():
     levels = windows.pyramid(grey)
     descriptors = torch.empty(2, 1200, 64, device=nowhere)
     codes = torch.cat([descriptors, windows.histograms(levels, 30, 40, GRID.patch)], dim=2)
-    sight = device.Sight(levels, descriptors, codes)
+    sight = device.ViewBatch(levels, descriptors, codes)
     points = torch.empty(2, 460, 2, device=nowhere)
     bend = torch.empty(2, 15, 20, 2, 2, device=nowhere)
     turn, most = (
@@ -168,7 +168,13 @@ def fails(*arguments):
 
 @pytest.mark.parametrize(
     ("where", "resumed"),
-    [("_sight", False), ("look", False), ("look", True), ("Captured._capture", False), ("windows.corners", False)],
+    [
+        ("_sight", False),
+        ("look", False),
+        ("look", True),
+        ("CapturedFunction._capture", False),
+        ("windows.corners", False),
+    ],
 )
 def test_what_the_device_cannot_do_the_cpu_does_from_then_on(where, resumed, monkeypatch, caplog):
     """Beginning with the frame at which it failed, as a new tracker would, and with ids that were never given out."""
@@ -176,8 +182,8 @@ def test_what_the_device_cannot_do_the_cpu_does_from_then_on(where, resumed, mon
     owner = getattr(tracks_on_device, owner) if owner else tracks_on_device
     own, cpu = DeviceTracker(), Tracker()
     frames = [window(100 + 12 * i, 150, index=i) for i in range(4)]
-    if where == "Captured._capture":  # as on a GPU: what has been called once is captured
-        monkeypatch.setattr(Captured, "__call__", lambda self, static, tensors: self._capture(static, tensors))
+    if where == "CapturedFunction._capture":  # as on a GPU: what has been called once is captured
+        monkeypatch.setattr(CapturedFunction, "__call__", lambda self, static, tensors: self._capture(static, tensors))
     monkeypatch.setattr(owner, name, fails)
     tracks_on_device._say.cache_clear()
     ours = [update(own, frame) for frame in frames[:2]]

@@ -12,6 +12,7 @@ import torch
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.domain import fit, summary
 from dino_perception.models.heads import load_head, save_head
+from dino_perception.perception.doubt import belief
 from dino_perception.perception.frame import IGNORE, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
@@ -71,7 +72,7 @@ def test_noise_has_less_confidence_and_says_nothing_where_asked(perceiver) -> No
     assert np.abs(seen.segmentation.confidence - lowered).max() <= 1
     assert np.array_equal(seen.segmentation.mask, plain.segmentation.mask)
     assert np.array_equal(seen.depth.metres, plain.depth.metres)
-    assert np.abs(seen.depth.confidence - plain.depth.confidence * seen.strangeness["depth"] ** -2).max() <= 1
+    assert np.abs(seen.depth.confidence - plain.depth.confidence * belief(seen.strangeness["depth"])).max() <= 1
     silent = percept(perceiver, noise(1), ignore=True)
     assert (silent.segmentation.mask == IGNORE).all() and not silent.segmentation.confidence.any()
     assert np.isnan(silent.depth.metres).all() and not silent.depth.confidence.any()

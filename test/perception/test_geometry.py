@@ -1,6 +1,7 @@
 """Sizes, pixels and rays, against OpenCV and closed forms."""
 
 import dataclasses
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -234,3 +235,9 @@ def test_a_camera_that_cannot_be_used_is_named(bad, sentence):
 def test_an_image_too_thin_for_the_output_is_refused_in_a_sentence():
     with pytest.raises(GeometryError, match="4000x1 pixels is too thin"):
         letterbox(1, 4000, 480, 640, 240, 320)
+
+
+def test_the_pixel_under_another_is_the_one_that_exact_fractions_name():
+    for count, size in [(640, 480), (480, 640), (97, 131), (131, 97), (80, 640), (1920, 640), (7, 7), (1, 9)]:
+        exact = [int((i + Fraction(1, 2)) * size / count) for i in range(count)]
+        assert geometry.pixels_under(count, size, size, count).tolist() == exact

@@ -265,3 +265,16 @@ def _yaml(value) -> str:
     import json
 
     return json.dumps(value)
+
+
+def picture_of(sample, stamp_ns: int, pixels: np.ndarray | None = None) -> tuple:
+    """A data set's picture (480, 640), or `pixels` in its place, and its camera_info."""
+    header, size = TYPES.header(stamp_ns, "camera_optical_frame"), {"height": 480, "width": 640}
+    k = sample.camera.k
+    lens = dict(distortion_model="plumb_bob", d=np.zeros(5), k=k.ravel(), r=np.eye(3).ravel())
+    lens["p"] = np.insert(k, 3, 0, axis=1).ravel()
+    picture = dict(encoding="rgb8", step=1920, data=sample.read_image() if pixels is None else pixels)
+    return (
+        TYPES.make("sensor_msgs/msg/Image", header=header, **size, **picture),
+        TYPES.make("sensor_msgs/msg/CameraInfo", header=header, **size, **lens),
+    )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 
-import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from live_node import TYPES, wait_for
+from live_node import TYPES, picture_of, wait_for
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from dino_perception.ros.camera_height import StaticFrames, disagreement
@@ -78,7 +77,9 @@ def test_a_node_compares_its_depth_with_tf_and_with_the_parameter(start, tmp_pat
         return client.found("camera camera")
 
     def once(condition, what):
-        wait_for(lambda: client.send(*messages(sample, client.now_ns())) or time.sleep(0.2) or condition(), what, 180.0)
+        wait_for(
+            lambda: client.send(*picture_of(sample, client.now_ns())) or time.sleep(0.2) or condition(), what, 180.0
+        )
 
     once(lambda: client.values("camera camera").get("height over ground by depth [m]"), "a height")
     metres = float(client.values("camera camera")["height over ground by depth [m]"])
@@ -95,16 +96,3 @@ def test_a_node_compares_its_depth_with_tf_and_with_the_parameter(start, tmp_pat
     once(lambda: "too short" in found().message, "a warning by the parameter")
     assert f"{1.5 * metres:.2f} m by the parameter camera_height" in found().message
     assert node.alive()
-
-
-def messages(sample, stamp_ns: int) -> tuple:
-    """The picture and its camera_info."""
-    header, size = TYPES.header(stamp_ns, "camera_optical_frame"), {"height": 480, "width": 640}
-    k = sample.camera.k
-    lens = dict(distortion_model="plumb_bob", d=np.zeros(5), k=k.ravel(), r=np.eye(3).ravel())
-    lens["p"] = np.insert(k, 3, 0, axis=1).ravel()
-    picture = dict(encoding="rgb8", step=1920, data=sample.read_image())
-    return (
-        TYPES.make("sensor_msgs/msg/Image", header=header, **size, **picture),
-        TYPES.make("sensor_msgs/msg/CameraInfo", header=header, **size, **lens),
-    )

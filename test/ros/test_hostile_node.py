@@ -14,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.ros.complaints import CallbackErrors, Complaints
-from dino_perception.ros.lasting import LastingExecutor, answer_always
+from dino_perception.ros.lasting_executor import LastingExecutor, answer_always
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets import DataError, open_dataset
 from dino_perception.training.evaluation.sampling import nearest
 from dino_perception.training.features import FeatureCache
-from dino_perception.training.looks import View, views
+from dino_perception.training.looks import Look, views
 
 TAPS = (3, 7)
 
@@ -65,7 +65,7 @@ def test_the_sky_of_a_rendered_drive_is_far_for_who_learns_depth_and_unknown_for
         intrinsics=np.array([50.0, 50, 31.5, 23.5]),
     )
     data = opened(tmp_path, tmp_path / "open")
-    (item,) = cache.items(data, "depth", [View()])
+    (item,) = cache.items(data, "depth", [Look()])
     truth = item.load()[1]
     assert np.isposinf(truth[:8]).all() and (truth[8:] == 5).all()
     assert np.isnan(data.samples[0].read_depth()[:16]).all()
@@ -86,17 +86,17 @@ def test_nothing_is_computed_twice_and_what_is_missing_is(labelled, tmp_path, ca
 
 
 def test_another_mask_is_read_without_another_look_at_the_picture(labelled, tmp_path, cache):
-    cache.items(opened(labelled, tmp_path), "segmentation", [View()])
+    cache.items(opened(labelled, tmp_path), "segmentation", [Look()])
     before = stamps(cache.folder)
     picture(labelled / "masks" / "003.png", np.ones(SIZE, np.uint8))
-    items = cache.items(opened(labelled, tmp_path), "segmentation", [View()])
+    items = cache.items(opened(labelled, tmp_path), "segmentation", [Look()])
     assert (items[3].load()[1] == 1).all() and stamps(cache.folder) == before
 
 
 def test_another_picture_under_the_same_name_is_looked_at_again(labelled, tmp_path, cache):
-    first = cache.items(opened(labelled, tmp_path), "segmentation", [View()])
+    first = cache.items(opened(labelled, tmp_path), "segmentation", [Look()])
     picture(labelled / "images" / "003.png", 255 - striped(3)[0])
-    second = cache.items(opened(labelled, tmp_path), "segmentation", [View()])
+    second = cache.items(opened(labelled, tmp_path), "segmentation", [Look()])
     assert [a.features != b.features for a, b in zip(first, second)] == [i == 3 for i in range(10)]
 
 
@@ -117,8 +117,8 @@ def test_padding_has_no_truth(tmp_path, cache):
     picture(tmp_path / "tall" / "masks" / "0.png", tall[1])
     picture(tmp_path / "tall" / "depth" / "0.png", np.full((64, 48), 2000, np.uint16))
     data = opened(tmp_path / "tall", tmp_path)
-    mask = cache.items(data, "segmentation", [View()])[0].load()[1]
-    depth = cache.items(data, "depth", [View()])[0].load()[1]
+    mask = cache.items(data, "segmentation", [Look()])[0].load()[1]
+    depth = cache.items(data, "depth", [Look()])[0].load()[1]
     assert mask.shape == depth.shape == (24, 32)  # 64x48 becomes 48x36 of 48x64, and half of that here
     assert (mask[:, 18:] == IGNORE).all() and (mask[:, :18] != IGNORE).all()
     assert np.isnan(depth[:, 18:]).all() and (depth[:, :18] == 2).all()
@@ -137,10 +137,10 @@ def test_looks_in_other_light_differ_and_are_the_same_every_time():
     np.testing.assert_array_equal(looks[0], image)
     np.testing.assert_array_equal(looks[1], image[:, ::-1])
     assert len({look.tobytes() for look in looks}) == 6
-    np.testing.assert_array_equal(View(4).image(image), looks[4])
+    np.testing.assert_array_equal(Look(4).image(image), looks[4])
     truth = np.arange(6).reshape(2, 3)
-    np.testing.assert_array_equal(View(3).truth(truth), truth[:, ::-1])
-    np.testing.assert_array_equal(View(4).truth(truth), truth)
+    np.testing.assert_array_equal(Look(3).truth(truth), truth[:, ::-1])
+    np.testing.assert_array_equal(Look(4).truth(truth), truth)
 
 
 @pytest.mark.parametrize("height, width", [(6, 8), (3, 4), (24, 32), (5, 7)])

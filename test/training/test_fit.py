@@ -18,7 +18,7 @@ from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets import open_dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.fit import Recipe, fit, measure, score
-from dino_perception.training.looks import View
+from dino_perception.training.looks import Look
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
 from dino_perception.training.splitting import limited, split, with_truth
 
@@ -33,7 +33,7 @@ def material(labelled, tmp_path, backbone):
     """(items by kind, dataset): eight frames to learn from and two to judge by."""
     data = open_dataset(labelled, cache=tmp_path)
     cache = FeatureCache(tmp_path / "cache", backbone, backbone.spec.taps, *SIZE, engine="torch")
-    yield {kind: cache.items(data, kind, [View()]) for kind in ("segmentation", "depth")}, data
+    yield {kind: cache.items(data, kind, [Look()]) for kind in ("segmentation", "depth")}, data
     cache.close()
 
 

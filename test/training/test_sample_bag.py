@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from dino_perception.training.terrain import sample_bag
-from dino_perception.training.terrain.world import Camera
+from dino_perception.training.terrain.world import PinholeCamera
 
 SHIPPED = Path(__file__).parents[2] / "data" / "sample_drive"
 
@@ -130,7 +130,7 @@ def test_pictures_have_the_sizes_their_camera_info_says(made):
 
 
 def test_scaling_a_camera_keeps_its_rays():
-    camera = Camera.of(640, 480)
+    camera = PinholeCamera.of(640, 480)
     quarter = sample_bag.scaled(camera, 4)
     # The centre of the small picture's first pixel is the corner shared by pixels 1 and 2 of the large one.
     assert np.isclose((0 - quarter.k[0, 2]) / quarter.k[0, 0], (1.5 - camera.k[0, 2]) / camera.k[0, 0])

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from dino_perception.training.pretraining.pairs import seen
-from dino_perception.training.terrain.scenes import Job, render
+from dino_perception.training.terrain.scenes import RenderJob, render
 
 
 def test_every_drive_is_a_file_and_its_two_frames_see_the_same_ground(tmp_path):
-    job = Job(
+    job = RenderJob(
         tmp_path, seed=11, style="mars", height=96, width=128, frames=2, drives=2, suns=2, rate_hz=0.5, device="cpu"
     )
     render(job)

@@ -9,19 +9,19 @@ from scipy.ndimage import map_coordinates, uniform_filter
 
 from dino_perception.perception.frame import CameraModel
 from dino_perception.training.terrain.ground import CELLS, SIZE, Ground
+from dino_perception.training.terrain.ray_batch import RayBatch
 from dino_perception.training.terrain.rocks import BALL, BUMPS
-from dino_perception.training.terrain.view import View
 from dino_perception.training.terrain.world import (
     CLASSES,
     HELD_OUT_STYLES,
     STYLES,
     TRAIN_STYLES,
-    Camera,
+    PinholeCamera,
     World,
     camera_mount,
 )
 
-CAMERA = Camera.of(160, 120)
+CAMERA = PinholeCamera.of(160, 120)
 SEED = 45
 
 
@@ -61,7 +61,7 @@ def test_depth_is_the_first_crossing_of_each_ray_with_the_ground(world, poses):
     # A low camera looking along bumpy ground, where rays graze crests.
     pose = poses[10].copy()
     pose[2, 3] -= 0.6
-    view = View(world, pose[None], Camera.of(160, 120))
+    view = RayBatch(world, pose[None], PinholeCamera.of(160, 120))
     t = view.horizon.meet(view.scene.direction, view.frame).double().numpy()
     direction = (rays(CAMERA) @ pose[:3, :3].T).reshape(-1, 3)
     reach = t * np.hypot(direction[:, 0], direction[:, 1])
@@ -94,7 +94,7 @@ def test_depth_on_a_tilted_plane_is_the_closed_form(world, poses):
     pose = np.eye(4)
     pose[:3, :3] = poses[10, :3, :3]
     pose[2, 3] = 1.4
-    view = View(flat, pose[None], CAMERA)
+    view = RayBatch(flat, pose[None], CAMERA)
     t = view.horizon.meet(view.scene.direction, view.frame).double().numpy().reshape(120, 160)
     expected = (-(pose[:3, 3] @ plane)) / (rays(CAMERA) @ pose[:3, :3].T @ plane)
     near = (expected > 0) & (expected < 250.0)
@@ -104,7 +104,7 @@ def test_depth_on_a_tilted_plane_is_the_closed_form(world, poses):
 
 def test_rock_hits_lie_where_a_dense_search_finds_the_solid(world, poses):
     """The rock's solid, sampled every 0.2 % of its size along the ray: the first sample inside is the hit."""
-    view = View(world, poses[[10]], Camera.of(320, 240))
+    view = RayBatch(world, poses[[10]], PinholeCamera.of(320, 240))
     hits, rocks = view.scene.rocks, world.rocks
     chosen = torch.randperm(len(hits.ray), generator=torch.Generator().manual_seed(1))[:120]
     error = []
@@ -140,7 +140,7 @@ def test_depth_agrees_between_frames(frames, poses):
 
 def test_texture_stays_on_the_ground(world, poses):
     """Warped by depth and pose, one picture correlates with another 3 frames later; shifted by 6 pixels it does not."""
-    camera = Camera.of(320, 240)
+    camera = PinholeCamera.of(320, 240)
     frames = world.render(poses[[10, 13]], camera)
     grey = frames.rgb.astype(np.float64).mean(-1)
     pixel, z = seen_from(frames.depth[0], poses[10], poses[13], camera)
@@ -174,7 +174,7 @@ def test_sky_is_where_there_is_no_depth_and_every_class_appears(world, frames):
 
 def test_classes_belong_to_places(world, poses):
     """The same place has the same class in both frames, and pale bedrock is brighter than dark basaltic sand."""
-    camera = Camera.of(320, 240)
+    camera = PinholeCamera.of(320, 240)
     found = {kind: [] for kind in ("bedrock", "sand")}
     for first, second in ((5, 8), (40, 43)):
         frames = world.render(poses[[first, second]], camera)
@@ -190,7 +190,7 @@ def test_classes_belong_to_places(world, poses):
 
 
 def test_only_rocks_of_30_cm_are_big_rocks(world, poses):
-    scene = View(world, poses[[10]], Camera.of(320, 240)).scene
+    scene = RayBatch(world, poses[[10]], PinholeCamera.of(320, 240)).scene
     diameter = world.rocks.diameter[scene.rocks.rock]
     big = scene.classes[scene.rocks.ray] == CLASSES.index("big_rock")
     assert torch.equal(big, diameter >= 0.3)

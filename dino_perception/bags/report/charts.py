@@ -14,7 +14,7 @@ from dino_perception.models.palette import BAD, as_hex
 WIDTH, HEIGHT = 940, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 12, 24
 POINTS = 900
-"""A curve is drawn through at most so many points: the means of as many stretches of time."""
+"""A curve is drawn through at most this many points: the means of as many stretches of time."""
 
 
 @dataclass

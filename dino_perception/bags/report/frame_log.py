@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from dino_perception import process_memory
 from dino_perception.bags.report.figures import Figure, figures
 from dino_perception.bags.report.pictures import tiles
 from dino_perception.models.label_sets import Label
@@ -17,16 +17,16 @@ from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.settings import Settings
 
 PICTURES = 36
-"""At most so many pictures are kept, evenly spaced over the frames."""
+"""At most this many pictures are kept, evenly spaced over the frames."""
 _WIDTH = 300
 
 
 @dataclass
 class Row:
-    """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, of which a stage, the share of each
-    class in 0..1 (`ignored`: of no class), mean confidence, share of the pixels below the sky that have a depth and its
-    5th, 50th and 95th percentile in metres, matches and their mean score and median length in pixels, resident memory in MB. What a head
-    did not say is None. `figures` are those of all other heads."""
+    """One frame: record time and stamp (ns), camera, milliseconds in the perceiver, in all and in each stage, the share
+    of each class in 0..1 (`ignored`: of no class), mean confidence, share of the pixels below the sky that have a depth
+    and its 5th, 50th and 95th percentile in metres, matches and their mean score and median length in pixels, resident
+    memory in MB. What a head did not say is None. `figures` are those of all other heads."""
 
     time_ns: int
     stamp_ns: int
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass
-class Picture:
+class ReportPicture:
     """Some frame's pictures by name, as JPEG in base64."""
 
     number: int
@@ -60,7 +60,7 @@ class FrameLog:
 
     def __init__(self, settings: Settings, labels: tuple[Label, ...], *, pictures: bool = True):
         self.rows: list[Row] = []
-        self.pictures: list[Picture] = []
+        self.pictures: list[ReportPicture] = []
         self._settings, self._labels, self._with_pictures = settings, labels, pictures
         self._stride = 1
         self._before: dict[str, Percept] = {}
@@ -80,19 +80,21 @@ class FrameLog:
                 self._stride *= 2
                 self.pictures = [picture for picture in self.pictures if picture.number % self._stride == 0]
 
-    def _picture(self, percept: Percept, number: int, time_ns: int) -> Picture:
+    def _picture(self, percept: Percept, number: int, time_ns: int) -> ReportPicture:
         packed = {}
         for name, image in tiles(percept, self._settings).items():
             height = max(1, round(image.shape[0] * _WIDTH / image.shape[1]))
             small = cv2.resize(image, (_WIDTH, height), interpolation=cv2.INTER_AREA)
             ok, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
             packed[name] = base64.b64encode(jpeg).decode() if ok else ""
-        return Picture(number, time_ns, percept.frame.camera, packed)
+        return ReportPicture(number, time_ns, percept.frame.camera, packed)
 
 
 def _row(percept: Percept, time_ns: int, ms: float, far: Collection[str]) -> Row:
     frame = percept.frame
-    row = Row(time_ns, frame.stamp_ns, frame.camera, ms, dict(percept.stage_ms), rss_mb=resident_mb())
+    row = Row(
+        time_ns, frame.stamp_ns, frame.camera, ms, dict(percept.stage_ms), rss_mb=(process_memory.resident() or 0) / 1e6
+    )
     if percept.segmentation is not None:
         mask = percept.segmentation.mask
         shares = np.bincount(mask.reshape(-1), minlength=256) / mask.size
@@ -123,11 +125,3 @@ def _near(percept: Percept, far: Collection[str]) -> np.ndarray:
     if segmentation is None or segmentation.mask.shape != metres.shape:
         return np.ones(metres.shape, bool)
     return ~np.isin(segmentation.mask, [label.id for label in segmentation.labels if label.name in far])
-
-
-def resident_mb() -> float:
-    """Memory of this process that is in RAM now, in MB; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-    except (OSError, IndexError, ValueError):
-        return 0.0

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dino_perception import results
 from dino_perception.bags.report.charts import Chart, Curve
-from dino_perception.bags.report.frame_log import Picture, Row
-from dino_perception.bags.storage.problems import UNWRITABLE, BagError
+from dino_perception.bags.report.frame_log import ReportPicture, Row
 from dino_perception.models.label_sets import Label
 from dino_perception.models.palette import CURVES, as_hex
 
@@ -24,11 +24,11 @@ def write_report(
     title: str,
     summary: Mapping[str, Any],
     rows: Sequence[Row],
-    pictures: Sequence[Picture],
+    pictures: Sequence[ReportPicture],
     labels: Sequence[Label],
-) -> Path:
+) -> Path | None:
     """`folder`/index.html: the summary (name -> value; nested ones as tables), charts over time for each camera,
-    pictures. Raises BagError when it cannot be written."""
+    pictures. Returns where the page is: there, or where `results.keep` found room for it, or None."""
     cameras = list(dict.fromkeys(row.camera for row in rows))
     body = [f"<h1>{html.escape(title)}</h1>", _cards(summary.get("figures", {})), _notes(summary.get("notes", []))]
     if rows:
@@ -45,13 +45,7 @@ def write_report(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{''.join(body)}</main></html>\n"
     )
-    path = folder / "index.html"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BagError(f"the report {path} cannot be written: {error.strerror}", UNWRITABLE) from None
-    return path
+    return results.keep(folder / "index.html", page, within=folder)
 
 
 def live(times_s: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +183,7 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 
 
-def _gallery(pictures: Sequence[Picture], origin: int) -> str:
+def _gallery(pictures: Sequence[ReportPicture], origin: int) -> str:
     if not pictures:
         return ""
     rows = []

@@ -17,8 +17,8 @@ _ROS2 = {"ros2msg": "ros2msg", "ros2idl": "ros2idl", "omgidl": "ros2idl"}
 class Channels:
     """`topics` by the number of the channel, from the records that `register` is given.
 
-    Channels in CDR are topics of ROS 2. Those in ROS 1's encoding become ones, and `cdr` turns their messages. All
-    others stay what they are. `problem` is told of what cannot be read.
+    Channels in CDR are topics of ROS 2. Those in ROS 1's encoding become such topics, and `cdr` converts their
+    messages. All others stay as they are. `problem` is told of what cannot be read.
     """
 
     def __init__(self, file: str, problem: Callable[[Problem], None]):
@@ -49,7 +49,7 @@ class Channels:
             self._problem(Problem("damaged", f"a topic of {self._file} cannot be read: {error}"))
 
     def cdr(self, channel: int, data: Any) -> Any:
-        """The bytes of a message as its topic has them; None, after saying so, when they cannot be turned."""
+        """The bytes of a message as its topic has them; None, after saying so, when they cannot be converted."""
         types = self._ros1.get(channel)
         if types is None:
             return data

@@ -26,7 +26,7 @@ FOOTER_SIZE = PREFIX.size + 20
 
 
 LARGEST = 1 << 30
-"""Bytes of a chunk, or of a compressed message, that are unpacked at most."""
+"""At most this many bytes of a chunk, or of a compressed message, are unpacked."""
 
 
 class McapError(ValueError):

@@ -207,7 +207,7 @@ class McapWriter:
         )
 
     def _ending(self, complete: bool) -> bytes:
-        """That the job is complete, data end, summary, summary offsets, footer and magic."""
+        """The record that the job is complete, data end, summary, summary offsets, footer and magic."""
         said = origin.metadata_record(origin.COMPLETE, {}) if complete else b""
         notes = self._notes + ([(origin.COMPLETE, self._end, len(said))] if complete else [])
         data_end = said + mcap.record(mcap.DATA_END, struct.pack("<I", 0))

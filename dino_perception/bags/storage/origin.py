@@ -1,7 +1,7 @@
 """Which job made a bag and whether it is complete: what the bag says of itself.
 
-A bag of `replay` says at its start what was to be done, and at its end that it was done. So an output is known for what
-it is, also without the checkpoint beside it, and is never taken for a recording, nor a recording for an output.
+A bag of `replay` says at its start what was to be done, and at its end that it was done. So an output is recognised
+even without the checkpoint beside it, and is never taken for a recording, nor a recording for an output.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _JUMP_NS = 1_000_000_000
 """Recorders write a little out of order; a topic that goes back further than this was recorded by a clock that
 jumped."""
 _GAP = 2000
-"""So many missing rows in a row are taken for the end of what a damaged database still gives."""
+"""This many missing rows, one after another, are taken for the end of what a damaged database still gives."""
 
 
 class SqliteError(ValueError):

@@ -103,8 +103,9 @@ class SqliteWriter:
         return list(self._topics)
 
     def close(self, *, complete: bool = False) -> int:
-        """Close. Messages since the last `commit` that returned true are dropped. Returns 0: nothing else is. The
-        database says that its job is `complete` when that is so. Raises OSError when the disk has no room for that."""
+        """Close. Messages since the last `commit` that returned true are dropped. Returns 0: nothing else is dropped.
+        The database says that its job is `complete` when that is so. Raises OSError when the disk has no room for
+        that."""
         try:
             if self._open_group:
                 self._base.execute("ROLLBACK")

@@ -19,7 +19,8 @@ from dino_perception.bags.storage.mcap_write import McapWriter
 from dino_perception.bags.storage.problems import UNWRITABLE, BagError, ChangedError
 from dino_perception.bags.storage.sqlite_read import SqliteSource
 from dino_perception.bags.storage.sqlite_write import SqliteWriter
-from dino_perception.bags.storage.topic import Record, Topic
+from dino_perception.bags.storage.topic import Record, Topic, named_qos
+from dino_perception.models.yaml_text import load
 
 
 class NotContinued(BagError):
@@ -30,8 +31,9 @@ class BagWriter:
     """A new bag at `path`, or with `keep` = (`end`, `topics` of an earlier writer) that bag continued.
 
     `compression` is "" or "zstd" (mcap only). `mark` is whatever was given with the last group that is safe on the
-    disk, `count` and `sha256` say how many messages are and what they are (topic, time and bytes, in order). Raises
-    BagError when the bag cannot be written; what was safe then stays safe. `job` is what the bag says of its origin.
+    disk, `count` and `sha256` say how many messages are safe there and what they are (topic, time and bytes, in order).
+    Raises BagError when the bag cannot be written; what was safe then stays safe. `job` is what the bag says of its
+    origin.
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class BagWriter:
                     "name": topic.name,
                     "type": topic.type,
                     "serialization_format": topic.coding,
-                    "offered_qos_profiles": yaml.safe_load(topic.qos) if topic.qos else [],
+                    "offered_qos_profiles": load(named_qos(topic.qos)) or [],
                     "type_description_hash": topic.hash,
                 },
                 "message_count": counts.get(topic.name, 0),

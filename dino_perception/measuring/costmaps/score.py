@@ -26,7 +26,7 @@ SETTLE = 3
 
 
 @dataclass(frozen=True)
-class View:
+class Observation:
     """One frame as a costmap gets it: (N, 3) points in the global frame, (N,) class ids and confidences 0..255, and
     the camera's place (3,)."""
 
@@ -38,7 +38,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Result:
+class CostmapScore:
     """Of the cells seen within 5 m: the share of those with tall rocks, and of those with ground only, that are closed
     (cost 253 or more); what the ground costs on average; and how many there were, counted in every frame."""
 
@@ -49,7 +49,9 @@ class Result:
     ground: int
 
 
-def score(costmap: Mapping[str, Any], truth: Sequence[View], seen: Sequence[View], names: Mapping[int, str]) -> Result:
+def score(
+    costmap: Mapping[str, Any], truth: Sequence[Observation], seen: Sequence[Observation], names: Mapping[int, str]
+) -> CostmapScore:
     """Runs the layers of `costmap`, the `ros__parameters` of a costmap, over `seen`, and compares with `truth`, frame by
     frame. `names` are the classes of both by id; a class whose name ends in "rock" is one that may be tall."""
     grid = Grid.around(np.concatenate([view.origin[None, :2] for view in truth]), NEAR + 2.0, costmap["resolution"])
@@ -73,7 +75,7 @@ def score(costmap: Mapping[str, Any], truth: Sequence[View], seen: Sequence[View
         closed.append(master[ground] >= INSCRIBED)
         costs.append(master[ground])
     found, closed, costs = map(np.concatenate, (found, closed, costs))
-    return Result(float(found.mean()), float(closed.mean()), float(costs.mean()), len(found), len(closed))
+    return CostmapScore(float(found.mean()), float(closed.mean()), float(costs.mean()), len(found), len(closed))
 
 
 class _layer:
@@ -87,7 +89,7 @@ class _layer:
         else:
             self._layer = VoxelLayer(parameters, grid)
 
-    def __call__(self, view: View) -> None:
+    def __call__(self, view: Observation) -> None:
         if self._semantic:
             self._layer.observe(view.seconds, view.points, view.origin, view.classes, view.confidence)
         else:
@@ -97,7 +99,7 @@ class _layer:
         return self._layer.costs
 
 
-def _rocks(truth: Sequence[View], grid: Grid, names: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray]:
+def _rocks(truth: Sequence[Observation], grid: Grid, names: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray]:
     """Which cells hold rock that stands over the ground around it by more than `TALL`, and which hold any rock."""
     total, count = (np.zeros(grid.shape) for _ in range(2))
     top = np.full(grid.shape, -np.inf)
@@ -114,14 +116,14 @@ def _rocks(truth: Sequence[View], grid: Grid, names: Mapping[int, str]) -> tuple
     return tall, np.isfinite(top)
 
 
-def _cells(view: View, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _cells(view: Observation, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The flat cell of every point, and which of them are near and on the grid."""
     cells, inside = grid.cells(np.nan_to_num(view.points, nan=1e9))
     with np.errstate(invalid="ignore"):
         return cells, inside & (np.linalg.norm(view.points - view.origin, axis=1) < NEAR)
 
 
-def _is_rock(view: View, names: Mapping[int, str]) -> np.ndarray:
+def _is_rock(view: Observation, names: Mapping[int, str]) -> np.ndarray:
     return np.isin(view.classes, [id_ for id_, name in names.items() if name.endswith("rock") and name != "bedrock"])
 
 

@@ -9,7 +9,19 @@ from dino_perception.models.heads.base import (
     create_head,
     kinds,
     load_head,
+    packed_head,
     save_head,
 )
 
-__all__ = ["LABELS", "Label", "Head", "HeadError", "HeadSpec", "create_head", "kinds", "load_head", "save_head"]
+__all__ = [
+    "LABELS",
+    "Label",
+    "Head",
+    "HeadError",
+    "HeadSpec",
+    "create_head",
+    "kinds",
+    "load_head",
+    "packed_head",
+    "save_head",
+]

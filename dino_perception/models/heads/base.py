@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dino_perception import results
 from dino_perception.models import domain, files, head_catalog, label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
@@ -227,11 +228,16 @@ def load_head(
 
 def save_head(head: Head, path: str | Path) -> None:
     """Write the weights with `head.spec` beside them; `head.spec = replace(head.spec, metrics=...)` fills it in."""
+    results.write(Path(path), packed_head(head))
+
+
+def packed_head(head: Head) -> bytes:
+    """The content of the file that `save_head` writes."""
     tensors, metadata = head.state_dict(), {"content": "head", "spec": described(head.spec)}
     if head.domain is not None:
         tensors = {**tensors, **head.domain.tensors()}
         metadata["domain"] = head.domain.metadata()
-    files.write(path, tensors, metadata)
+    return files.packed(tensors, metadata)
 
 
 def described(spec: HeadSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Captured:
+class CapturedFunction:
     """Calls `function(static, tensors)`. On a GPU the second call of the same shapes is captured, and replayed from then on: its
     thousands of small kernels would take longer to launch than to run. What it returns there is valid until the next call."""
 

@@ -18,11 +18,11 @@ from dino_perception.perception.matching import NODE
 
 ALIKE, DOUBT, LOST = 0.85, 0.35, 0.3
 SLOTS = 512
-"""Most votes of found points: of G of them every (G // 256)-th votes."""
+"""How many found points may vote: of G of them, every (G // 256)-th does."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class PatchGrid:
     """What is the same for every frame: patches and their size (x, y) in image pixels."""
 
     rows: int
@@ -31,7 +31,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ViewBatch:
     """Views of B cameras: pyramid levels (B, H, W), descriptors and codes (B, rows * columns, D)."""
 
     levels: Sequence[Tensor]
@@ -40,7 +40,7 @@ class Sight:
 
 
 def look(
-    grid: Grid, turns: int, reference: Sight, previous: Sight, view: Sight, xy: Tensor, last: Tensor, turn: Tensor,
+    grid: PatchGrid, turns: int, reference: ViewBatch, previous: ViewBatch, view: ViewBatch, xy: Tensor, last: Tensor, turn: Tensor,
     bend: Tensor, fresh: Tensor, most: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Where points are in `view`.
@@ -118,7 +118,7 @@ class _Found:
         self.position = torch.where(stray[..., None], seed, self.position)
 
 
-def mutual(grid: Grid, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def mutual(grid: PatchGrid, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`matching._mutual`: pixels (B, blocks, 2) in the reference and in the view, and whether the block has one (B, blocks)."""
     asked, blocks = _asked(grid.rows, grid.columns, first.device)
     similar = first[:, asked] @ second.transpose(1, 2)
@@ -146,7 +146,7 @@ def mutual(grid: Grid, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, T
     return start, (cells(j) + torch.stack(offsets, dim=2) + 0.5) * patch - 0.5, valid
 
 
-def field(grid: Grid, start: Tensor, end: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def field(grid: PatchGrid, start: Tensor, end: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`matching.field` of votes (B, M, 2) that are `valid` (B, M): displacements (B, nodes down, nodes across, 2), Jacobians
     and whether they agree (B,); zero and NaN-free where they do not."""
     patch = constant(grid.patch, start.device)
@@ -175,7 +175,7 @@ def field(grid: Grid, start: Tensor, end: Tensor, valid: Tensor) -> tuple[Tensor
     )
 
 
-def follow(grid: Grid, displacement: Tensor, jacobian: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+def follow(grid: PatchGrid, displacement: Tensor, jacobian: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     """`Field.at`: where points (B, N, 2) go and the local shape (B, N, 2, 2)."""
     values = torch.cat([displacement, jacobian.flatten(3)], dim=3)
     rows, columns = values.shape[1:3]
@@ -183,7 +183,7 @@ def follow(grid: Grid, displacement: Tensor, jacobian: Tensor, xy: Tensor) -> tu
     return xy + sampled[..., :2], sampled[..., 2:].unflatten(2, (2, 2))
 
 
-def similarity(grid: Grid, first: Tensor, xy: Tensor, second: Tensor, to: Tensor) -> Tensor:
+def similarity(grid: PatchGrid, first: Tensor, xy: Tensor, second: Tensor, to: Tensor) -> Tensor:
     """`matching.similarity`: (B, N)."""
     patch = constant(grid.patch, xy.device)
     a, b = (_between(f, grid.rows, grid.columns, (p + 0.5) / patch - 0.5) for f, p in ((first, xy), (second, to)))
@@ -212,7 +212,7 @@ def shift(reference: Sequence[Tensor], view: Sequence[Tensor]) -> Tensor:
     return torch.stack([centre(x, width, 2), centre(y, height, 1)], dim=1) * 2.0**level
 
 
-def _votes(xy: Tensor, position: Tensor, good: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+def _votes(xy: Tensor, position: Tensor, good: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor, Tensor]:
     """Of the found points every (count // 256)-th, in SLOTS places of which some are empty."""
     rank = good.cumsum(dim=1) - 1
     every = (good.sum(dim=1, keepdim=True) // 256).clamp_min(1)

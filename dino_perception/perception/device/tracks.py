@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dino_perception.perception.descriptors import joined
 from dino_perception.perception.device import windows
-from dino_perception.perception.device.captured import Captured
-from dino_perception.perception.device.look import Grid, Sight, look
+from dino_perception.perception.device.captured import CapturedFunction
+from dino_perception.perception.device.look import PatchGrid, ViewBatch, look
 from dino_perception.perception.frame import Correspondences, Frame
 from dino_perception.perception.geometry import Letterbox
 from dino_perception.perception.matching import NODE, Field, Picture, View
@@ -42,7 +42,7 @@ class _Aligner(Refiner):
 
     def __init__(self, function: Callable) -> None:
         super().__init__()
-        self.captured = Captured(function)
+        self.captured = CapturedFunction(function)
 
 
 class DeviceTracker(Tracker):
@@ -128,7 +128,7 @@ class DeviceTracker(Tracker):
         bend = torch.eye(2, device=device).expand(1, rows, columns, 2, 2)
         bend = bend if self._flow is None else torch.as_tensor(self._flow.jacobian, device=device)[None].float()
         about = torch.tensor([[reference is previous, most]]).to(device)
-        grid = Grid(view.rows, view.columns, view.patch)
+        grid = PatchGrid(view.rows, view.columns, view.patch)
         seen = [t for v in (reference, previous, view) for t in (*v.levels, v.descriptors, v.codes)]
         packed, flow, bent = self._refiner.captured(
             (grid, max(turns, TURNS), len(view.levels)), [*(t[None] for t in seen), asked, bend, about]
@@ -141,12 +141,13 @@ class DeviceTracker(Tracker):
         return back[:, :2].astype(np.float64), back[:, 2].copy(), back[:, 3].copy(), int(had)
 
     @staticmethod
-    def _whole(static: tuple[Grid, int, int], tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _whole(static: tuple[PatchGrid, int, int], tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """`look` with all its arguments in one list, and what comes back in one array: (B, N + 1, 5)."""
         grid, turns, levels = static
         each = levels + 2
         sights = [
-            Sight(tensors[i * each : i * each + levels], *tensors[i * each + levels : (i + 1) * each]) for i in range(3)
+            ViewBatch(tensors[i * each : i * each + levels], *tensors[i * each + levels : (i + 1) * each])
+            for i in range(3)
         ]
         asked, bend, about = tensors[3 * each :]
         points, numbers, flow, bent = look(

@@ -1,6 +1,6 @@
 """What matching takes from images, and the alignment of windows: refine.py and descriptors.py in torch, for many cameras at once.
 
-Images are (B, H, W) float32. Nothing depends on values but values: the shapes of a call are those of its arguments.
+Images are (B, H, W) float32. Values never decide shapes: the shapes of a call follow from those of its arguments.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dino_perception.children import ends_with_parent
+from dino_perception.child_processes import ends_with_parent
 from dino_perception.ros.large_messages import large_message_profile
 from dino_perception.ros.rig.watcher import Watcher
 

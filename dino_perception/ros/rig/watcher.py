@@ -47,8 +47,8 @@ class Watcher:
     """Hears `topics` (full name -> type), and /diagnostics, from construction to `close`, in a thread of its own.
 
     `latched` topics also deliver what was sent before. Nothing is dropped: a reader that asks for reliable delivery and
-    keeps all. Messages are not unpacked while they come, so that watching costs little. With `most_bytes` only so much
-    of each is kept: a minute of point clouds does not fit into memory, their headers do.
+    keeps all. Messages are not unpacked while they come, so that watching costs little. With `most_bytes` only that
+    much of each message is kept: a minute of point clouds does not fit into memory, their headers do.
     """
 
     def __init__(self, topics: Mapping[str, str], latched: set[str] = frozenset(), most_bytes: int | None = None):

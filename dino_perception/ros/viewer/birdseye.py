@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 AHEAD_M, ASIDE_M = 12.0, 6.0
-"""What the picture covers: so far ahead of the camera, so far to each side."""
+"""What the picture covers, in metres ahead of the camera and to each side of it."""
 PIXELS_PER_M = 30
 _GROUND = (24, 24, 28)
 _LINE = (62, 62, 70)

@@ -85,7 +85,7 @@ def read(
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     stamp_ns: int
     log_ns: int
 
@@ -137,11 +137,11 @@ class Bag:
             )
         return found[0] if found else ""
 
-    def index(self, topics: Sequence[str]) -> dict[str, list[Entry]]:
+    def index(self, topics: Sequence[str]) -> dict[str, list[IndexEntry]]:
         """The messages of each topic in the order of their stamps."""
-        entries: dict[str, list[Entry]] = {t: [] for t in topics}
+        entries: dict[str, list[IndexEntry]] = {t: [] for t in topics}
         for record in self.reader.messages(topics):
-            entries[record.topic.name].append(Entry(_stamp(record.data), record.time_ns))
+            entries[record.topic.name].append(IndexEntry(_stamp(record.data), record.time_ns))
         for topic, found in entries.items():
             if not found:
                 raise DataError(f"{self.path} announces {topic}, but holds no message of it")
@@ -280,7 +280,7 @@ def _compressed_depth(message: Any, where: str) -> np.ndarray:
         raise DataError(f"{where}: {error}") from None
 
 
-def _nearest(entries: Sequence[Entry], stamp_ns: int) -> int | None:
+def _nearest(entries: Sequence[IndexEntry], stamp_ns: int) -> int | None:
     """The log time of the entry whose stamp is nearest, None beyond the tolerance."""
     at = bisect_left(entries, stamp_ns, key=lambda e: e.stamp_ns)
     near = min(entries[max(at - 1, 0) : at + 1], key=lambda e: abs(e.stamp_ns - stamp_ns), default=None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dino_perception import results
 from dino_perception.models.heads import LABELS, Label
 from dino_perception.models.palette import OTHERS
 from dino_perception.models.yaml_text import YamlError, load_file
@@ -93,11 +94,16 @@ def read_labels(path: Path) -> LabelMap:
 
 
 def write_labels(path: Path, labels: Sequence[Label]) -> None:
-    """A labels.yaml that `read_labels` reads, a line a class."""
+    """A labels.yaml that `read_labels` reads, a line a class. Raises OSError."""
+    results.write(path, labels_text(labels).encode())
+
+
+def labels_text(labels: Sequence[Label]) -> str:
+    """The content of such a file."""
     lines = [
         f"  - {{id: {label.id}, name: {label.name}, colour: [{', '.join(map(str, label.colour))}]}}" for label in labels
     ]
-    path.write_text(
+    return (
         "# Mask values and what they mean. 255 is unlabelled.\nlabels:\n" + "\n".join(lines) + f"\nignore: [{IGNORE}]\n"
     )
 

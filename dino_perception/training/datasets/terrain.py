@@ -13,7 +13,7 @@ import numpy as np
 from dino_perception.training import terrain
 from dino_perception.training.datasets.base import DataError, Dataset, text_key
 from dino_perception.training.datasets.scenes import of_files
-from dino_perception.training.pretraining.memory import keep_freed_memory
+from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 
 FRAMES = (0, 1, 3, 10, 20, 21, 23, 30, 50)
 """The frames of a ten-per-second drive that are rendered: pairs 1, 3, 10 and 30 frames apart, two or more of each."""
@@ -79,12 +79,12 @@ def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Se
     import torch
 
     from dino_perception.training.terrain.scenes import FIELD_OF_VIEW, HEIGHT, PITCH
-    from dino_perception.training.terrain.world import Camera, World
+    from dino_perception.training.terrain.world import PinholeCamera, World
 
     keep_freed_memory()
     rng = np.random.default_rng([seed, 1])
     world = World(seed, style, device="cuda" if torch.cuda.is_available() else "cpu")
-    camera = Camera.of(size[1], size[0], rng.uniform(*FIELD_OF_VIEW))
+    camera = PinholeCamera.of(size[1], size[0], rng.uniform(*FIELD_OF_VIEW))
     drive = world.drive(max(frames) + 1, 10.0, camera_height=rng.uniform(*HEIGHT), camera_pitch=rng.uniform(*PITCH))
     seen = [world.render(drive[i : i + 1], camera, first_frame=i) for i in frames]
     k, part = camera.k, path.with_suffix(f".{os.getpid()}.part")
@@ -102,7 +102,7 @@ def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Se
 
 
 def _version() -> str:
-    """What changes when the renderer does: pictures of another one are not taken for its own."""
+    """A version that changes with the renderer, so that another renderer's pictures are not taken for its own."""
     import torch
 
     digest = hashlib.sha256(str(torch.cuda.is_available()).encode())

@@ -15,8 +15,8 @@ from dino_perception.training.evaluation.baselines import ColourNeighbours
 from dino_perception.training.evaluation.metrics import SegmentationScore
 from dino_perception.training.evaluation.sampling import nearest
 from dino_perception.training.features import FeatureCache, Progress
-from dino_perception.training.fit import Recipe, State, fit, score
-from dino_perception.training.looks import View, views
+from dino_perception.training.fit import Recipe, TrainingStep, fit, score
+from dino_perception.training.looks import Look, views
 from dino_perception.training.splitting import limited
 
 COUNTS = (5, 20, 100, 500)
@@ -45,7 +45,7 @@ def label_efficiency(
     """
     tell = progress or (lambda *_: None)
     sizes = sorted({min(count, len(train.samples)) for count in counts})
-    tests = cache.items(test, "segmentation", [View()], progress)
+    tests = cache.items(test, "segmentation", [Look()], progress)
     rows = []
     for size in sizes:
         own, base = [], []
@@ -87,5 +87,5 @@ def _by_colour(train: Dataset, test: Dataset) -> float:
     return numbers.miou
 
 
-def _steps(tell: Progress, what: str) -> Callable[[State], None]:
+def _steps(tell: Progress, what: str) -> Callable[[TrainingStep], None]:
     return lambda state: tell(f"training on {what}", state.step, state.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
+from dino_perception import results  # noqa: E402
 from dino_perception.models.label_sets import Label  # noqa: E402
+from dino_perception.perception.drawing import depth_colours  # noqa: E402
 from dino_perception.perception.frame import IGNORE  # noqa: E402
 from dino_perception.training.evaluation.evaluate import Evaluation, Gallery  # noqa: E402
 from dino_perception.training.evaluation.metrics import (
@@ -23,13 +25,12 @@ from dino_perception.training.evaluation.metrics import (
     SegmentationScore,
 )
 
-OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # of Okabe and Ito's set
+OWN, ORB, LK, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"  # from Okabe and Ito's set
 _NAMES = {"dino": ("this", OWN, "o"), "orb": ("ORB + ratio test", ORB, "s"), "lk": ("Lucas-Kanade", LK, "^")}
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Every picture that the evaluation has numbers for, as PNG. Returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     if evaluation.segmentation and evaluation.segmentation.pixels:
         figures["confusion"] = confusion(evaluation.segmentation, evaluation.labels)
@@ -42,14 +43,15 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         figures["gallery_segmentation"] = segmentation_gallery(gallery, evaluation.labels)
     if (gallery := evaluation.galleries.get("depth")) and gallery.best:
         figures["gallery_depth"] = depth_gallery(gallery, evaluation.depth.farthest)
-    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    return [save(figure, folder / f"{name}.png", folder) for name, figure in figures.items()]
 
 
-def save(figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+def save(figure, path: Path, within: Path | None = None) -> Path:
+    """Keeps a figure as `results.keep` does. Returns where it is, or was to be."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130, format=path.suffix[1:])
     plt.close(figure)
-    return path
+    return results.keep(path, drawn.getvalue(), within=within) or path
 
 
 def confusion(score: SegmentationScore, labels: Sequence[Label]):
@@ -161,9 +163,8 @@ def depth_gallery(gallery: Gallery, farthest: float):
     """Picture, true and given depth of the best and worst frames, near bright and far dark."""
 
     def coloured(metres: np.ndarray) -> np.ndarray:
-        near = 1 - np.log(np.clip(metres, 0.5, farthest) / 0.5) / math.log(farthest / 0.5)
-        rgb = (plt.get_cmap("magma")(np.nan_to_num(near))[..., :3] * 255).astype(np.uint8)
-        return np.where(np.isfinite(metres)[..., None], rgb, 40).astype(np.uint8)
+        colours, _ = depth_colours(np.minimum(metres, farthest), farthest)
+        return np.where(np.isfinite(metres)[..., None], colours, 40).astype(np.uint8)
 
     rows = [
         (

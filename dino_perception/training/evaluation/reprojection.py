@@ -43,7 +43,7 @@ def end_point_errors(
     `reference_xy` and `xy` (N, 2) are the two ends of each match in image pixels, `reference_depth` (h, w) metres of
     the reference frame, of the image's size or of another one that shows the same. Between pixels of one surface, depth
     is interpolated in its inverse, which is exact on a plane. A point between the pixels of a depth edge (their depths
-    differ by more than a tenth) has two depths: of the up to four around it, the one that speaks best for the match
+    differ by more than a tenth) has two depths: of the up to four around it, the one that is kindest to the match
     counts, for every matcher alike. A match whose point would be behind the camera is infinitely far off.
     """
     height, width = reference_depth.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dino_perception.perception.geometry import resized
+from dino_perception.perception.geometry import pixels_under
 
 
 def nearest(array: np.ndarray, height: int, width: int, scale: tuple[float, float] | None = None) -> np.ndarray:
@@ -13,8 +13,8 @@ def nearest(array: np.ndarray, height: int, width: int, scale: tuple[float, floa
     `scale` (x, y) is grid pixels per pixel of the array, by default what makes both cover the same. Where a centre
     lies between two pixels, the later one counts.
     """
-    x, y = scale or (width / array.shape[1], height / array.shape[0])
-    columns = resized(np.stack([np.arange(width)] * 2, axis=-1), (1 / x, 1 / x))[:, 0]
-    rows = resized(np.stack([np.arange(height)] * 2, axis=-1), (1 / y, 1 / y))[:, 0]
-    rows, columns = (np.clip(np.floor(v + 0.5).astype(int), 0, n - 1) for v, n in zip((rows, columns), array.shape))
+    rows, columns = (
+        pixels_under(count, size, *((1, each) if scale else (size, count)))
+        for count, size, each in zip((height, width), array.shape, reversed(scale or (0, 0)))
+    )
     return array[rows[:, None], columns]

@@ -9,7 +9,8 @@ import torch.distributed as processes
 from torch import Tensor
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the quintic iteration: they lift small singular values fast and leave all between about 0.7 and 1.2."""
+"""Coefficients of the quintic iteration: they lift small singular values fast and leave all between about 0.7 and
+1.2."""
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:

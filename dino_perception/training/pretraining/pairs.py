@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dino_perception.perception.geometry import pixels_under
 from dino_perception.training.terrain.styles import BIG_ROCK, SKY
 
 GAPS = (1, 2, 3, 5, 8)
@@ -23,7 +24,7 @@ GREY = 0.299, 0.587, 0.114
 
 
 @dataclass(frozen=True)
-class Scene:
+class RenderedScene:
     """A file of `training.scenes`: `rgb` (K, H, W, 3) uint8, `depth` (K, H, W) float16, `classes` (K, H, W) uint8, `pose`
     (K, 4, 4) and `intrinsics` (4,) float64; `rocks`, for each frame, rows and columns (N, 2) of some pixels of big rocks."""
 
@@ -36,10 +37,10 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScenePart:
     """What is shown of a scene: `frames`, and in each of them the pixels from row `top` and column `left` on."""
 
-    scene: Scene
+    scene: RenderedScene
     frames: Sequence[int]
     top: int
     left: int
@@ -68,7 +69,7 @@ class Pairs:
         self.device = torch.device(device)
         self.random = np.random.default_rng(seed)
         self.light = torch.Generator(self.device).manual_seed(seed)
-        self.cache: dict[Path, Scene] = {}
+        self.cache: dict[Path, RenderedScene] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -113,7 +114,7 @@ class Pairs:
         place on a big rock, which are few."""
         return self._shown([self._part(size) for _ in range(count)], size, self._flips(count))
 
-    def _part(self, size: tuple[int, int]) -> Part:
+    def _part(self, size: tuple[int, int]) -> ScenePart:
         scene = self._scene()
         frame = int(self.random.integers(len(scene.rgb)))
         room = np.array(scene.classes.shape[1:]) // self.patch - np.array(size) // self.patch
@@ -121,20 +122,20 @@ class Pairs:
         if self.random.random() < ABOUT_ROCKS and len(rocks := scene.rocks[frame]):
             place = rocks[self.random.integers(len(rocks))] // self.patch
             corner = np.clip(place - self.random.integers(np.array(size) // self.patch), 0, room)
-        return Part(scene, [frame], *(self.patch * corner).tolist())
+        return ScenePart(scene, [frame], *(self.patch * corner).tolist())
 
-    def _pair(self) -> Part:
+    def _pair(self) -> ScenePart:
         scene = self._scene()
         count = len(scene.rgb)
         gap = min(int(self.random.choice(GAPS)), count - 1)
         first = int(self.random.integers(count - gap))
         order = [first, first + gap] if self.random.random() < 0.7 else [first + gap, first]
         if not self.crop:
-            return Part(scene, order, 0, 0)
+            return ScenePart(scene, order, 0, 0)
         room = (np.array(scene.classes.shape[1:]) - self.crop) // self.patch
-        return Part(scene, order, *(self.patch * self.random.integers(room + 1)).tolist())
+        return ScenePart(scene, order, *(self.patch * self.random.integers(room + 1)).tolist())
 
-    def _scene(self) -> Scene:
+    def _scene(self) -> RenderedScene:
         path = self.scenes[self.random.integers(len(self.scenes))]
         if path not in self.cache:
             with np.load(path) as file:
@@ -142,7 +143,7 @@ class Pairs:
             if self.size:
                 arrays = shrunk(arrays, self.size)
             rocks = tuple(4 * np.argwhere(frame[::4, ::4] == BIG_ROCK) for frame in arrays["classes"])
-            self.cache[path] = Scene(
+            self.cache[path] = RenderedScene(
                 **{k: torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for k, v in arrays.items()}, rocks=rocks
             )
         return self.cache[path]
@@ -151,7 +152,7 @@ class Pairs:
         """(count,) bool: which are mirrored."""
         return self._tensor(self.random.random(count) < 0.5)
 
-    def _shown(self, parts: Sequence[Part], size: tuple[int, int], flip: Tensor) -> dict[str, Tensor]:
+    def _shown(self, parts: Sequence[ScenePart], size: tuple[int, int], flip: Tensor) -> dict[str, Tensor]:
         """The frames of all parts, `size` pixels of each, as they are or mirrored, in other light; frames of one part share
         its tints. `corner` says where they are in the whole frame as it is shown, mirrored or not."""
         frames = len(parts[0].frames)
@@ -230,7 +231,7 @@ def shrunk(scene: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.
     height, width = scene["rgb"].shape[1:3]
     if (height, width) == size:
         return scene
-    rows, columns = ((np.arange(n) * m + m // 2) // n for n, m in zip(size, (height, width)))
+    rows, columns = (pixels_under(n, m, m, n) for n, m in zip(size, (height, width)))
     fx, fy, cx, cy = scene["intrinsics"]
     x, y = size[1] / width, size[0] / height
     rgb = np.stack([cv2.resize(f, size[::-1], interpolation=cv2.INTER_AREA) for f in scene["rgb"]])

@@ -34,13 +34,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dino_perception import results
 from dino_perception.engines.cpu_bfloat16 import bfloat16_pays
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import BackboneSpec
 from dino_perception.models.checkpoints import load_backbone, save_backbone
 from dino_perception.models.heads import Head, create_head, load_head
 from dino_perception.training.losses import overlap_loss
-from dino_perception.training.pretraining.memory import keep_freed_memory
+from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 from dino_perception.training.pretraining.muon import Muon
 from dino_perception.training.pretraining.pairs import Pairs
 from dino_perception.training.terrain.styles import BIG_ROCK, CLASSES
@@ -330,7 +331,7 @@ def main() -> None:
     parser.add_argument(
         "--scenes", type=Path, required=True, help="folder made by dino_perception.training.terrain.scenes"
     )
-    parser.add_argument("--out", type=Path, required=True, help="backbone file to write (.safetensors)")
+    parser.add_argument("--out", type=results.file, required=True, help="backbone file to write (.safetensors)")
     parser.add_argument("--half", action="store_true", help="write float16: half the size; train heads on the file")
     parser.add_argument("--size", default="", help="height x width to shrink the scenes to, such as 240x320")
     parser.add_argument(

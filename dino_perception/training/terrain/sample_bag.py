@@ -29,7 +29,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dino_perception.training.terrain.world import Camera, Drive, World
+from dino_perception import results
+from dino_perception.training.terrain.world import Drive, PinholeCamera, World
 
 SEED, STYLE, DRIVE = 103, "mars_gale", 1
 """A style and a seed that no training uses."""
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dino_perception.training.terrain.sample_bag", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("data/sample_drive"), help="folder of the bag")
+    parser.add_argument("--out", type=results.folder, default=Path("data/sample_drive"), help="folder of the bag")
     parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
@@ -78,7 +79,7 @@ def write(out: Path, world: World, drive: Drive, quality: int) -> None:
     """Renders the drive frame by frame into a new rosbag2 folder `out`."""
     from rosbags.rosbag2 import StoragePlugin, Writer
 
-    camera = Camera.of(WIDTH, HEIGHT, FIELD_OF_VIEW_DEG)
+    camera = PinholeCamera.of(WIDTH, HEIGHT, FIELD_OF_VIEW_DEG)
     messages = Messages()
     base = _from_start(drive.base)
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
@@ -108,12 +109,12 @@ def write(out: Path, world: World, drive: Drive, quality: int) -> None:
                 put(topic, stamp, messages.picture(stamp, encoding, data))
 
 
-def scaled(camera: Camera, factor: int) -> Camera:
+def scaled(camera: PinholeCamera, factor: int) -> PinholeCamera:
     """The camera whose pixels are blocks of `factor` x `factor` pixels of `camera` (half-pixel centres)."""
     k = camera.k.copy()
     k[:2] /= factor
     k[:2, 2] = (camera.k[:2, 2] + 0.5) / factor - 0.5
-    return Camera(camera.width // factor, camera.height // factor, k)
+    return PinholeCamera(camera.width // factor, camera.height // factor, k)
 
 
 def _millimetres(depth: np.ndarray) -> np.ndarray:
@@ -199,7 +200,7 @@ class Messages:
             header=self.header(stamp, OPTICAL_FRAME), format=encoding, data=np.ascontiguousarray(data, np.uint8)
         )
 
-    def camera_info(self, stamp: int, camera: Camera):
+    def camera_info(self, stamp: int, camera: PinholeCamera):
         roi = self.types["sensor_msgs/msg/RegionOfInterest"](
             x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
         )

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from dino_perception.children import end_with_parent
-from dino_perception.training.pretraining.memory import keep_freed_memory
+from dino_perception import results
+from dino_perception.child_processes import end_with_parent
+from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 
 HEIGHT = (1.04, 1.16)
 """Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
@@ -29,7 +30,7 @@ FIELD_OF_VIEW = (62.0, 70.0)
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     out: Path
     seed: int
     style: str
@@ -42,9 +43,9 @@ class Job:
     device: str
 
 
-def render(job: Job) -> Path:
+def render(job: RenderJob) -> Path:
     """One world under `suns` lights, `drives` drives of `frames` frames under each: one file a drive."""
-    from dino_perception.training.terrain.world import Camera, World
+    from dino_perception.training.terrain.world import PinholeCamera, World
 
     paths = [job.out / f"{job.style}-{job.seed}-{drive}.npz" for drive in range(job.suns * job.drives)]
     if all(path.exists() for path in paths):
@@ -54,7 +55,7 @@ def render(job: Job) -> Path:
     for sun in range(job.suns):
         if sun:
             world.relight(job.seed * 17 + sun)
-        camera = Camera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
+        camera = PinholeCamera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
         numbers = range(sun * job.drives, (sun + 1) * job.drives)
         drives = [
             world.drive(
@@ -87,7 +88,7 @@ def main() -> None:
     from dino_perception.training.terrain.world import STYLES, TRAIN_STYLES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the scenes")
+    parser.add_argument("--out", type=results.folder, required=True, help="folder for the scenes")
     parser.add_argument("--worlds", type=int, default=400, help="how many worlds")
     parser.add_argument("--first-seed", type=int, default=1, help="seed of the first world")
     parser.add_argument(
@@ -105,7 +106,7 @@ def main() -> None:
     styles = arguments.styles.split(",")
     arguments.out.mkdir(parents=True, exist_ok=True)
     jobs = [
-        Job(
+        RenderJob(
             arguments.out,
             arguments.first_seed + i,
             styles[i % len(styles)],
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def _begin() -> None:
-    """Of every worker: they share the cores, one each."""
+    """Runs first in every worker: the workers share the cores, one each."""
     import torch
 
     end_with_parent()

@@ -21,7 +21,7 @@ from dino_perception.training.terrain.rocks import Hits
 
 
 def radiance(world, scene, focal: float) -> Tensor:
-    """Radiance (R, 3) of every ray of `scene` (terrain_view.Scene); `focal` in pixels gives a pixel's size."""
+    """Radiance (R, 3) of every ray of `scene` (view.RaysSeen); `focal` in pixels gives a pixel's size."""
     light = world.light
     length = torch.linalg.vector_norm(scene.direction, dim=1)
     direction = scene.direction / length[:, None]

@@ -71,7 +71,7 @@ def _pyramid(height: Tensor, tone: Tensor, sun: tuple[float, float, float], any_
 
 
 def _lit(height: Tensor, sun: tuple[float, float, float]) -> Tensor:
-    """Share of sunlight that reaches each texel past its neighbours (up to 8 cm away), by doubling steps."""
+    """Share of the sunlight that reaches each texel past its neighbours (up to 8 cm away), by doubling steps."""
     level = math.hypot(sun[0], sun[1])
     dx, dy, drop = sun[0] / level, sun[1] / level, sun[2] / level * CELL
     shade = height

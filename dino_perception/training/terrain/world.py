@@ -2,7 +2,7 @@
 
     world = World(seed=7, style="mars")
     poses = world.drive(frames=100, rate_hz=10.0)            # (100, 4, 4) camera to world
-    frames = world.render(poses[:4], Camera.of(640, 480))    # rgb, depth, classes
+    frames = world.render(poses[:4], PinholeCamera.of(640, 480))    # rgb, depth, classes
 
 World axes: x east, y north, z up (REP 103); camera: x right, y down, z forward; depth along z (REP 118). One seed and
 style give one world, byte for byte on the same device. Everything is batched torch and runs where `device` says.
@@ -20,15 +20,15 @@ from dino_perception.training.terrain.drive import Drive, camera_mount, plan
 from dino_perception.training.terrain.ground import NEAR_MEAN, WIDE_MEAN, Ground
 from dino_perception.training.terrain.light import Light, Shade, mean_heights, raised_grids
 from dino_perception.training.terrain.noise import stream, uniform
+from dino_perception.training.terrain.ray_batch import RayBatch
 from dino_perception.training.terrain.rocks import Rocks
 from dino_perception.training.terrain.sensor import Sensor
 from dino_perception.training.terrain.styles import CLASSES, HELD_OUT_STYLES, STYLES, TRAIN_STYLES
 from dino_perception.training.terrain.textures import Textures
-from dino_perception.training.terrain.view import View
 
 __all__ = [
     "CLASSES",
-    "Camera",
+    "PinholeCamera",
     "Drive",
     "HELD_OUT_STYLES",
     "Light",
@@ -42,7 +42,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Camera:
+class PinholeCamera:
     """A pinhole camera; pixel centres at integers. `perception.frame.CameraModel` serves as well."""
 
     width: int
@@ -50,7 +50,7 @@ class Camera:
     k: np.ndarray
 
     @classmethod
-    def of(cls, width: int, height: int, horizontal_fov_deg: float = 66.0) -> Camera:
+    def of(cls, width: int, height: int, horizontal_fov_deg: float = 66.0) -> PinholeCamera:
         f = 0.5 * width / np.tan(np.radians(horizontal_fov_deg) / 2)
         return cls(width, height, np.array([[f, 0, (width - 1) / 2], [0, f, (height - 1) / 2], [0, 0, 1.0]]))
 
@@ -153,7 +153,7 @@ class World:
         return Rendered(np.concatenate(rgb) if colour else None, np.concatenate(depth), np.concatenate(classes))
 
     def _render(self, poses: np.ndarray, camera, first: int, colour: bool):
-        view = View(self, poses, camera)
+        view = RayBatch(self, poses, camera)
         shape = (len(poses), camera.height, camera.width)
         depth = torch.where(torch.isfinite(view.scene.t), view.scene.t, torch.nan).view(shape)
         classes = view.scene.classes.view(shape)

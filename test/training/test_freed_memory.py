@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from dino_perception.training.pretraining.memory import keep_freed_memory
+from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults(rounds):

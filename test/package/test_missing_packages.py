@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dino_perception.wheels import WHEELS, missing
+from dino_perception.missing_packages import WHEELS, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 ROSDEP = {"numpy", "opencv", "yaml", "matplotlib", "pil", "rich", "torch"}
@@ -31,7 +31,7 @@ def test_every_wheel_that_is_imported_is_known_and_asked_for():
     ros = re.compile(r"rclpy|launch.*|.*_(msgs|srvs|interfaces|python)|cv_bridge|diagnostic_updater")
     standard = sys.stdlib_module_names | {"compression", "dino_perception"}
     wheels = {name for name in imported() - standard if not ros.fullmatch(name)}
-    assert wheels <= set(WHEELS), "name what pip calls it in wheels.py"
+    assert wheels <= set(WHEELS), "name what pip calls it in missing_packages.py"
     asked = (ROOT / "setup.py").read_text()
     tools = {"torch_tensorrt", "transformers", "huggingface_hub", "ray"}  # only for those who have them anyway
     for name in wheels - tools:

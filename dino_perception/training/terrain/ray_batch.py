@@ -19,7 +19,7 @@ SUBPIXELS = ((0.125, 0.375), (-0.375, 0.125), (0.375, -0.125), (-0.125, -0.375))
 
 
 @dataclass
-class Scene:
+class RaysSeen:
     """What rays (R) see. `direction` (R, 3) with unit z in the camera's frame, so that `t` (R,) is depth, inf in the
     sky; `classes` (R,) uint8; `rocks` the rock hits; `solid` (S,) the rays that end on something, at `point` (S, 3),
     where the ground's `surface` is (S, 8)."""
@@ -33,7 +33,7 @@ class Scene:
     surface: Tensor
 
 
-class View:
+class RayBatch:
     """A batch of frames of one world; `scene` holds a ray a pixel, frame after frame, row after row."""
 
     def __init__(self, world, poses: np.ndarray, camera):
@@ -86,7 +86,7 @@ class View:
             colour[edge] = radiance(self.world, scene, self.focal[0]).clamp_max(4.0).view(-1, 4, 3).mean(1)
         return colour
 
-    def _trace(self, direction: Tensor, frame: Tensor, ray: Tensor, pair_frame: Tensor, rock: Tensor) -> Scene:
+    def _trace(self, direction: Tensor, frame: Tensor, ray: Tensor, pair_frame: Tensor, rock: Tensor) -> RaysSeen:
         world = self.world
         t = self.horizon.meet(direction, frame)
         rocks = world.rocks.nearest(ray, pair_frame, rock, self.origin, direction, t)
@@ -100,7 +100,7 @@ class View:
         classes = torch.full_like(t, SKY, dtype=torch.uint8)
         classes[solid] = kind
         classes[rocks.ray[world.rocks.big[rocks.rock]]] = BIG_ROCK
-        return Scene(direction, t, classes, rocks, solid, point, surface)
+        return RaysSeen(direction, t, classes, rocks, solid, point, surface)
 
     def _outlines(self) -> Tensor:
         """(R,) bool: pixels where nearness bends sharply (it is linear in the image of a plane) or the rock changes."""

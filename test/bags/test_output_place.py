@@ -14,7 +14,7 @@ import pytest
 import recorded
 from recorded import contents, drive, record, replay
 
-from dino_perception.bags import place as places
+from dino_perception.bags import output_place as places
 from dino_perception.bags.storage.origin import origin
 from dino_perception.bags.storage.problems import INTERRUPTED, UNWRITABLE, USAGE, BagError
 from dino_perception.bags.storage.writer import BagWriter, storage_file
@@ -188,7 +188,7 @@ DRIVER = """
     sys.path.insert(0, {here!r})
     import recorded, torch
     from pathlib import Path
-    from dino_perception.bags import place, replay as module, job
+    from dino_perception.bags import output_place as place, replay as module, job
     from dino_perception.bags.storage import mcap_write, sqlite_write, writer
     torch.set_num_threads(1)
     recorded.perceiver()
@@ -214,7 +214,7 @@ DRIVER = """
         late=lambda: at(writer.BagWriter, "write", 18),
         before_the_summary=lambda: at(writer.BagWriter, "close", 1),
         after_the_summary=lambda: at(writer.BagWriter, "close", 1, after=True),
-        before_it_takes_its_place=lambda: at(job.Place, "finish", 1),
+        before_it_takes_its_place=lambda: at(job.OutputPlace, "finish", 1),
     )
     for line in sys.stdin:
         moment, source, output, force = line.split()
@@ -297,14 +297,14 @@ def test_a_live_replay_is_not_gone_on_with_by_another(tmp_path, monkeypatch):
     def perceive(self, frames, wanted=None):
         if not tried:
             with pytest.raises(BagError, match="is being written by another replay") as caught:
-                place = places.Place(out, {})
+                place = places.OutputPlace(out, {})
                 place.hold()
             tried.append(caught.value)
         return original(self, frames, wanted)
 
     monkeypatch.setattr(type(perceiver), "perceive", perceive)
     assert replay(source, out).code == 0 and len(tried) == 1
-    held = places.Place(out, {})
+    held = places.OutputPlace(out, {})
     held.hold()
     held.release()
 

@@ -24,7 +24,7 @@ from dino_perception.bags.storage.writer import storage_file
 _AGAIN = "the earlier run did not get as far as to be gone on with; this one begins at the beginning"
 
 
-class Place:
+class OutputPlace:
     """The place of one output, for a job by its parts (see `fingerprint`).
 
     After `prepare`, `done` says that there is nothing left to do, `checkpoint` where to go on (None: at the beginning),
