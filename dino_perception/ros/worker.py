@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -174,7 +175,8 @@ class Worker:
         if not frames:
             return []
         try:
-            return self._perceiver.look(frames, wanted)
+            sights = self._perceiver.look(frames, wanted)
+            return [dataclasses.replace(sight, percept=self._intake.scaled(sight.percept)) for sight in sights]
         except Exception as error:
             if self._hopeless([frame.camera for frame in frames], error):
                 return []
