@@ -30,7 +30,7 @@ ARGUMENTS = {
     "params_file": (str(SHARE / "config" / "rover.yaml"), "parameter file; arguments given here win over it"),
     "preset": (
         "",
-        "outdoor, indoor, street, ...: a ready configuration of config/presets; wins over the parameter file",
+        "outdoor, indoor, street, ...: a ready configuration of config/presets, or a file; wins over the parameter file",
     ),
     "image": ("image", "topic of the camera's images; camera_info is looked for beside it"),
     "camera_info": ("", "topic of the camera's CameraInfo, where it is not beside the images"),
@@ -77,7 +77,7 @@ def perception_node(context):
         executable="perception_node",
         name=given["name"],
         namespace=given["namespace"],
-        parameters=[given["params_file"], *preset(given["preset"]), overrides],  # the later one wins
+        parameters=[given["params_file"], *preset(given["preset"], node), overrides],  # the later one wins
         remappings=remappings,
         arguments=["--ros-args", "--log-level", f"{logger_name(node)}:={given['log_level']}"],
         additional_env=large_message_profile(),  # Fast DDS loses big messages without
@@ -108,9 +108,12 @@ def ended(event, context):
         raise RuntimeError(f"the perception node has ended with exit code {event.returncode}; its last lines say why")
 
 
-def preset(name):
-    """The parameter file of a preset, if one was asked for."""
+def preset(name, node):
+    """The parameter file of a preset, if one was asked for: by name, or a file of one's own."""
     path = SHARE / "config" / "presets" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        check_parameter_file(name, node)
+        return [name]
     if name and not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise RuntimeError(f"there is no preset '{name}'; the presets are {known}")

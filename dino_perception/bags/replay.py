@@ -189,6 +189,7 @@ class Replay:
         except (ImageError, FrameError) as error:
             self._bad.setdefault(camera, []).append(str(error))
             return None, (), 0.0
+        percept = self._intake.scaled(percept)
         spent = time.perf_counter() - begun
         self._perceive_s += spent
         return percept, order.topics, spent

@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--params-file", type=Path, help="the node's parameters (default: config/rover.yaml)")
     parser.add_argument(
+        "--preset",
+        default="",
+        metavar="NAME",
+        help="a ready configuration of released models, such as outdoor (config/presets); wins over the file",
+    )
+    parser.add_argument(
         "--param", action="append", default=[], metavar="NAME:=VALUE", help="one parameter; wins over the file"
     )
     parser.add_argument(
@@ -35,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns 1 when a topic is missing or something does not fit together."""
     from rich.console import Console
 
+    from dino_perception.cli.configuration import preset_file
     from dino_perception.share import share
 
     console = Console(highlight=False)
@@ -50,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         bag,
         image,
         info,
-        args.params_file or share("config", "rover.yaml"),
+        [args.params_file or share("config", "rover.yaml"), *([preset_file(args.preset)] if args.preset else [])],
         {**PATIENCE, **_parameters(args.param)},
         out,
     )
@@ -69,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _play(
-    console: Any, bag: Path, image: str, info: str, params_file: Path, overrides: dict[str, str], out: Path
+    console: Any, bag: Path, image: str, info: str, params_files: list[Path], overrides: dict[str, str], out: Path
 ) -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -98,7 +105,7 @@ def _play(
             bag,
             image,
             info,
-            params_file,
+            params_files,
             overrides,
             out / "node.log",
             lambda sentence: bar.update(task, news=sentence.removeprefix("configuring: ")),

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def run(
     bag: Path,
     image: str,
     camera_info: str,
-    params_file: Path,
+    params_files: Sequence[Path],
     overrides: Mapping[str, str],
     log: Path,
     say: Callable[[str], None],
@@ -57,7 +57,7 @@ def run(
 ) -> Run:
     """Plays `bag` to the node, in real time, on a ROS domain of its own on this machine.
 
-    `image` and `camera_info` are topic names as they are played; `overrides` are further parameters. The node's output
+    `image` and `camera_info` are topic names as they are played; of `params_files` the later ones win, and `overrides` win over all. The node's output
     goes to the file `log`. `say` is told what is being waited for, `progress` how many images were published and
     looked at. Raises NodeError when the node does not come up, or dies, and
     DemoError when the bag cannot be played.
@@ -67,7 +67,7 @@ def run(
         latched = {f"{NODE}/{name}" for name, topic in offered(Settings().heads).items() if topic.latched}
         watcher = Watcher({**outputs, camera_info: "sensor_msgs/msg/CameraInfo"}, latched)
         try:
-            with NodeProcess(_arguments(image, camera_info, params_file, overrides), log) as node:
+            with NodeProcess(_arguments(image, camera_info, params_files, overrides), log) as node:
                 node.wait_until_active(watcher, say)
                 played = _play(bag, node, watcher, camera_info, log, progress)
             # An image's camera_info is published right after it, and is small: it stands for the image.
@@ -77,11 +77,10 @@ def run(
             watcher.close()
 
 
-def _arguments(image: str, camera_info: str, params_file: Path, overrides: Mapping[str, str]) -> list[str]:
+def _arguments(image: str, camera_info: str, params_files: Sequence[Path], overrides: Mapping[str, str]) -> list[str]:
     parameters = {"use_sim_time": "true", **overrides}
     return [
-        "--params-file",
-        str(params_file),
+        *(word for file in params_files for word in ("--params-file", str(file))),  # the later one wins
         "-r",
         f"image:={image}",
         "-r",

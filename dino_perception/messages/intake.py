@@ -9,6 +9,7 @@ from typing import Any
 
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.topics import latched, outputs
+from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.settings import Settings
 
@@ -33,6 +34,8 @@ class Intake:
         """The cameras whose latched messages were given."""
         self._perceiver, self._types = perceiver, types
         self._demand = Demand()
+        self.depth_scale = DepthScale()
+        """By what each camera's depth is multiplied."""
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -42,7 +45,14 @@ class Intake:
             self._perceiver.reset_tracks(camera)
         self._last_stamp[camera] = stamp_ns
         heads = {name: self.settings.head[name] for name in self.settings.heads}
-        return Order(*self._demand.decide(camera, stamp_ns, listened, heads), max(0, back_ns) / 1e9)
+        topics, wanted = self._demand.decide(camera, stamp_ns, listened, heads)
+        if "depth" in wanted and heads["depth"].camera_height_scaling:
+            wanted = {*wanted, "segmentation"}  # it tells what is ground
+        return Order(topics, wanted, max(0, back_ns) / 1e9)
+
+    def scaled(self, percept: Percept) -> Percept:
+        """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
+        return self.depth_scale.scaled(percept, self.settings)
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -67,14 +77,16 @@ class Intake:
     def reset(self) -> None:
         """Time starts anew: forget tracks, rates and stamps."""
         self._demand.reset()
+        self.depth_scale.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
     def memory(self) -> dict[str, Any]:
         """What rates and stamps remember, as plain data."""
-        return {"stamps": dict(self._last_stamp), **self._demand.memory()}
+        return {"stamps": dict(self._last_stamp), "depth_scale": self.depth_scale.memory(), **self._demand.memory()}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
+        self.depth_scale.recall(memory.get("depth_scale", {}))

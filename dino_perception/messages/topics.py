@@ -6,12 +6,13 @@ A head that is to be published gets its rows here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.percepts import correspondences, image, label_info, point_cloud
+from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
 from dino_perception.perception.frame import Percept, array_of
 from dino_perception.perception.points import perceive_points
@@ -37,6 +38,8 @@ class OutputTopic:
     make: Callable[..., Any]
     shows: str
     kind: str = "data"
+    output: str = ""
+    """The one array that it shows; a head of the kind need not give it."""
 
     @property
     def latched(self) -> bool:
@@ -45,6 +48,11 @@ class OutputTopic:
     def fits(self, heads: Collection[str]) -> bool:
         """Whether there can be messages where these heads are loaded."""
         return not self.heads or self.heads[0] in heads
+
+    def filled(self, outputs: Mapping[str, Sequence[Output]]) -> bool:
+        """Whether there can be messages where heads that give these outputs, by kind, are loaded."""
+        own = outputs.get(self.heads[0], ()) if self.heads else ()
+        return self.fits(outputs) and (not self.output or any(output.name == self.output for output in own))
 
 
 def outputs(types: Any, percept: Percept, settings: Settings, topics: Collection[str]) -> dict[str, Any]:
@@ -94,9 +102,10 @@ def _image(head: str, output: str, shows: str, encoding: str, name: str = "") ->
     """One of a head's arrays as an image."""
 
     def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
-        return image(types, header, array_of(percept.answer(head), output), encoding)
+        array = array_of(percept.answer(head), output)
+        return None if array is None else image(types, header, array, encoding)
 
-    return OutputTopic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows)
+    return OutputTopic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows, output=output)
 
 
 def _overlay(head: str) -> OutputTopic:
@@ -138,6 +147,7 @@ _ROWS = (
     ),
     _overlay("segmentation"),
     _image("depth", "metres", "metres", "32FC1", name="image"),
+    _image("depth", "confidence", "levels", "mono8"),
     OutputTopic("depth/camera_info", "sensor_msgs/msg/CameraInfo", (), _camera, "camera"),
     _overlay("depth"),
     OutputTopic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),

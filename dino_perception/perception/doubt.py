@@ -53,13 +53,14 @@ def doubted(answer: Any, strangeness: float, ignore: bool) -> Any:
     """The answer with as much confidence as it deserves (`belief`); with `ignore`, nothing beyond 1."""
     if strangeness <= 1:
         return answer
+    lowered = None
+    if isinstance(answer, (Segmentation, Depth)) and answer.confidence is not None:
+        lowered = (answer.confidence * (0 if ignore else belief(strangeness))).astype(np.uint8)
     if isinstance(answer, Segmentation):
-        lowered = (answer.confidence * belief(strangeness)).astype(np.uint8)
         if ignore:
-            return dataclasses.replace(
-                answer, mask=np.full_like(answer.mask, IGNORE), confidence=np.zeros_like(lowered)
-            )
+            return dataclasses.replace(answer, mask=np.full_like(answer.mask, IGNORE), confidence=lowered)
         return dataclasses.replace(answer, confidence=lowered)
-    if isinstance(answer, Depth) and ignore:
-        return dataclasses.replace(answer, metres=np.full_like(answer.metres, np.nan))
+    if isinstance(answer, Depth):
+        metres = np.full_like(answer.metres, np.nan) if ignore else answer.metres
+        return dataclasses.replace(answer, metres=metres, confidence=lowered)
     return answer

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dino_perception.perception.frame import CameraModel, Frame
+from dino_perception.perception.frame import CameraModel, Frame, Percept
 from dino_perception.perception.lens import GeometryError, check_camera, distort, undistort
 
 
@@ -160,6 +160,18 @@ def usable_camera(frame: Frame, is_rectified: bool) -> tuple[CameraModel | None,
     except GeometryError as error:
         return None, str(error)
     return camera, ""
+
+
+def focal_scale(percept: Percept, input_height: int, input_width: int, focal_length: float) -> float:
+    """The camera's focal length in pixels of the network's input (the mean of x and y), over `focal_length`; NaN where the
+    percept has no usable camera."""
+    if percept.output_camera is None:
+        return math.nan
+    height, width = percept.frame.image.shape[:2]
+    x, y = letterbox(height, width, input_height, input_width, input_height, input_width).input_scale
+    out = percept.output_scale
+    k = percept.output_camera.k
+    return (k[0, 0] / out[0] * x + k[1, 1] / out[1] * y) / 2 / focal_length
 
 
 def project(camera: CameraModel, points: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import Head, HeadSpec, load_head
 from dino_perception.models.outputs import Output
+from dino_perception.perception.depth_scale import check_scaling
 from dino_perception.perception.doubt import Doubt, doubted
 from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
@@ -67,6 +68,7 @@ class Perceiver:
     ):
         start = time.perf_counter()
         self.settings = settings
+        check_scaling(settings)
         backbone = load_backbone(settings.backbone, settings.weights)
         heads = {kind: load_head(kind, backbone, settings.head[kind].weights) for kind in settings.heads}
         if not heads:

@@ -23,7 +23,7 @@ def perceive_points(percept: Percept, settings: Settings) -> np.ndarray | None:
     order and packed: rgb (float32 whose bits are 0x00RRGGBB, as PCL and RViz read it), label (uint32 class id, 255
     where no class is known) and confidence (float32, 0..1, 1 where no segmentation ran). x, y and z are NaN where the
     depth or the ray is unknown, the point lies farther than `points.max_range` from the camera, the confidence is
-    below `points.min_confidence`, or the class or its group is in `points.exclude`. None when there is no depth or no usable
+    below `points.min_confidence`, that of the depth is below `points.min_depth_confidence`, or the class or its group is in `points.exclude`. None when there is no depth or no usable
     camera model.
     """
     if percept.depth is None or percept.output_camera is None:
@@ -35,6 +35,8 @@ def perceive_points(percept: Percept, settings: Settings) -> np.ndarray | None:
     valid = (depth > 0) & (depth <= geometry.reach(camera, wanted.max_range))
     if percept.segmentation is not None:
         valid &= _wanted_class(percept, wanted)
+    if wanted.min_depth_confidence > 0 and percept.depth.confidence is not None:
+        valid &= percept.depth.confidence >= wanted.min_depth_confidence * 255
     depth, ray = np.where(valid, depth, np.float32(np.nan)), geometry.rays(camera)
     for i, axis in enumerate("xyz"):  # three long loops instead of many of three steps
         np.multiply(depth, ray[..., i], out=cloud[axis])

@@ -70,10 +70,33 @@ class SegmentationSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class DepthSettings(HeadSettings):
+    focal_length_scaling: float = setting(
+        0.0,
+        "Focal length, in pixels of the head's input, at which the head learnt its metres: depth is multiplied by the "
+        "camera's own over it. 0: off.",
+        low=0.0,
+        high=100000.0,
+    )
+    camera_height_scaling: bool = setting(
+        False,
+        "Multiply depth such that the ground lies camera_height below the camera (median of recent frames, between half "
+        "and twice). Needs camera_height and the segmentation head.",
+    )
+
+
+@dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
     min_confidence: float = setting(
         0.0, "Least segmentation confidence (0..1) of a point.", low=0.0, high=1.0, live=True
+    )
+    min_depth_confidence: float = setting(
+        0.0,
+        "Least confidence (0..1) of a point's depth, 1 - its relative spread; heads that do not say are believed.",
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     fields: list[str] = setting(
         ["rgb", "label"],
@@ -232,7 +255,11 @@ class Parameter:
 
 
 def default_heads(names) -> dict[str, HeadSettings]:
-    own = {"correspondences": CorrespondenceSettings, "segmentation": SegmentationSettings}
+    own = {
+        "correspondences": CorrespondenceSettings,
+        "segmentation": SegmentationSettings,
+        "depth": DepthSettings,
+    }
     return {name: own.get(name, HeadSettings)() for name in names}
 
 

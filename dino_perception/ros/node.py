@@ -165,6 +165,8 @@ class PerceptionNode(PatientLifecycleNode):
         """The output topics that the loaded heads can fill and whose message types are installed."""
         topics = []
         for name, topic in offered(settings.heads).items():
+            if not topic.filled(self._perceiver.outputs):
+                continue
             if not self._types.available(topic.type):
                 self._warn(f"{name} is not published: the package {topic.type.split('/')[0]} is not installed")
                 continue
@@ -283,7 +285,7 @@ class PerceptionNode(PatientLifecycleNode):
         )
 
     def _find_camera(self, camera: str) -> Finding:
-        return camera_finding(
+        finding = camera_finding(
             self,
             self._cameras[camera].inputs,
             self._account.cameras[camera],
@@ -291,6 +293,12 @@ class PerceptionNode(PatientLifecycleNode):
             self._worker is not None,
             self._mast(camera),
         )
+        depth = self._settings.head.get("depth")
+        if depth is None or not depth.camera_height_scaling:
+            return finding
+        scale = self._intake.depth_scale
+        by_height = {"depth scale by height": scale.scale(camera), "depth scale health": scale.health(camera)}
+        return finding._replace(values={**finding.values, **by_height})
 
     def _mast(self, camera: str) -> tuple[float | None, str]:
         """How high the camera stands, and what says so."""

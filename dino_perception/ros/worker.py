@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -190,7 +191,8 @@ class Worker:
         if not frames:
             return []
         try:
-            return self._perceiver.look(frames, wanted)
+            sights = self._perceiver.look(frames, wanted)
+            return [dataclasses.replace(sight, percept=self._intake.scaled(sight.percept)) for sight in sights]
         except Exception as error:
             return self._each_alone(frames, wanted, error)
 

@@ -17,6 +17,7 @@ FRAMEWISE = [
     "segmentation/mask",
     "segmentation/confidence",
     "depth/image",
+    "depth/confidence",
     "depth/camera_info",
     "points",
     "correspondences",

@@ -160,7 +160,7 @@ def test_what_an_output_means_is_said_and_not_guessed(vit):
     backbone = load_backbone("rover-tiny")
     for kind, meanings in [
         ("segmentation", ("labels", "levels")),
-        ("depth", ("metres",)),
+        ("depth", ("metres", "levels")),
         ("correspondences", ("descriptors",)),
     ]:
         assert meanings_of(load_head(kind, backbone).at(32, 48), len(meanings)) == meanings

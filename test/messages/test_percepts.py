@@ -41,7 +41,7 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
     floats = [rng.uniform(0, 60, matches).astype(np.float32) for _ in range(4)]
     full = dict(
         segmentation=Segmentation(mask, rng.integers(0, 256, mask.shape, np.uint8), LABELS),
-        depth=Depth(metres),
+        depth=Depth(metres, rng.integers(0, 256, mask.shape, np.uint8)),
         correspondences=Correspondences(
             STAMP - 10**8,
             "before",
@@ -169,6 +169,7 @@ def test_images_hold_the_arrays_unpadded():
         ("segmentation/mask", "mono8", p.segmentation.mask),
         ("segmentation/confidence", "mono8", p.segmentation.confidence),
         ("depth/image", "32FC1", p.depth.metres),
+        ("depth/confidence", "mono8", p.depth.confidence),
     ]:
         message = messages[name]
         assert (message.encoding, message.step, message.is_bigendian) == (encoding, expected.strides[0], 0)
@@ -205,7 +206,7 @@ def test_a_head_that_did_not_run_has_no_message():
         "segmentation/mask",
         "segmentation/confidence",
     }
-    assert set(written(types, percept(depth=None))) == set(DATA) - {"depth/image", "points"}
+    assert set(written(types, percept(depth=None))) == set(DATA) - {"depth/image", "depth/confidence", "points"}
     assert "correspondences" not in written(types, percept(correspondences=None))
 
 
@@ -256,6 +257,18 @@ def test_type_hashes_are_those_of_the_ros_installation():
 def test_an_array_of_the_wrong_kind_is_refused():
     with pytest.raises(TypeError, match="float64 was given for a field of float32"):
         installed("dino_perception/msg/Correspondences").make("dino_perception/msg/Correspondences", x=np.zeros(3))
+
+
+def test_a_depth_head_that_does_not_say_how_sure_it_is_has_no_topic_for_it():
+    from dino_perception.models.outputs import Output
+
+    metres = Output("metres", "metres")
+    topic = topics.TOPICS["depth/confidence"]
+    assert topic.filled({"depth": (metres, Output("confidence", "levels"))}) and not topic.filled({"depth": (metres,)})
+    assert topics.TOPICS["depth/image"].filled({"depth": (metres,)}) and topics.TOPICS["depth/camera_info"].filled({})
+    p = percept()
+    silent = written(RosbagsTypes(), percept(depth=Depth(p.depth.metres)))
+    assert set(silent) == set(DATA) - {"depth/confidence"}
 
 
 def test_an_array_is_copied_once_on_its_way_into_a_message():

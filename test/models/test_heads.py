@@ -54,7 +54,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
         assert [(t.shape, t.dtype) for t in out] == [((2, 50, 70), torch.uint8)] * 2
         assert set(out[0].unique().tolist()) <= {label.id for label in LABELS} and out[1].min() >= 255 // len(LABELS)
     elif kind == "depth":
-        assert [(t.shape, t.dtype) for t in out] == [((2, 50, 70), torch.float32)]
+        assert [(t.shape, t.dtype) for t in out] == [((2, 50, 70), torch.float32), ((2, 50, 70), torch.uint8)]
         near, far = head.spec.depth_range
         assert near <= out[0].min() and out[0].max() <= far
     else:
@@ -88,6 +88,34 @@ def test_depth_is_the_weighted_mean_of_the_bins(spacing: str, weighting: str) ->
     wanted = (weights * bins[:, None, None]).sum(1) / weights.sum(1)
     got = bin_mean(torch.from_numpy(logits).float(), depth_bins(0.001, 10, 256, spacing), weighting)
     assert np.allclose(got[:, 0].numpy(), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["relu", "softmax", "sigmoid"])
+def test_the_confidence_of_depth_is_the_relative_spread_of_its_bins(backbone, weighting: str) -> None:
+    head = create_head("depth", backbone, "linear", bins=32, weighting=weighting)
+    torch.nn.init.normal_(head.net.out.weight, std=1.0)
+    features = maps(backbone, head)
+    with torch.no_grad():
+        metres, confidence = head.at(6, 10)(*features)
+        logits = head.net(*features).double()
+        plain = head.reduce(head(*features), 6, 10)[0]
+    if weighting == "softmax":
+        weights = logits.softmax(1)
+    else:
+        weights = logits.relu() + 0.1 if weighting == "relu" else logits.sigmoid()
+        weights = weights / weights.sum(1, keepdim=True)
+    bins = head.bins.double()[:, None, None]
+    mean = (weights * bins).sum(1, keepdim=True)
+    spread = (weights * (torch.minimum(bins, 2 * mean) - mean) ** 2).sum(1, keepdim=True).sqrt() / mean
+    wanted = F.interpolate(255 * (1 - spread), (6, 10), mode="bilinear")[:, 0]
+    assert confidence.dtype == torch.uint8 and (confidence.double() - wanted).abs().max() <= 0.501
+    assert confidence.double().std() > 1 and torch.equal(metres, plain)
+
+
+def test_a_depth_head_without_bins_does_not_say_how_sure_it_is(backbone) -> None:
+    head = create_head("depth", backbone, "pyramid", bins=0, weighting="softplus", taps=[7])
+    assert [output.name for output in head.OUTPUTS] == ["metres"]
+    assert len(head.at(48, 80)(*maps(backbone, head))) == 1
 
 
 def test_descriptors_are_unit_vectors_row_by_row(backbone) -> None:

@@ -12,6 +12,7 @@ import torch
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.domain import fit, summary
 from dino_perception.models.heads import load_head, save_head
+from dino_perception.perception.doubt import belief
 from dino_perception.perception.frame import IGNORE, Frame
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
@@ -70,9 +71,11 @@ def test_noise_has_less_confidence_and_says_nothing_where_asked(perceiver) -> No
     lowered = plain.segmentation.confidence * strange**-2
     assert np.abs(seen.segmentation.confidence - lowered).max() <= 1
     assert np.array_equal(seen.segmentation.mask, plain.segmentation.mask)
+    assert np.array_equal(seen.depth.metres, plain.depth.metres)
+    assert np.abs(seen.depth.confidence - plain.depth.confidence * belief(seen.strangeness["depth"])).max() <= 1
     silent = percept(perceiver, noise(1), ignore=True)
     assert (silent.segmentation.mask == IGNORE).all() and not silent.segmentation.confidence.any()
-    assert np.isnan(silent.depth.metres).all()
+    assert np.isnan(silent.depth.metres).all() and not silent.depth.confidence.any()
 
 
 def test_padding_is_no_part_of_the_frame(perceiver) -> None:

@@ -149,3 +149,13 @@ def test_sky_is_left_out_whatever_the_label_set_calls_it():
     cloud = perceive_points(percept, Settings())
     assert np.isnan(cloud["z"]).all()
     assert np.isfinite(perceive_points(percept, Settings.from_flat({"points.exclude": ["water"]}))["z"]).all()
+
+
+def test_depth_that_is_not_sure_is_no_point_where_asked():
+    p = percept()
+    confidence = np.arange(p.depth.metres.size).reshape(p.depth.metres.shape).astype(np.uint8)
+    sure = dataclasses.replace(p, depth=Depth(p.depth.metres, confidence))
+    assert np.isfinite(perceive_points(sure, settings(max_range=100.0))["z"]).all()
+    seen = np.isfinite(perceive_points(sure, settings(max_range=100.0, min_depth_confidence=0.5))["z"])
+    assert np.array_equal(seen, confidence >= 127.5)
+    assert np.isfinite(perceive_points(p, settings(max_range=100.0, min_depth_confidence=0.5))["z"]).all()

@@ -20,6 +20,7 @@ FRAMES = {  # topic -> encoding of an image, or None
     "segmentation/confidence": "mono8",
     "segmentation/overlay": "rgb8",
     "depth/image": "32FC1",
+    "depth/confidence": "mono8",
     "depth/camera_info": None,
     "depth/overlay": "rgb8",
     "points": None,

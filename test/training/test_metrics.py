@@ -155,3 +155,13 @@ def test_pck_counts_distances_up_to_the_threshold():
 def test_nothing_counted_is_nan():
     assert math.isnan(SegmentationScore(2).miou) and math.isnan(SegmentationScore(2).ece())
     assert math.isnan(DepthScore().numbers()["abs_rel"]) and math.isnan(MatchScore().pck()[0])
+
+
+def test_depth_errors_are_told_by_confidence():
+    truth = np.array([[2.0, 2.0, 4.0, np.nan]])
+    score = DepthScore()
+    score.add(truth, np.array([[2.2, 2.2, 8.0, 1.0]]), np.array([[250, 255, 10, 255]], np.uint8))
+    sure, unsure = score.by_confidence[-1], score.by_confidence[0]
+    assert sure[:3] == pytest.approx([2, 0.2, 2]) and unsure[:3] == pytest.approx([1, 1.0, 0])
+    assert sure[3] == pytest.approx(0) and unsure[3] == pytest.approx(2 / 1.1 - 1)
+    assert not score.by_confidence[1:-1].any()

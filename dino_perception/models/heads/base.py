@@ -89,6 +89,10 @@ class Head(nn.Module):
         """The final arrays at `height` x `width` from the raw map."""
         raise NotImplementedError
 
+    def arrays(self, features: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, ...]:
+        """All of `OUTPUTS` at `height` x `width`. A head whose network says more than the raw map holds overrides it."""
+        return self.reduce(self(*features), height, width)
+
     def at(self, height: int, width: int) -> FixedHead:
         """The graph features -> final arrays at `height` x `width`, sharing these parameters, put in eval mode."""
         return FixedHead(self, height, width)
@@ -118,7 +122,7 @@ class FixedHead(nn.Module):
         return tuple(output.meaning for output in self.head.OUTPUTS)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        return self.head.reduce(self.head(*features), self.height, self.width)
+        return self.head.arrays(features, self.height, self.width)
 
 
 def kinds() -> list[str]:

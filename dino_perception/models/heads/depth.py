@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +35,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 
 class DepthHead(Head):
-    """Raw map: metres (B, 1, h, w). Final array: metres (B, H, W) float32.
+    """Raw map: metres (B, 1, h, w). Final arrays: metres (B, H, W) float32 and, where there are bins, confidence (B, H, W)
+    uint8, 255 = all weight on one bin.
 
     The network gives one number a depth bin; depth is the mean of the bins under weights made from these numbers
     (AdaBins, Bhat et al. 2021; the evaluation of DINOv3 uses 256 linear bins with relu weights). Without bins the network
-    gives one number, which `direct` makes metres of.
+    gives one number, which `direct` makes metres of; it then says nothing of how sure it is, and has no confidence.
     """
 
     KIND = "depth"
@@ -51,7 +52,7 @@ class DepthHead(Head):
         "dpt": Dpt,
         "pyramid": Pyramid,
     }
-    OUTPUTS = (Output("metres", "metres"),)
+    OUTPUTS = (Output("metres", "metres"), Output("confidence", "levels"))
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
@@ -61,6 +62,7 @@ class DepthHead(Head):
             self.register_buffer("bins", depth_bins(*spec.depth_range, bins, spacing), persistent=False)
         else:
             self.bins = None
+            self.OUTPUTS = self.OUTPUTS[:1]
         self.net = self.ARCHES[spec.arch](spec.channels, bins or 1, **options)
 
     def forward(self, *features: Tensor) -> Tensor:
@@ -68,6 +70,14 @@ class DepthHead(Head):
         if self.bins is None:
             return direct(raw, self.weighting, *self.spec.depth_range)
         return bin_mean(raw, self.bins, self.weighting)
+
+    def arrays(self, features: Sequence[Tensor], height: int, width: int) -> tuple[Tensor, ...]:
+        if self.bins is None:
+            return super().arrays(features, height, width)
+        weights = bin_weights(self.net(*features), self.weighting)
+        metres = mean_of(weights, self.bins)
+        sure = resize(255 * certainty(weights, self.bins, metres), (height, width))[:, 0]
+        return *self.reduce(metres, height, width), sure.round().to(torch.uint8)
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         return (resize(raw, (height, width))[:, 0],)
@@ -124,17 +134,37 @@ def depth_bins(near: float, far: float, count: int, spacing: str) -> Tensor:
 
 
 def bin_mean(logits: Tensor, bins: Tensor, weighting: str) -> Tensor:
-    """(B, K, h, w) and (K,) metres -> (B, 1, h, w) metres.
+    """(B, K, h, w) and (K,) metres -> (B, 1, h, w) metres."""
+    return mean_of(bin_weights(logits, weighting), bins)
+
+
+def bin_weights(logits: Tensor, weighting: str) -> Tensor:
+    """(B, K, h, w) -> the bins' weights, same shape, with sum 1 over K.
 
     "relu": weights relu(logit) + 0.1, normalised (DINOv3's evaluation). "softmax": softmax. "sigmoid": sigmoid,
     normalised.
     """
     if weighting == "softmax":
-        weights = torch.softmax(logits, dim=1)
-    else:
-        weights = torch.relu(logits) + 0.1 if weighting == "relu" else torch.sigmoid(logits)
-        weights = weights / weights.sum(dim=1, keepdim=True)
+        return torch.softmax(logits, dim=1)
+    weights = torch.relu(logits) + 0.1 if weighting == "relu" else torch.sigmoid(logits)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def mean_of(weights: Tensor, bins: Tensor) -> Tensor:
+    """(B, K, h, w) with sum 1 over K and (K,) metres -> (B, 1, h, w) metres."""
     return (weights * bins.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def certainty(weights: Tensor, bins: Tensor, metres: Tensor) -> Tensor:
+    """1 - s, with s the standard deviation of the bins under their weights over their mean `metres` (B, 1, h, w), 0..1: 1
+    where one bin has all the weight, 0.9 at a spread of a tenth of the depth.
+
+    A bin at more than twice the depth counts as one at twice the depth: a hundredth of the weight on the farthest bin, as
+    heads put it beside every near pixel, would else outweigh all the rest (measured: docs/day_one.md). The deviations are
+    taken before they are squared: a difference of two means of squares would lose a small spread in bfloat16.
+    """
+    off = (bins.view(1, -1, 1, 1) / metres - 1).clamp(-1, 1)
+    return 1 - (weights * off * off).sum(dim=1, keepdim=True).sqrt()
 
 
 def direct(x: Tensor, way: str, near: float, far: float) -> Tensor:

@@ -162,8 +162,9 @@ class _FrameJudge:
                 self.result.segmentation_full.add(full, covering(percept.segmentation.mask, percept, full.shape))
             self._show("segmentation", sample, one.miou, frame.image, truth, mask)
         if "depth" in self.wanted and sample.read_depth:
-            truth, metres = common_grid(sample.truth("depth", frame.image), percept, percept.depth.metres)
-            row = self.result.depth.add(truth, metres)
+            said = [array for array in (percept.depth.metres, percept.depth.confidence) if array is not None]
+            truth, metres, *confidence = common_grid(sample.truth("depth", frame.image), percept, *said)
+            row = self.result.depth.add(truth, metres, *confidence)
             ground = self.grounds.get((sample.scene, fold)) or self.grounds.get(("", fold))
             if ground:
                 down = descent(sample.camera, sample.pose, truth.shape)

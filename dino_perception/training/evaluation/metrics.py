@@ -19,6 +19,9 @@ PCK_PIXELS = (1, 2, 4, 8, 16)
 DEPTH_EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0)
 """Metres between which depth errors are also given apart."""
 
+SURE_EDGES = (*range(0, 256, 32), 256)
+"""Levels of the depth's confidence between which depth errors are also given apart."""
+
 
 class SegmentationScore:
     """Confusion and calibration over any number of frames.
@@ -123,10 +126,13 @@ class DepthScore:
         self.pixels = self.given = 0
         self.by_range = np.zeros((len(DEPTH_EDGES) - 1, 2))
         """Pixels and summed |d - t| / t between DEPTH_EDGES."""
+        self.by_confidence = np.zeros((len(SURE_EDGES) - 1, 4))
+        """Pixels, summed |d - t| / t, pixels with max(d / t, t / d) < 1.25, and summed |d - t| / t after the frame's d is
+        divided by its median d / t, between SURE_EDGES. What a head is unsure of is not the scale of the whole frame."""
 
-    def add(self, truth: np.ndarray, metres: np.ndarray) -> np.ndarray | None:
-        """Count a frame: both (H, W) float metres, NaN where unknown. Returns its five numbers in the order of NAMES,
-        None when it has no pixel with a true depth in range."""
+    def add(self, truth: np.ndarray, metres: np.ndarray, confidence: np.ndarray | None = None) -> np.ndarray | None:
+        """Count a frame: (H, W) float metres, NaN where unknown, and (H, W) uint8 confidence where the head says. Returns
+        its five numbers in the order of NAMES, None when it has no pixel with a true depth in range."""
         if truth.shape != metres.shape:
             raise ValueError(f"the truth is {truth.shape} and the depth {metres.shape}; both must have one size")
         with np.errstate(invalid="ignore"):
@@ -145,10 +151,19 @@ class DepthScore:
             inside = index < len(self.by_range)
             self.by_range[:, 0] += np.bincount(index[inside], minlength=len(self.by_range))
             self.by_range[:, 1] += np.bincount(index[inside], error[inside], len(self.by_range))
+            if confidence is not None:
+                ratio = d[given] / t[given]
+                columns = error, np.maximum(ratio, 1 / ratio) < 1.25, np.abs(ratio / np.median(ratio) - 1)
+                self._add_by_confidence(confidence[known][given], columns)
             row = _depth_numbers(t[given], d[given], t.size)
             self.aligned_rows.append(_depth_numbers(t[given], align(d[given], t[given], self.farthest), t.size))
         self.rows.append(row)
         return row
+
+    def _add_by_confidence(self, levels: np.ndarray, columns: Sequence[np.ndarray]) -> None:
+        index = np.digitize(levels, SURE_EDGES) - 1
+        for column, weights in enumerate((None, *columns)):
+            self.by_confidence[:, column] += np.bincount(index, weights, len(self.by_confidence))
 
     def numbers(self) -> dict[str, float]:
         """The five numbers, their mean over frames."""

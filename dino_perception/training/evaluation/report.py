@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from dino_perception.training.evaluation.baselines import MATCHERS
-from dino_perception.training.evaluation.metrics import DEPTH_EDGES, PCK_PIXELS, DepthScore, SegmentationScore
+from dino_perception.training.evaluation.metrics import (
+    DEPTH_EDGES,
+    PCK_PIXELS,
+    SURE_EDGES,
+    DepthScore,
+    SegmentationScore,
+)
 
 if TYPE_CHECKING:
     from dino_perception.training.evaluation.evaluate import Evaluation
@@ -72,6 +78,18 @@ def _depth(evaluation: Evaluation) -> dict[str, Any]:
         **own.numbers(),
         "aligned": own.aligned(),
         "by_range": by_range(own),
+        "by_confidence": [
+            {
+                "from": low,
+                "below": high,
+                "abs_rel": total / count,
+                "abs_rel_scaled": scaled / count,
+                "delta1": hits / count,
+                "pixels": int(count),
+            }
+            for low, high, (count, total, hits, scaled) in zip(SURE_EDGES, SURE_EDGES[1:], own.by_confidence)
+            if count
+        ],
         "coverage": own.coverage,
         "up_to_m": own.farthest,
         "frames": len(own.rows),
@@ -107,6 +125,8 @@ def tables(data: dict[str, Any]) -> list[Table]:
         ):
             table.add_row(name, number(d[key]), number(d[f"baseline_{key}"]), number(d["aligned"][key]))
         found.append(table)
+        if d.get("by_confidence"):
+            found.append(_by_confidence(d["by_confidence"]))
     if data.get("correspondences"):
         table = _table(
             "Matches: share within so many pixels",
@@ -130,6 +150,18 @@ def tables(data: dict[str, Any]) -> list[Table]:
                 )
         found.append(table)
     return found
+
+
+def _by_confidence(rows: list[dict[str, Any]]) -> Table:
+    table = _table(
+        "Depth by its confidence", "confidence", "pixels", "AbsRel", "AbsRel, scaled by the frame", "delta < 1.25"
+    )
+    everything = sum(row["pixels"] for row in rows)
+    for row in rows:
+        share = f"{100 * row['pixels'] / everything:.1f} %"
+        span = f"{row['from']} to {row['below'] - 1}"
+        table.add_row(span, share, number(row["abs_rel"]), number(row["abs_rel_scaled"]), number(row["delta1"]))
+    return table
 
 
 def number(value: float | None, digits: int = 3) -> str:
