@@ -108,17 +108,17 @@ def test_one_pass_serves_heads_that_read_normed_maps_and_raw_ones_with_their_cls
     size = {"input_height": 112, "input_width": 168, "output_height": 56, "output_width": 84}
     settings = {
         "backbone": "dinov2-vits14", "heads": ["segmentation", "depth"], "engine": "torch",
-        "segmentation.weights": str(segmentation), "depth.weights": str(depth), **size,
+        "segmentation.weights": str(segmentation), "depth.weights": str(depth), "allow_untrained": True, **size,
     }  # fmt: skip
     perceiver = Perceiver(Settings.from_flat(settings), cache=tmp_path / "cache", report=lambda line: None)
-    assert perceiver.head_taps() == {"segmentation": [3], "depth": [0, 1, 2, 4, 5, 6, 7, 8]}
+    assert perceiver.graphs.head_taps == {"segmentation": [3], "depth": [0, 1, 2, 4, 5, 6, 7, 8]}
     pixels = torch.randint(0, 256, (1, 112, 168, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        maps = perceiver.graph()(pixels)
+        maps = perceiver.graphs.graph()(pixels)
         for kind, path in (("segmentation", segmentation), ("depth", depth)):
             head = load_head(kind, backbone, path)
             wanted = head.at(56, 84)(*backbone.at(112, 168, head.spec.taps)(pixels))
-            got = perceiver.graph(kind)(*(maps[i] for i in perceiver.head_taps()[kind]))
+            got = perceiver.graphs.graph(kind)(*(maps[i] for i in perceiver.graphs.head_taps[kind]))
             assert all(torch.equal(a, b) for a, b in zip(got, wanted))
     perceiver.close()
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 
 from dino_perception.perception import geometry
 from dino_perception.perception.frame import CameraModel, Frame
+
+EXACT_OPENCV = int(cv2.__version__.split(".")[0]) >= 5
+"""Before version 5, OpenCV samples pictures at steps of 1/32 of a pixel."""
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -25,7 +29,12 @@ def moved(
     image: np.ndarray, affine: np.ndarray, gain: float = 1.0, offset: float = 0.0, noise: float = 0.0
 ) -> np.ndarray:
     """The image with each point x at `affine` (2, 3) x, and another exposure."""
-    out = cv2.warpAffine(image, affine, image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    if EXACT_OPENCV:
+        out = cv2.warpAffine(image, affine, image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    else:
+        (x, y), (height, width) = np.linalg.inv(affine[:, :2]), image.shape
+        at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1) - affine[:, 2]
+        out = map_coordinates(image.astype(np.float64), [at @ y, at @ x], order=3, mode="reflect")
     out = out * gain + offset + np.random.default_rng(1).normal(0, noise, out.shape)
     return np.clip(out, 0, 255).round().astype(np.uint8)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from scenes import moved, texture
+from scenes import EXACT_OPENCV, moved, texture
 from test_matching import IMAGE, colour, view
 
 from dino_perception.perception import compiled, matching
@@ -54,7 +54,7 @@ def test_windows_are_aligned_alike(both, shape, reach):
     inside = (expected[1] > 0.5) & (found[1] > 0.5)
     assert inside.sum() > 300
     off = np.abs(found[0] - expected[0]).max(axis=1)[inside]
-    assert np.median(off) < 1e-3 and np.quantile(off, 0.98) < 0.05
+    assert np.median(off) < (1e-3 if EXACT_OPENCV else 1 / 32) and np.quantile(off, 0.98) < 0.05
     assert np.quantile(np.abs(found[1] - expected[1])[inside], 0.98) < 2e-3
     assert np.quantile(np.abs(found[2] - expected[2])[inside], 0.98) < 0.05
     assert ((found[1] == -1) == (expected[1] == -1)).mean() > 0.99
