@@ -40,7 +40,7 @@ CHECKPOINT = 50
 """A checkpoint is taken each time this many frames have been processed."""
 _AHEAD = 6
 """Frames that may wait before the perceiver, and percepts behind it."""
-_HELD = 96 << 20
+_HELD = 48 << 20
 """Bytes of messages that may wait on either side."""
 
 Watch = Callable[[Percept, int, float], None]
