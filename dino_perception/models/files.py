@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from dino_perception import results
 
 try:
     from safetensors import SafetensorError, safe_open
@@ -56,13 +56,36 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """A safetensors file with `metadata` (JSON) in its header, written whole or not at all. Raises OSError."""
-    results.write(Path(path), packed(tensors, metadata))
+    put(Path(path), packed(tensors, metadata))
+
+
+def put(path: Path, data: bytes) -> None:
+    """The whole file in one step: a reader, or a disk that fills up, meets the old one or the new one. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
+    try:
+        with open(handle, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())  # a network disk says only now that it is full
+        os.chmod(part, path.stat().st_mode & 0o7777 if path.is_file() else 0o666 & ~_umask())
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
 
 
 def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """The content of such a file."""
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     return save(plain, {KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def _umask() -> int:
+    """The process's mask; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_perception import results
 from dino_perception.models import domain, files, head_catalog, label_sets, weights_folder
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.catalog import Normalisation
@@ -228,7 +227,7 @@ def load_head(
 
 def save_head(head: Head, path: str | Path) -> None:
     """Write the weights with `head.spec` beside them; `head.spec = replace(head.spec, metrics=...)` fills it in."""
-    results.write(Path(path), packed_head(head))
+    files.put(Path(path), packed_head(head))
 
 
 def packed_head(head: Head) -> bytes:
