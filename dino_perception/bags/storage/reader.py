@@ -223,7 +223,7 @@ class BagReader:
         """The bag's own definitions, and Jazzy's for what it does not define."""
         jazzy = get_typestore(Stores.ROS2_JAZZY)
         own: dict[str, Any] = {}
-        for topic in self.topics.values():
+        for topic in list(self.topics.values()):
             if topic.coding != "cdr":
                 sentence = f"topic {topic.name} is encoded as '{topic.coding}'; its messages are copied as they are"
                 self.note(Problem("", sentence, topic.name))
@@ -247,11 +247,14 @@ class BagReader:
                 )
                 own.update(parsed)
             except DefinitionError as error:
+                known = topic.type in jazzy.fielddefs
+                if known:  # a copy of the damaged text would have other readers refuse the whole output
+                    self.topics[topic.name] = Topic(**{**vars(topic), "definition": ""})
                 self.note(
                     Problem(
                         "unknown",
                         f"topic {topic.name} has a definition that cannot be read; its messages are copied "
-                        f"as they are ({error})",
+                        f"as they are{', with the one that ROS 2 Jazzy has' if known else ''} ({error})",
                         topic.name,
                     )
                 )
