@@ -6,6 +6,7 @@ a native library or Python itself prints goes to the log file of the order, down
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import functools
 import json
@@ -59,12 +60,14 @@ def _serve(order: dict[str, Any], say) -> dict[str, Any]:
     if not order["built"]:
         say(stage="building")
         Path(order["blob"]).write_bytes(engine.build(program, precision, threads))
+        _flush()
     say(stage="loading")
     mapped = _mapped(Path(order["blob"]))
     compiled = engine.load(mapped, program.example, precision, threads)
     say(stage="comparing")
     record = reference(engine.device()).compare(compiled)
     compiled.close()
+    _flush()
     return record
 
 
@@ -102,10 +105,16 @@ def _line() -> bytes:
 
 def _log_to(path: str) -> None:
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    sys.stdout.flush(), sys.stderr.flush()
+    _flush()
     os.dup2(log, 1), os.dup2(log, 2)
     os.close(log)
     faulthandler.enable(2)  # where Python was when native code died
+
+
+def _flush() -> None:
+    """What Python and the C library still hold of the output: native code prints through the latter."""
+    sys.stdout.flush(), sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def _follow(parent: int) -> None:

@@ -38,8 +38,10 @@ SMALL = {
     "output_height": 48,
     "output_width": 64,
     "max_age": 60.0,
+    "domain.check": False,
 }
-"""Parameters of a node that starts and looks quickly."""
+"""Parameters of a node that starts and looks quickly, at noise, of which the bundled heads would say that it is none of
+theirs (test_unlike_the_training.py)."""
 
 
 def wait_for(condition, what: str, timeout: float = TIMEOUT_S):

@@ -329,6 +329,9 @@ def drive(kind, off_cpu, cache, monkeypatch):
                 time.sleep(0.001)
         while account.cameras["front"].published.total < len(STAMPS) and time.monotonic() < deadline:
             time.sleep(0.002)
+        drawn, patience = camera.published["segmentation/overlay"], time.monotonic() + 10
+        while len(drawn) < len(STAMPS) and time.monotonic() < patience:
+            time.sleep(0.002)  # a picture comes after its frame's other messages
     finally:
         assert worker.stop()
         perceiver.close()

@@ -150,7 +150,11 @@ def test_a_looker_gets_every_picture_and_nobody_looking_costs_nothing(live):
                     end = 1 + message.data[0]
                     assert message.data[end : end + 2] == b"\xff\xd8"
                     seen.add(message.data[1:end].decode())
-                if {"/camera/image_raw", OVERLAY, "/viewed/depth/overlay"} <= seen and words["status"]:
+                if (
+                    {"/camera/image_raw", OVERLAY, "/viewed/depth/overlay"} <= seen
+                    and words["status"]
+                    and len(words["channels"]) >= 3
+                ):
                     assert watchers() == 1
                     return words
 
@@ -160,7 +164,7 @@ def test_a_looker_gets_every_picture_and_nobody_looking_costs_nothing(live):
         words = asyncio.run(asyncio.wait_for(look(viewer.address), 60))
         wait_for(lambda: watchers() == 0, "the viewer stopped listening", 20)
     assert any(one["name"].startswith("viewed") and one["values"] for one in words["status"])
-    assert words["channels"][0]["topic"] == "/camera/image_raw"
+    assert "/camera/image_raw" in [channel["topic"] for channel in words["channels"]]
 
 
 def test_foxgloves_status_panel_chooses_a_status_that_the_node_sends(live):

@@ -109,6 +109,7 @@ def test_tables_show_every_head(evaluation):
     assert [table.title.split()[0] for table in report.tables(report.as_data(evaluation))] == [
         "Segmentation,",
         "Depth",
+        "Depth",
         "Matches:",
     ]
 
