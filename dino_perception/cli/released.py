@@ -45,7 +45,7 @@ def list_heads() -> list[dict[str, Any]]:
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
     console.print(
-        f"""Scores as published (arXiv 2304.07193, Tab. 10 and 11; the segmentation ones of "ms" also average over scales), not
+        f"""Scores as published (arXiv 2304.07193; the segmentation ones of "ms" also average over scales), not
 measured here. A configuration that names the backbone needs only what stands behind the slash:
   backbone: dinov2-vits14   segmentation.weights: ade20k   depth.weights: kitti-dpt
 Fetch them: {weights_folder.command("dinov2-vits14", "ade20k", "kitti-dpt")}
