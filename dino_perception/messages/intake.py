@@ -3,7 +3,7 @@ frames give the same messages through either."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from dino_perception.messages.topics import latched, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.settings import Settings
+
+Height = Callable[[str, str], float | None]
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class Order:
 
 class Intake:
     """Follows the frames of all cameras. `perceiver` is a Perceiver, or what stands in for one; `settings` hold until
-    `change`. One thread calls `order`, `change` and `reset`; another one may call `messages` and `once`."""
+    `change`; `height` gives metres of a camera's frame over another one by fixed transforms, None where they do not say.
+    One thread calls `order`, `change` and `reset`; another one may call `messages` and `once`."""
 
-    def __init__(self, perceiver: Any, settings: Settings, types: Any):
+    def __init__(self, perceiver: Any, settings: Settings, types: Any, height: Height = lambda frame, ground: None):
         self.settings = settings
         self.told: set[str] = set()
         """The cameras whose latched messages were given."""
@@ -36,6 +39,7 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self._height = height
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -52,7 +56,10 @@ class Intake:
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
-        return self.depth_scale.scaled(percept, self.settings)
+        by_tf = None
+        if self.depth_scale.asks(self.settings):
+            by_tf = self._height(percept.frame.frame_id, self.settings.ground_frame)
+        return self.depth_scale.scaled(percept, self.settings, by_tf)
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""

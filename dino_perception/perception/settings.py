@@ -81,7 +81,7 @@ class DepthSettings(HeadSettings):
     camera_height_scaling: bool = setting(
         False,
         "Multiply depth such that the ground lies camera_height below the camera (median of recent frames, between half "
-        "and twice). Needs camera_height and the segmentation head.",
+        "and twice). Needs camera_height, or TF to ground_frame, and the segmentation head.",
     )
 
 
@@ -187,8 +187,8 @@ class Settings:
     )
     camera_height: float = setting(
         0.0,
-        "Height of the camera over the ground in metres, which its depth is compared with in diagnostics; 0: as the fixed "
-        "transforms of TF say, to ground_frame.",
+        "Height of the camera over the ground in metres, which its depth is compared with in diagnostics and scaled by "
+        "where that is asked for; 0: as the fixed transforms of TF say, to ground_frame.",
         low=0.0,
         high=1000.0,
         live=True,
