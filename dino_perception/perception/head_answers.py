@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,8 @@ def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequenc
     """The answer of a head about one frame, as memory of its own on the host. `arrays` have no batch axis."""
     own = {o.name: _KEPT.get(o.meaning, _whole)(t, box) for o, t in zip(outputs, arrays)}
     if spec.worth:
-        own.update({o.name: _worth(spec.worth)[own[o.name]] for o in outputs if o.meaning == "levels"})
+        worth = np.array(spec.worth, np.uint8)
+        own.update({o.name: worth[own[o.name]] for o in outputs if o.meaning == "levels"})
     labels = {"labels": labels_of(spec)} if spec.labels else {}
     if kind in ANSWERS:
         return ANSWERS[kind](**own, **labels)
@@ -30,12 +30,6 @@ def answer(kind: str, spec: HeadSpec, outputs: Sequence[Output], arrays: Sequenc
 def labels_of(spec: HeadSpec | None) -> tuple[Label, ...]:
     """The classes that a head knows."""
     return tuple(spec.labels) if spec else ()
-
-
-@functools.lru_cache(maxsize=16)
-def _worth(levels: tuple[int, ...]) -> np.ndarray:
-    """(256,) uint8: what each level of the network's is worth, interpolated between evenly spaced ones."""
-    return np.rint(np.interp(np.arange(256), np.linspace(0, 255, len(levels)), levels)).astype(np.uint8)
 
 
 def _whole(array: torch.Tensor, box: Letterbox) -> np.ndarray:

@@ -93,7 +93,8 @@ class PointSettings:
     )
     min_depth_confidence: float = setting(
         0.0,
-        "Least confidence (0..1) of a point's depth, 1 - its relative spread; heads that do not say are believed.",
+        "Least confidence (0..1) of a point's depth, 1 - the relative error to expect where its head was calibrated; heads "
+        "that do not say are believed.",
         low=0.0,
         high=1.0,
         live=True,

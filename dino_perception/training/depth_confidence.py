@@ -1,7 +1,7 @@
 """What a depth head's own confidence is worth: learnt from frames with true depth.
 
-Training judges the mean of a head's bins, never their spread, so the spread says which of two pixels is the better one, but
-not how good either is. Here each level of the head's confidence is given the relative error that was found there.
+Training judges the mean of a head's bins, never their spread, so the spread says little of how good the mean is. Here each
+level of the head's own confidence is given the relative error that was found there.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from dino_perception.training.datasets import DataError, Dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.looks import views
 
-KNOTS = 33
-"""Levels 0, 8, ..., 255 whose worth is learnt; between them it is interpolated."""
 FEWEST = 10_000
 """Pixels with true depth below which nothing is learnt."""
+SHARE = 0.004
+"""Neighbouring levels are taken together until they have this share of the pixels: a level of few pixels says little."""
 
 
 def worth(levels: np.ndarray, errors: np.ndarray) -> tuple[int, ...]:
-    """`levels` (N,) 0..255 as the network gives them and `errors` (N,) |d - t| / t -> what `KNOTS` evenly spaced levels are
-    worth: 255 (1 - e), e being the mean error about there, held such that it never falls from one level to the next
-    (isotonic regression by pooling adjacent violators, Barlow et al. 1972). Raises DataError for too few pixels."""
+    """`levels` (N,) uint8 as the network gives them and `errors` (N,) |d - t| / t -> what each of the 256 levels is worth:
+    255 (1 - e), e being the mean error there, at most 1. Raises DataError for too few pixels.
+
+    It need not rise with the level. A network that cannot answer nearer than some bin puts all weight on that bin for
+    whatever is nearer: its spread vanishes where its error is greatest, and only a table can say so.
+    """
     if len(levels) < FEWEST:
         raise DataError(f"{len(levels)} pixels with true depth are too few; accepted are {FEWEST}")
-    place = np.rint(levels.astype(np.float64) * (KNOTS - 1) / 255).astype(int)
-    count = np.bincount(place, minlength=KNOTS).astype(np.float64)
-    good = np.bincount(place, 1 - np.clip(errors, 0, 1), KNOTS)
-    seen = np.flatnonzero(count)
-    pools: list[list[float]] = []  # summed worth, weight, how many of `seen`
-    for i in seen:
-        pools.append([good[i], count[i], 1])
-        while len(pools) > 1 and pools[-2][0] / pools[-2][1] >= pools[-1][0] / pools[-1][1]:
-            last = pools.pop()
-            pools[-1] = [a + b for a, b in zip(pools[-1], last)]
-    values = np.repeat([total / weight for total, weight, _ in pools], [n for *_, n in pools])
-    return tuple(int(v) for v in np.rint(255 * np.interp(np.arange(KNOTS), seen, values)))
+    count = np.bincount(levels, minlength=256).astype(np.float64)
+    good = np.bincount(levels, 1 - np.clip(errors, 0, 1), 256)
+    ends = np.searchsorted(np.cumsum(count), np.arange(SHARE, 1 + SHARE / 2, SHARE) * len(levels) - 1e-6)
+    starts = np.unique([0, *(np.minimum(ends, 254) + 1)])
+    pixels, sums, places = (np.add.reduceat(a, starts) for a in (count, good, count * np.arange(256)))
+    seen = pixels > 0
+    return tuple(int(v) for v in np.rint(255 * np.interp(np.arange(256), (places / np.maximum(pixels, 1))[seen],
+                                                        (sums / np.maximum(pixels, 1))[seen])))  # fmt: skip
 
 
 def seen(

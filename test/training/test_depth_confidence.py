@@ -1,4 +1,4 @@
-"""A depth head's confidence is worth what was found on frames with true depth, and never falls where the head's own rises."""
+"""A depth head's confidence is worth what was found on frames with true depth."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from dino_perception.models.outputs import Output
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.head_answers import answer
 from dino_perception.training.datasets import DataError, open_dataset
-from dino_perception.training.depth_confidence import FEWEST, KNOTS, worth
+from dino_perception.training.depth_confidence import FEWEST, worth
 from dino_perception.training.evaluation.evaluate import common_grid
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
-KNOT_LEVELS = np.linspace(0, 255, KNOTS)
+LEVELS = np.arange(256)
 
 
 def pixels(errors: np.ndarray, each: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """`each` pixels at every knot, all with the knot's error."""
-    return np.repeat(np.rint(KNOT_LEVELS), each).astype(np.uint8), np.repeat(errors, each)
+    """`each` pixels at every level, all with the level's error."""
+    return np.repeat(LEVELS, each).astype(np.uint8), np.repeat(errors, each)
 
 
-def test_where_the_error_falls_steadily_each_level_is_worth_its_own() -> None:
-    errors = np.linspace(0.6, 0.02, KNOTS)
-    np.testing.assert_allclose(worth(*pixels(errors)), 255 * (1 - errors), atol=0.51)
+def test_each_level_is_worth_the_error_that_was_found_there() -> None:
+    errors = np.linspace(0.6, 0.02, 256)
+    np.testing.assert_allclose(worth(*pixels(errors)), 255 * (1 - errors), atol=1)
 
 
-def test_levels_that_are_surer_and_worse_share_the_mean_of_those_they_contradict() -> None:
-    """The three highest: 0.1, 0.2 and 0.3 become 0.2 each, which is what least squares under the constraint gives."""
-    errors = np.linspace(0.6, 0.25, KNOTS)
-    errors[-3:] = 0.1, 0.2, 0.3
+def test_where_the_surest_levels_are_the_worst_they_are_worth_least() -> None:
+    """As those of a network that cannot answer nearer than some bin."""
+    errors = np.linspace(0.6, 0.1, 256)
+    errors[-6:] = 0.1, 0.2, 0.3, 0.4, 0.5, 0.9
     found = np.array(worth(*pixels(errors)))
-    np.testing.assert_allclose(found[-3:], 255 * 0.8, atol=0.51)
-    np.testing.assert_allclose(found[:-3], 255 * (1 - errors[:-3]), atol=0.51)
+    np.testing.assert_allclose(found[-5:], 255 * (1 - errors[-5:]), atol=1)
+    assert found[255] < found[0] < found[249]
 
 
-def test_levels_that_no_pixel_has_lie_between_their_neighbours() -> None:
-    levels, errors = pixels(np.linspace(0.6, 0.2, KNOTS), 1000)
+def test_levels_of_few_pixels_are_worth_what_their_neighbours_are() -> None:
+    levels, errors = pixels(np.linspace(0.6, 0.2, 256), 1000)
     kept = (levels < 60) | (levels > 200)
-    found = np.array(worth(levels[kept], errors[kept]))
-    assert (np.diff(found) >= 0).all() and found[16] == pytest.approx(255 * 0.6, abs=2)
+    lone = (np.array([130], np.uint8), np.array([5.0]))
+    found = np.array(worth(np.concatenate([levels[kept], lone[0]]), np.concatenate([errors[kept], lone[1]])))
+    np.testing.assert_allclose(found, 255 * np.linspace(0.4, 0.8, 256), atol=2)
     with pytest.raises(DataError, match="are too few"):
         worth(levels[: FEWEST - 1], errors[: FEWEST - 1])
 
 
 def test_a_heads_file_keeps_it_and_a_percept_tells_it(tmp_path) -> None:
     head = load_head("depth", load_backbone("rover-tiny"))
-    levels = tuple(int(v) for v in np.linspace(100, 240, 5))
+    levels = tuple(int(v) for v in np.random.default_rng(0).integers(0, 256, 256))
     head.spec = dataclasses.replace(head.spec, worth=levels)
     save_head(head, tmp_path / "d.safetensors")
     again = load_head("depth", load_backbone("rover-tiny"), tmp_path / "d.safetensors")
@@ -62,17 +63,16 @@ def test_a_heads_file_keeps_it_and_a_percept_tells_it(tmp_path) -> None:
     box = letterbox(480, 640, 32, 32, 16, 16)
     outputs = (Output("metres", "metres"), Output("confidence", "levels"))
     told = answer("depth", again.spec, outputs, [torch.ones(16, 16), raw], box).confidence
-    wanted = np.interp(box.crop(raw).numpy(), np.linspace(0, 255, 5), levels)
-    np.testing.assert_allclose(told, wanted, atol=0.51)
-    head.spec = dataclasses.replace(head.spec, worth=(200, 100))
+    np.testing.assert_array_equal(told, np.array(levels)[box.crop(raw).numpy()])
+    head.spec = dataclasses.replace(head.spec, worth=levels[1:])
     save_head(head, tmp_path / "d.safetensors")
-    with pytest.raises(HeadError, match="never fall"):
+    with pytest.raises(HeadError, match="256 whole numbers"):
         load_head("depth", load_backbone("rover-tiny"), tmp_path / "d.safetensors")
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample drive is not in data/")
 def test_calibrated_confidence_is_one_less_the_error_that_is_found(tmp_path, capsys) -> None:
-    """On the frames that it was learnt from the two have one mean, which isotonic regression keeps."""
+    """On the frames that it was learnt from the two have one mean."""
     from dino_perception.perception.perceiver import Perceiver
     from dino_perception.perception.settings import Settings
 

@@ -42,8 +42,8 @@ class HeadSpec:
 
     `taps` are the backbone layers that it reads (a layer alone is that with the final norm and without the CLS token),
     and `channels` their widths. `backbone_hash` is `Backbone.weights_hash` of the weights it was trained on. `depth_range` is in metres. `options` are the
-    architecture's own numbers. `worth` says what evenly spaced levels of the head's confidence, 0 to 255, were found to be
-    worth; () takes them as they are. `training` and `metrics` are the trainer's to fill with plain data.
+    architecture's own numbers. `worth` says what each of the 256 levels of the network's own confidence was found to be
+    worth, 0 to 255; () takes them as they are. `training` and `metrics` are the trainer's to fill with plain data.
     """
 
     kind: str
