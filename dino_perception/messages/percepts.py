@@ -77,7 +77,7 @@ def occupancy_grid(types: Any, header: Any, grid: TraversabilityGrid) -> Any:
     info = types.make(
         "nav_msgs/msg/MapMetaData",
         map_load_time=header.stamp,
-        resolution=float(grid.resolution),
+        resolution=float(np.float32(grid.resolution)),  # as the message holds it
         width=grid.cells.shape[1],
         height=grid.cells.shape[0],
         origin=types.make("geometry_msgs/msg/Pose", position=corner, orientation=upright),

@@ -46,8 +46,8 @@ class OutputTopic:
     """Whether it shows what is made of the whole percept and of frames before (Intake.followed), so that it waits for
     every head that was asked."""
 
-    posed: bool = False
-    """Whether there is none while it is not known where the camera is (Percept.pose)."""
+    placed: bool = False
+    """Whether it needs the pose of the camera, which its odometry then follows; correspondences are among its heads."""
 
     @property
     def latched(self) -> bool:
@@ -189,11 +189,11 @@ _ROWS = (
     OutputTopic(
         "traversability",
         "nav_msgs/msg/OccupancyGrid",
-        ("depth", "segmentation"),
+        ("depth", "segmentation", "correspondences"),
         _traversability,
         "grid",
         followed=True,
-        posed=True,
+        placed=True,
     ),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),

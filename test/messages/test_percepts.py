@@ -19,7 +19,11 @@ from dino_perception.perception.frame import (
     Percept,
     Segmentation,
 )
+from dino_perception.perception.ground_plane import GroundPlane
+from dino_perception.perception.local_ground import LocalGround
+from dino_perception.perception.obstacles import Obstacles
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.traversability import TraversabilityGrid
 
 LABELS = (Label(0, "soil", (200, 150, 80)), Label(4, "sky", (90, 160, 255)))
 STAMP = 1_700_000_000_123_456_789
@@ -52,7 +56,23 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
             rng.random(matches, np.float32),
         ),
     )
+    full["obstacles"] = seen_ground(rng, height, width)
+    full["traversability"] = TraversabilityGrid(rng.integers(-1, 101, (7, 7), np.int8), -1.3, 2.25, 0.1)
     return Percept(frame, height, width, output_camera=model if camera else None, **{**full, **absent})
+
+
+def seen_ground(rng, height, width):
+    """Ground where anything may be in the way; at least one pixel is."""
+    points = rng.uniform(-3, 3, (height, width, 3)).astype(np.float32)
+    kind = rng.choice(np.array([1, 2], np.uint8), (height, width))
+    kind[0, 0] = 2
+    plane = GroundPlane(np.array([0.0, -1, 0]), 1.1, 1.0)
+    grid = np.zeros((4, 6), np.float32)
+    rotation = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    ground = LocalGround(
+        plane, rotation, 1.1, grid, grid > 0, grid, grid, points, points[..., 2], kind > 9, 1, 30.0
+    )  # fmt: skip
+    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), points[..., 2])
 
 
 def written(types, p, names=DATA):
