@@ -86,6 +86,17 @@ class DepthSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class DetectionSettings(HeadSettings):
+    min_score: float = setting(
+        0.0,
+        "Least score of a detection that is told; 0 takes that of the head's file.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
     min_confidence: float = setting(
@@ -259,6 +270,7 @@ def default_heads(names) -> dict[str, HeadSettings]:
         "correspondences": CorrespondenceSettings,
         "segmentation": SegmentationSettings,
         "depth": DepthSettings,
+        "detection": DetectionSettings,
     }
     return {name: own.get(name, HeadSettings)() for name in names}
 

@@ -63,7 +63,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
 
 
 def test_the_kinds_are_the_files_of_the_folder() -> None:
-    assert kinds() == ["correspondences", "depth", "descriptor", "segmentation"]
+    assert kinds() == ["correspondences", "depth", "descriptor", "detection", "segmentation"]
 
 
 def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -> None:
