@@ -42,7 +42,7 @@ class ObjectJudge:
         truth = truth[np.isin(truth[:, 4], list(self.table))].copy()
         truth[:, 4] = [self.table[int(number)] for number in truth[:, 4]]
         if sample.read_depth is not None:
-            _fill_distances(truth, sample.read_depth(), percept.frame.image.shape)
+            fill_distances(truth, sample.read_depth(), percept.frame.image.shape)
         self.own.add(truth, percept, self.settings)
         if percept.segmentation is not None:
             self.baseline.add(truth, _of_parts(percept, self.labels), self.settings)
@@ -95,8 +95,8 @@ class _Count:
 
 
 def coco_numbers(truths: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> dict[str, float]:
-    """COCO's AP and AP75 by pycocotools; nothing where it is not installed. Frames of truth (M, 5 or more) and boxes
-    (N, 6)."""
+    """COCO's AP, AP50 and AP75 by pycocotools; nothing where it is not installed. Frames of truth (M, 5 or more) and
+    boxes (N, 6)."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -107,7 +107,7 @@ def coco_numbers(truths: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> d
     if not rows or not found:
         return {}
     side = lambda row: [row[0], row[1], row[2] - row[0], row[3] - row[1]]
-    truth, said = COCO(), None
+    truth = COCO()
     truth.dataset = {
         "info": {},
         "images": [{"id": image} for image in range(len(truths))],
@@ -130,7 +130,7 @@ def coco_numbers(truths: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> d
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {"ap": float(evaluation.stats[0]), "ap75": float(evaluation.stats[2])}
+    return {name: float(evaluation.stats[i]) for i, name in enumerate(("ap", "ap50", "ap75"))}
 
 
 def lacking() -> str:
@@ -159,7 +159,7 @@ def _of_parts(percept: Percept, labels: Sequence[Label]) -> Percept:
     return dataclasses.replace(percept, others={**percept.others, "detection": instead})
 
 
-def _fill_distances(truth: np.ndarray, depth: np.ndarray, image_shape: Sequence[int]) -> None:
+def fill_distances(truth: np.ndarray, depth: np.ndarray, image_shape: Sequence[int]) -> None:
     """Where the truth does not say how far an object is, take the mode of the true depth in its box."""
     scale = np.array([depth.shape[1] / image_shape[1], depth.shape[0] / image_shape[0]] * 2)
     for row in np.flatnonzero(np.isnan(truth[:, 5])):
