@@ -208,7 +208,9 @@ class DetectionTask(Task):
         ]
         whole = np.full((self.MOST, 6), -1, np.float32)
         if view.mirrored:
-            truth = truth[:, [2, 1, 0, 3, 4, 5]] * [-1, 1, -1, 1, 1, 1] + np.array([box.image_width - 1, 0] * 2 + [0, 0])
+            truth = truth[:, [2, 1, 0, 3, 4, 5]] * [-1, 1, -1, 1, 1, 1] + np.array(
+                [box.image_width - 1, 0] * 2 + [0, 0]
+            )
         whole[: len(truth)] = truth
         whole[: len(truth), :4] = box.to_input(truth[:, :4].reshape(-1, 2)).reshape(-1, 4)
         return whole
