@@ -24,7 +24,7 @@ class CalibrateError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", choices=("segmentation", "depth"), help="the head's kind")
+    parser.add_argument("head", choices=("segmentation", "depth", "detection"), help="the head's kind")
     parser.add_argument(
         "--bag", nargs="+", default=[], metavar="BAG", help="recordings of usual frames; no labels needed"
     )

@@ -50,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(one layer, as in DINOv3's evaluation); a detector has fcos alone",
     )
     model.add_argument(
+        "--option",
+        type=option,
+        nargs="+",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="the architecture's own numbers, such as width=48",
+    )
+    model.add_argument(
         "--taps", type=numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first"
     )
     model.add_argument(
@@ -122,6 +130,14 @@ def trainable(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def option(text: str) -> tuple[str, int | float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no NAME=NUMBER, such as width=48") from None
+
+
 def run(args: argparse.Namespace) -> int:
     import torch
 
@@ -157,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
             args.arch,
             taps=args.taps,
             **task_of(args.head).options(task_of(args.head).labels(data), args.depth_range),
+            **dict(args.option),
         )
         cache = FeatureCache(
             cache_folder(args),

@@ -173,7 +173,7 @@ def test_the_head_costs_little_beside_the_backbone() -> None:
     assert counter.get_total_flops() < 0.05 * cost.flops(spec, 480, 640)
 
 
-@pytest.mark.parametrize("option", [{"candidates": 0}, {"overlap": 2.0}, {"groups": 5}])
+@pytest.mark.parametrize("option", [{"candidates": 0}, {"overlap": 2.0}, {"groups": 5}, {"widht": 48}])
 def test_options_that_fit_no_detector_are_refused(option: dict) -> None:
     with pytest.raises(HeadError, match=next(iter(option))):
         create_head("detection", untrained(catalog.get("rover-tiny")), labels=numbered(1), **option)

@@ -11,8 +11,12 @@ from small_data import picture
 
 from dino_perception.cli.__main__ import main
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.models.heads import load_head
-from dino_perception.training.datasets import DataError, joined, open_dataset
+from dino_perception.models.heads import Label, load_head
+from dino_perception.models.outputs import Output
+from dino_perception.perception.frame import Answer, CameraModel, Depth, Frame, Percept, Segmentation
+from dino_perception.perception.geometry import letterbox
+from dino_perception.perception.settings import Settings
+from dino_perception.training.datasets import DataError, Dataset, joined, open_dataset
 from dino_perception.training.datasets.base import Sample
 from dino_perception.training.evaluation import detections
 from dino_perception.training.evaluation.detection_score import DetectionScore
@@ -21,6 +25,7 @@ from dino_perception.training.looks import Look
 from dino_perception.training.tasks import task_of
 
 HEIGHT, WIDTH = 64, 96
+ROCK = (Label(0, "rock", (204, 121, 167)),)
 
 
 def block(seed: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
@@ -163,6 +168,34 @@ def test_missing_boxes_and_wrong_ones_cost_what_they_should():
     score.add(truth, np.array([[0, 0, 10, 10, 0.9, 0], [50, 50, 60, 60, 0.8, 0], [0, 0, 10, 9, 0.7, 0]]))
     assert score.mean == pytest.approx(51 / 101), "one of two found, first of all; finding it twice is wrong"
     assert np.isnan(DetectionScore(1).mean)
+
+
+def test_objects_are_judged_beside_the_parts_of_the_mask():
+    """Two rocks 4 m away, of which the mask shows one, and half a metre too far is what the depth says."""
+    camera = CameraModel(96, 64, np.array([[80.0, 0, 47.5], [0, 80, 31.5], [0, 0, 1]]))
+    truth = np.array([[9.5, 9.5, 29.5, 29.5, 0, 4.0], [49.5, 9.5, 69.5, 29.5, 0, 4.0]], np.float32)
+    box = letterbox(64, 96, 64, 96, 32, 48)
+    mask = np.zeros((32, 48), np.uint8)
+    mask[5:15, 5:15] = 1
+    mask[25:28, 30:40] = 1  # where there is no rock
+    answer = Answer(
+        {"boxes": np.concatenate([truth[:, :4], [[0.9, 0], [0.8, 0]]], axis=1)}, (Output("boxes", "boxes"),), ROCK
+    )
+    percept = Percept(
+        Frame("camera", 0, "optical", np.zeros((64, 96, 3), np.uint8), camera), 32, 48, box.output_camera(camera),
+        Segmentation(mask, np.full(mask.shape, 200, np.uint8), (Label(0, "soil", (0, 0, 0)), Label(1, "big_rock", (1, 1, 1)))),
+        Depth(np.full(mask.shape, 4.5, np.float32)), output_scale=box.output_scale, others={"detection": answer},
+    )  # fmt: skip
+    sample = Sample("a", "", "k", lambda: percept.frame.image, read_boxes=lambda: truth)
+    data = Dataset("two rocks", (sample,), box_labels=ROCK)
+    judge = detections.ObjectJudge(data, ROCK, Settings())
+    judge.judge(sample, percept)
+    found = judge.numbers()
+    assert found["ap50"] == 1 and found["recall"] == found["precision"] == found["range_known"] == 1
+    assert found["range_error"] == pytest.approx(0.125) and found["range_error_m"] == pytest.approx(0.5)
+    assert found["baseline_ap50"] == pytest.approx(51 / 101) and found["baseline_precision"] == 0.5
+    with pytest.raises(DataError, match="have no name in common"):
+        detections.ObjectJudge(data, (Label(0, "person", (0, 0, 0)),), Settings())
 
 
 def test_a_true_distance_is_filled_from_the_depth():

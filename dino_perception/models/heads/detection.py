@@ -69,6 +69,8 @@ class DetectionHead(Head):
         taps = spec.taps or (backbone.spec.depth - 1,)
         last = taps[-1] if isinstance(taps[-1], int) else taps[-1].layer
         options = {**DEFAULTS, **spec.options, "stride": backbone.spec.tap_stride(last)}
+        if unknown := sorted(set(options) - {*DEFAULTS, "stride"}):
+            raise HeadError(f"a detector has no option '{unknown[0]}'; accepted are {', '.join(DEFAULTS)}")
         for name, low, high in (("candidates", 1, 2000), ("overlap", 0.01, 1), ("least", 0, 1), ("groups", 1, 1024)):
             if not low <= options[name] <= high:
                 raise HeadError(f"'{name}' of the detector is {options[name]}; accepted is {low} to {high}")
