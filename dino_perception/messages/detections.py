@@ -22,7 +22,7 @@ def detections_2d(types: Any, header: Any, answer: Answer) -> Any:
         middle = types.make("vision_msgs/msg/Point2D", x=(left + right) / 2, y=(top + bottom) / 2)
         centre = types.make("vision_msgs/msg/Pose2D", position=middle, theta=0.0)
         box = types.make("vision_msgs/msg/BoundingBox2D", center=centre, size_x=right - left, size_y=bottom - top)
-        results = [_hypothesis(types, name, score)]
+        results = [_hypothesis(types, name, score, _pose(types, np.zeros(3)))]
         found.append(types.make("vision_msgs/msg/Detection2D", header=header, results=results, bbox=box, id=""))
     return types.make("vision_msgs/msg/Detection2DArray", header=header, detections=found)
 
@@ -32,14 +32,10 @@ def detections_3d(types: Any, header: Any, answer: Answer, lifted: Sequence[Lift
     rows, found = _rows(answer), []
     for each in lifted:
         _, name, score = rows[each.row]
-        pose = types.make(
-            "geometry_msgs/msg/Pose",
-            position=types.make("geometry_msgs/msg/Point", **_xyz(each.position)),
-            orientation=types.make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
-        )
+        pose = _pose(types, each.position)
         size = types.make("geometry_msgs/msg/Vector3", **_xyz(each.size))
         box = types.make("vision_msgs/msg/BoundingBox3D", center=pose, size=size)
-        results = [_hypothesis(types, name, score, pose=pose)]
+        results = [_hypothesis(types, name, score, pose)]
         found.append(types.make("vision_msgs/msg/Detection3D", header=header, results=results, bbox=box, id=""))
     return types.make("vision_msgs/msg/Detection3DArray", header=header, detections=found)
 
@@ -83,10 +79,19 @@ def _rows(answer: Answer) -> list[tuple[list[float], str, float]]:
     return [(box, names.get(int(number), str(int(number))), score) for *box, score, number in rows]
 
 
-def _hypothesis(types: Any, name: str, score: float, **pose: Any) -> Any:
+def _hypothesis(types: Any, name: str, score: float, pose: Any) -> Any:
     said = types.make("vision_msgs/msg/ObjectHypothesis", class_id=name, score=score)
-    about = {key: types.make("geometry_msgs/msg/PoseWithCovariance", pose=value) for key, value in pose.items()}
-    return types.make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=said, **about)
+    where = types.make("geometry_msgs/msg/PoseWithCovariance", pose=pose)
+    return types.make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=said, pose=where)
+
+
+def _pose(types: Any, position: np.ndarray) -> Any:
+    """Not turned, said by both libraries: only one of them knows that a quaternion's default is that."""
+    return types.make(
+        "geometry_msgs/msg/Pose",
+        position=types.make("geometry_msgs/msg/Point", **_xyz(position)),
+        orientation=types.make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+    )
 
 
 def _xyz(values: np.ndarray) -> dict[str, float]:

@@ -234,7 +234,7 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
         load_head, "depth", backbone, tmp_path / "half.safetensors"
     )
     said = refused(load_head, "lidar", backbone)
-    assert "there is no head 'lidar'; accepted are correspondences, depth, descriptor, segmentation" in said
+    assert "there is no head 'lidar'; accepted are correspondences, depth, descriptor, detection, segmentation" in said
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
     assert "'weighting' of the depth bins is 'max'" in refused(create_head, "depth", backbone, weighting="max")
 
