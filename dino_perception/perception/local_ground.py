@@ -35,6 +35,8 @@ LEAST = 30
 """Cells with points below which there is no surface."""
 NEAR = 4.0
 """Metres within which ground counts as that which the robot stands on."""
+ROUGH = 0.25
+"""Share of its points that must agree on the plane of rough ground, from which the surface only starts."""
 Z_STEP, Z_BITS = 0.004, 13
 """Metres of a step of the heights as they are sorted, and how many bits a height has: 16 m up and down."""
 SOLID = ("obstacle", "vehicle", "person", "water")
@@ -154,7 +156,8 @@ def _near_plane(depth: np.ndarray, ray: np.ndarray, solid: np.ndarray) -> Ground
     points = depth[rows, ::2, None] * ray[rows, ::2]
     with np.errstate(invalid="ignore"):
         near = ~solid[rows, ::2] & (points[..., 2] < NEAR)
-    return fit(points, near, most=600, hypotheses=48) or fit(points, ~solid[rows, ::2], most=600, hypotheses=48)
+    options = dict(most=600, hypotheses=48, least=ROUGH)
+    return fit(points, near, **options) or fit(points, ~solid[rows, ::2], **options)
 
 
 def _levelling(up: np.ndarray) -> np.ndarray:
