@@ -20,7 +20,7 @@ NAMES = ("unknown", "ground", "over", "under", "steep", "solid", "above", "hidde
 IN_THE_WAY = (OVER, UNDER, STEEP, SOLID, HIDDEN)
 BESIDE = 0.3
 """Metres around a point within which a lower place makes a step of it: about a wheel."""
-GAP, GAP_REACH = 0.3, 7.0
+GAP, GAP_REACH = 0.4, 7.0
 """Metres of ground that must be out of sight to be a ditch, and metres ahead up to which ditches are looked for so."""
 GAPS = 2.5
 """A gap is that many times as long as level ground would leave between two rows of pixels."""
