@@ -28,8 +28,8 @@ GAPS = 2.5
 
 @dataclass(frozen=True)
 class Obstacles:
-    """`kind` (h, w') uint8 of every pixel of `ground.points`; `sure` (h, w') float32 0..1, how surely it is so; `slope`
-    (h, w') float32, degrees of the ground below it."""
+    """`kind` (h', w') uint8 of every pixel of `ground.over`; `sure` (h', w') float32 0..1, how surely it is so; `slope`
+    (h', w') float32, degrees of the ground below it."""
 
     ground: LocalGround
     kind: np.ndarray
@@ -38,7 +38,7 @@ class Obstacles:
 
     @property
     def mask(self) -> np.ndarray:
-        """(h, w') bool: what is in the way."""
+        """(h', w') bool: what is in the way."""
         return _BLOCKS[self.kind]
 
 
@@ -56,12 +56,11 @@ def obstacles(percept: Percept, settings: Settings) -> Obstacles | None:
 def on_ground(percept: Percept, ground: LocalGround, robot: RobotSettings) -> Obstacles:
     """What a robot meets on this ground."""
     over, step = ground.over, np.float32(robot.step)
-    x, y = ground.points[..., 0], ground.points[..., 1]
     known = np.isfinite(over)
     beside = over - _lowest_beside(ground, over, known, robot.step)
     with np.errstate(invalid="ignore"):
         height = np.maximum(over, np.where(beside > step, beside, over))
-        slope = at(ground.steepness, x, y)
+        slope = at(ground.steepness, ground.x, ground.y)
         kind = np.where(known, GROUND, 0).astype(np.uint8)
         kind[known & (slope > robot.max_slope)] = STEEP
         kind[over < -step] = UNDER
@@ -73,9 +72,9 @@ def on_ground(percept: Percept, ground: LocalGround, robot: RobotSettings) -> Ob
         by_height = np.clip(np.maximum(height, -over) / (2 * step), 0.5, 1)
     sure = np.where((kind == OVER) | (kind == UNDER), by_height, np.float32(1)).astype(np.float32)
     if percept.depth.confidence is not None:
-        sure *= percept.depth.confidence[:, :: ground.every] * np.float32(1 / 255)
+        sure *= percept.depth.confidence[ground.top :, :: ground.every] * np.float32(1 / 255)
     if percept.segmentation is not None:
-        by_class = percept.segmentation.confidence[:, :: ground.every] * np.float32(1 / 255)
+        by_class = percept.segmentation.confidence[ground.top :, :: ground.every] * np.float32(1 / 255)
         sure = np.where(ground.solid, np.maximum(sure * (kind != SOLID), by_class), sure)
     sure[kind == HIDDEN] *= 0.5  # nobody has seen how deep it is
     return Obstacles(ground, kind, sure, slope)
@@ -93,33 +92,32 @@ def obstacle_points(percept: Percept, found: Obstacles, least: float) -> np.ndar
     """The (N,) points in the way that are as sure as `least`, of type POINT, row by row of the image."""
     ground, rows = found.ground, found.mask & (found.sure >= least)
     cloud = np.empty(int(np.count_nonzero(rows)), POINT)
-    level = ground.points[rows] - np.array([0, 0, ground.lift], np.float32)
+    level = np.stack([ground.x[rows], ground.y[rows], ground.z[rows] - np.float32(ground.lift)], -1)
     optical = level @ ground.rotation.astype(np.float32)
     for i, axis in enumerate("xyz"):
         cloud[axis] = optical[:, i]
     said = percept.segmentation
-    cloud["label"] = IGNORE if said is None else said.mask[:, :: ground.every][rows]
+    cloud["label"] = IGNORE if said is None else said.mask[ground.top :, :: ground.every][rows]
     cloud["confidence"] = found.sure[rows]
     cloud["height"] = ground.over[rows]
     return cloud
 
 
 def _lowest_beside(ground: LocalGround, over: np.ndarray, known: np.ndarray, step: float) -> np.ndarray:
-    """(h, w') metres: the lowest low height over the surface within `BESIDE` of each point, a step below at most, so that
+    """(h', w') metres: the lowest low height over the surface within `BESIDE` of each point, a step below at most, so that
     the brink of a ditch is not taken for a wall."""
     low = np.clip(ground.low - ground.surface, -step, step)
     low[~ground.seen] = step  # where nothing was seen, nothing is lower
     side = 2 * round(BESIDE / CELL) + 1
     low = cv2.erode(low, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    beside = at(low, ground.points[..., 0], ground.points[..., 1])
+    beside = at(low, ground.x, ground.y)
     return np.where(known, beside, 0)
 
 
 def _behind_gaps(ground: LocalGround, kind: np.ndarray, step: float) -> np.ndarray:
-    """(h, w') bool: pixels that show the far side of a gap in the ground, as a low camera sees a ditch: from one row to
+    """(h', w') bool: pixels that show the far side of a gap in the ground, as a low camera sees a ditch: from one row to
     the next the ground jumps away by more than it could, and goes on lower than it would."""
-    points, over = ground.points, ground.over
-    away = np.hypot(points[..., 0], points[..., 1])
+    over, away = ground.over, np.hypot(ground.x, ground.y)
     near, far = away[1:], away[:-1]  # rows go down, and nearer
     height = np.float32(ground.lift)
     angle = np.float32(1 / ground.focal)
