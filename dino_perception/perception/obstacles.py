@@ -20,8 +20,10 @@ NAMES = ("unknown", "ground", "over", "under", "steep", "solid", "above", "hidde
 IN_THE_WAY = (OVER, UNDER, STEEP, SOLID, HIDDEN)
 BESIDE = 0.3
 """Metres around a point within which a lower place makes a step of it: about a wheel."""
-GAP, GAP_REACH = 0.4, 7.0
+GAP, GAP_REACH = 0.4, 6.0
 """Metres of ground that must be out of sight to be a ditch, and metres ahead up to which ditches are looked for so."""
+FILL, MOST_FILLED = 0.1, 20
+"""Metres from one place in a gap to the next, and how many there are at most."""
 GAPS = 2.5
 """A gap is that many times as long as level ground would leave between two rows of pixels."""
 
@@ -29,12 +31,18 @@ GAPS = 2.5
 @dataclass(frozen=True)
 class Obstacles:
     """`kind` (h', w') uint8 of every pixel of `ground.over`; `sure` (h', w') float32 0..1, how surely it is so; `slope`
-    (h', w') float32, degrees of the ground below it."""
+    (h', w') float32, degrees of the ground below it.
+
+    What lies between the brink of a ditch and the far wall that is seen is out of sight, and no less in the way: `gap`
+    (3, M) float32, places there in the level frame; `behind` (M,) the flat number of the pixel that shows the wall.
+    """
 
     ground: LocalGround
     kind: np.ndarray
     sure: np.ndarray
     slope: np.ndarray
+    gap: np.ndarray
+    behind: np.ndarray
 
     @property
     def mask(self) -> np.ndarray:
@@ -77,7 +85,7 @@ def on_ground(percept: Percept, ground: LocalGround, robot: RobotSettings) -> Ob
         by_class = percept.segmentation.confidence[ground.top :, :: ground.every] * np.float32(1 / 255)
         sure = np.where(ground.solid, np.maximum(sure * (kind != SOLID), by_class), sure)
     sure[kind == HIDDEN] *= 0.5  # nobody has seen how deep it is
-    return Obstacles(ground, kind, sure, slope)
+    return Obstacles(ground, kind, sure, slope, *_in_gaps(ground, kind))
 
 
 POINT = np.dtype(
@@ -89,17 +97,21 @@ local ground, below zero under it."""
 
 
 def obstacle_points(percept: Percept, found: Obstacles, least: float) -> np.ndarray:
-    """The (N,) points in the way that are as sure as `least`, of type POINT, row by row of the image."""
-    ground, rows = found.ground, found.mask & (found.sure >= least)
-    cloud = np.empty(int(np.count_nonzero(rows)), POINT)
-    level = np.stack([ground.x[rows], ground.y[rows], ground.z[rows] - np.float32(ground.lift)], -1)
-    optical = level @ ground.rotation.astype(np.float32)
-    for i, axis in enumerate("xyz"):
-        cloud[axis] = optical[:, i]
-    said = percept.segmentation
-    cloud["label"] = IGNORE if said is None else said.mask[ground.top :, :: ground.every][rows]
-    cloud["confidence"] = found.sure[rows]
-    cloud["height"] = ground.over[rows]
+    """The (N,) points in the way that are as sure as `least`, of type POINT: the pixels row by row of the image, then what
+    lies in the gaps before them."""
+    ground, said = found.ground, percept.segmentation
+    pixels = np.flatnonzero(found.mask & (found.sure >= least))
+    gaps = np.flatnonzero(found.sure.ravel()[found.behind] >= least)
+    shown = np.concatenate([pixels, found.behind[gaps]])
+    cloud = np.empty(len(shown), POINT)
+    level = np.stack([axis.ravel()[pixels] for axis in (ground.x, ground.y, ground.z)])
+    level = np.concatenate([level, found.gap[:, gaps]], 1)
+    level[2] -= np.float32(ground.lift)
+    for axis, values in zip("xyz", ground.rotation.T.astype(np.float32) @ level):
+        cloud[axis] = values
+    cloud["label"] = IGNORE if said is None else said.mask[ground.top :, :: ground.every].ravel()[shown]
+    cloud["confidence"] = found.sure.ravel()[shown]
+    cloud["height"] = ground.over.ravel()[shown]
     return cloud
 
 
@@ -133,3 +145,20 @@ def _behind_gaps(ground: LocalGround, kind: np.ndarray, step: float) -> np.ndarr
         & (over[:-1] < -np.float32(0.5 * step))
     )
     return hidden
+
+
+def _in_gaps(ground: LocalGround, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`gap` and `behind` of Obstacles: a place at every `FILL` metres from the ground before a ditch to its far wall."""
+    wall = np.zeros(kind.shape, bool)
+    wall[:-1] = ((kind[:-1] == HIDDEN) | (kind[:-1] == UNDER)) & (kind[1:] == GROUND)
+    behind = np.flatnonzero(wall)
+    before = behind + kind.shape[1]
+    far, near = (np.stack([axis.ravel()[pixels] for axis in (ground.x, ground.y)]) for pixels in (behind, before))
+    count = np.minimum(np.hypot(*(far - near)) / FILL, MOST_FILLED).astype(np.int64)
+    which = np.repeat(np.arange(len(behind)), count)
+    step = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    share = ((step + 0.5) / count[which]).astype(np.float32)
+    gap = np.empty((3, len(which)), np.float32)
+    gap[:2] = near[:, which] + share * (far - near)[:, which]
+    gap[2] = ground.z.ravel()[before[which]]
+    return gap, behind[which]

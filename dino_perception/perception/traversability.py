@@ -120,14 +120,16 @@ class TraversabilityMap:
         turn = ((pose.rotation @ ground.rotation.T)[:2] / resolution).astype(np.float32)
         start = (pose.position[:2] - (pose.rotation @ ground.rotation.T)[:2, 2] * ground.lift) / resolution
         start = (start - self._corner).astype(np.float32)
-        column, row = (a * ground.x + b * ground.y + c * ground.z + d for (a, b, c), d in zip(turn, start))
+        x, y, z = (np.concatenate([v.ravel(), gap]) for v, gap in zip((ground.x, ground.y, ground.z), found.gap))
+        column, row = (a * x + b * y + c * z + d for (a, b, c), d in zip(turn, start))
         with np.errstate(invalid="ignore"):
             inside = np.flatnonzero((column >= 0) & (column < size) & (row >= 0) & (row < size))
-        cell = row.ravel()[inside].astype(np.int64) * size + column.ravel()[inside].astype(np.int64)
-        away = (ground.x.ravel()[inside] ** 2 + ground.y.ravel()[inside] ** 2) / np.float32(FADES**2)
-        sure = found.sure.ravel()[inside] / (1 + away)
-        blocks = found.mask.ravel()[inside]
-        dear = self._costs(found, inside, robot)
+        cell = row[inside].astype(np.int64) * size + column[inside].astype(np.int64)
+        pixel = np.concatenate([np.arange(ground.x.size), found.behind])[inside]
+        away = (x[inside] ** 2 + y[inside] ** 2) / np.float32(FADES**2)
+        sure = found.sure.ravel()[pixel] / (1 + away)
+        blocks = found.mask.ravel()[pixel]
+        dear = self._costs(found, pixel, robot)
 
         def total(of: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
             given = None if weights is None else weights[of]

@@ -72,7 +72,7 @@ def seen_ground(rng, height, width):
     ground = LocalGround(
         plane, rotation, 1.1, grid, grid > 0, grid, grid, x, y, z, z, kind > 9, 0, 1, 30.0
     )  # fmt: skip
-    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), z)
+    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), z, np.ones((3, 2), np.float32), np.array([0, 0]))
 
 
 def written(types, p, names=DATA):
