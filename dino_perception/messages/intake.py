@@ -10,6 +10,7 @@ from typing import Any
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.topics import latched, outputs
 from dino_perception.perception.depth_scale import DepthScale
+from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.settings import Settings
 
@@ -36,6 +37,7 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self._colours = FeatureColours(settings, perceiver)
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -52,7 +54,7 @@ class Intake:
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
-        return self.depth_scale.scaled(percept, self.settings)
+        return self._colours.coloured(self.depth_scale.scaled(percept, self.settings), self.settings)
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -83,10 +85,16 @@ class Intake:
 
     def memory(self) -> dict[str, Any]:
         """What rates and stamps remember, as plain data."""
-        return {"stamps": dict(self._last_stamp), "depth_scale": self.depth_scale.memory(), **self._demand.memory()}
+        return {
+            "stamps": dict(self._last_stamp),
+            "depth_scale": self.depth_scale.memory(),
+            "colours": self._colours.memory(),
+            **self._demand.memory(),
+        }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
+        self._colours.recall(memory.get("colours", {}))
