@@ -3,16 +3,19 @@ frames give the same messages through either."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.topics import latched, outputs
+from dino_perception.messages.topics import ON_GROUND, latched, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Percept
+from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.traversability import Maps
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Intake:
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
         self._colours = FeatureColours(settings, perceiver)
+        self._ground: dict[str, Obstacles | None] = {}
+        """What each camera saw last of the ground, where somebody asked for it."""
+        self._maps = Maps()
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -55,6 +61,32 @@ class Intake:
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
         return self._colours.coloured(self.depth_scale.scaled(percept, self.settings), self.settings)
+
+    def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
+        """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
+        in order, by one thread."""
+        if not ON_GROUND & set(topics):
+            return percept
+        found = obstacles(percept, self.settings)
+        self._ground[percept.frame.camera] = found
+        grid = self._maps.see(percept, found, self.settings) if "traversability" in topics else None
+        return dataclasses.replace(percept, obstacles=found, traversability=grid)
+
+    def ground(self, camera: str) -> dict[str, Any]:
+        """The ground that a camera saw last, for diagnostics; empty where nobody asked for it."""
+        if camera not in self._ground:
+            return {}
+        found = self._ground[camera]
+        if found is None:
+            return {"ground": "not seen"}
+        plane = found.ground.plane
+        return {
+            "ground": "seen",
+            "ground normal (optical)": " ".join(f"{value:.3f}" for value in plane.normal),
+            "ground slope [deg]": found.ground.slope,
+            "ground below camera [m]": plane.height,
+            "pixels in the way": int(found.mask.sum()),
+        }
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -80,6 +112,7 @@ class Intake:
         """Time starts anew: forget tracks, rates and stamps."""
         self._demand.reset()
         self.depth_scale.reset()
+        self._maps.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
@@ -89,6 +122,7 @@ class Intake:
             "stamps": dict(self._last_stamp),
             "depth_scale": self.depth_scale.memory(),
             "colours": self._colours.memory(),
+            "maps": self._maps.memory(),
             **self._demand.memory(),
         }
 
@@ -98,3 +132,4 @@ class Intake:
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
         self._colours.recall(memory.get("colours", {}))
+        self._maps.recall(memory.get("maps", {}))
