@@ -39,7 +39,7 @@ def test_a_bad_configuration_fails_to_configure_with_a_sentence_and_the_node_liv
     assert client.state() == "unconfigured" and node.alive()
     sentences = (
         "'engine' is 'warp'; accepted are auto, tensorrt, cuda, openvino, torch",
-        "'output_height' is 3; accepted is 8 to 4096",
+        "'output_height' is 3; accepted is 8 to 2048",
     )
     assert all(sentence in node.log() for sentence in sentences)
     assert "Traceback" not in node.log()
