@@ -11,6 +11,7 @@ import numpy as np
 
 from dino_perception.models.label_sets import Label
 from dino_perception.models.outputs import Output
+from dino_perception.perception.pose import Pose
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class Percept:
     strangeness: Mapping[str, float] = field(default_factory=dict)
     """Head -> how unlike its training the frame is: over 1, it had better not be believed. Heads whose files do not know
     what they were trained on are not here."""
+    pose: Pose | None = None
+    """Where the camera stands in odom, once its odometry has seen the frame; None where there is none."""
 
     def answer(self, head: str) -> Any:
         """What this head said; None when it did not run."""
