@@ -207,7 +207,11 @@ def plain_and_compiled(folder):
 
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-COMPILED = Job("test_a_compiled_run_learns_what_a_plain_one_does", plain_and_compiled)
+COMPILED = Job(
+    "test_a_compiled_run_learns_what_a_plain_one_does",
+    plain_and_compiled,
+    {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "1"},
+)
 
 
 @pytest.mark.skipif(not COMPILER, reason="torch compiles with a C++ compiler: g++ or clang++")
