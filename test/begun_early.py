@@ -46,7 +46,7 @@ class Job:
         try:
             self.folder = Path(tempfile.mkdtemp(dir=within.folder))
             for command in self.commands(self.folder):
-                self.done.append(within.process(command, {**os.environ, **self.environment}))
+                self.done.append(within.process(command, self.environment))
         except BaseException as error:  # the test that waits is told
             self._error = error
         finally:
@@ -60,6 +60,8 @@ class Within:
         self._temporary = tempfile.TemporaryDirectory(prefix="begun-early-", ignore_cleanup_errors=True)
         self.folder = self._temporary.name
         self._chosen, self._now, self._over = list(chosen), None, False
+        # As they are before any test changes them for itself.
+        self._environment, self._directory = dict(os.environ), os.getcwd()
         threading.Thread(target=self._run, name="begun early", daemon=True).start()
 
     def process(self, command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
@@ -68,7 +70,8 @@ class Within:
                 ["nice", "-n", "19", *map(str, command)],
                 stdout=out,
                 stderr=err,
-                env=environment,
+                env={**self._environment, **environment},
+                cwd=self._directory,
                 start_new_session=True,
             )
             code = self._now.wait()
