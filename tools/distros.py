@@ -147,7 +147,8 @@ def core_only(d: Distribution, python: str, source: Path) -> Path:
     if not own.exists():
         run([python, "-m", "venv", str(environment)])
     wheels = [f"numpy=={d.numpy}", f"opencv-python-headless=={d.opencv}", f"torch=={d.torch}", *d.more]
-    others = ["PyYAML", "safetensors", "rosbags", "lz4", "rich", "mcap", "mcap-ros2-support", "pytest==8.3.5"]
+    others = ["PyYAML", "safetensors", "rosbags", "lz4", "rich", "openvino", "av", "simplejpeg", "pytest==8.3.5"]
+    others += ["mcap", "mcap-ros2-support", "foxglove-schemas-protobuf"]
     run([str(own), "-m", "pip", "install", "--quiet", "--no-input", *wheels, *others])
     return own
 
