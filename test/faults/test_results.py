@@ -300,7 +300,7 @@ counts = [int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) for pat
 assert sum(counts) == 40 and min(counts) > 5, counts
 assert len(video.notes) == 1 and 'it goes on in' in video.notes[0], video.notes
 """
-    done = in_a_small_disk(code, tmp_path, "16m")
+    done = in_a_small_disk(code, tmp_path, "12m")
     assert done.returncode == 0, done.stderr
 
 
