@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dino_perception.child_processes import ends_with_parent
+
 Commands = Sequence[Sequence[str]]
 jobs: list[Job] = []
 
@@ -73,6 +75,7 @@ class Within:
                 env={**self._environment, **environment},
                 cwd=self._directory,
                 start_new_session=True,
+                **ends_with_parent(),
             )
             code = self._now.wait()
             out.seek(0)
