@@ -199,6 +199,7 @@ _ROWS = (
     _overlay("correspondences"),
     OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
     _overlay("descriptor"),
+    _overlay("features"),
 )
 TOPICS: Mapping[str, OutputTopic] = {topic.name: topic for topic in _ROWS}
 """Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are

@@ -86,6 +86,15 @@ class DepthSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class FeatureSettings(HeadSettings):
+    basis: str = setting(
+        "",
+        "File with the three directions of ~/features/overlay, which `dino-perception calibrate features` writes. Empty: "
+        "they are fitted on the first 8 frames of each camera that are watched.",
+    )
+
+
+@dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
     min_confidence: float = setting(
@@ -309,6 +318,7 @@ def default_heads(names) -> dict[str, HeadSettings]:
         "correspondences": CorrespondenceSettings,
         "segmentation": SegmentationSettings,
         "depth": DepthSettings,
+        "features": FeatureSettings,
     }
     return {name: own.get(name, HeadSettings)() for name in names}
 

@@ -24,10 +24,11 @@ from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 
-TOPICS = offered_topics(Settings().heads)
+HEADS = [*Settings().heads, "features"]
+TOPICS = offered_topics(HEADS)
 
 NODE = "/dino_perception/"
-PARAMETERS = {**SMALL, "precision": "float32", "max_age": 3600.0}
+PARAMETERS = {**SMALL, "heads": HEADS, "precision": "float32", "max_age": 3600.0}
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
