@@ -226,6 +226,7 @@ _ROWS = (
         "detections/annotations", "foxglove_msgs/msg/ImageAnnotations", ("detection",), _annotations, "", "picture"
     ),
     _overlay("detection", "detections"),
+    _overlay("features"),
 )
 TOPICS: Mapping[str, OutputTopic] = {topic.name: topic for topic in _ROWS}
 """Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are

@@ -67,7 +67,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
 
 
 def test_the_kinds_are_the_files_of_the_folder() -> None:
-    assert kinds() == ["correspondences", "depth", "descriptor", "detection", "segmentation"]
+    assert kinds() == ["correspondences", "depth", "descriptor", "detection", "features", "segmentation"]
 
 
 def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -> None:
@@ -234,7 +234,10 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
         load_head, "depth", backbone, tmp_path / "half.safetensors"
     )
     said = refused(load_head, "lidar", backbone)
-    assert "there is no head 'lidar'; accepted are correspondences, depth, descriptor, detection, segmentation" in said
+    assert (
+        "there is no head 'lidar'; accepted are correspondences, depth, descriptor, detection, features, segmentation"
+        in said
+    )
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
     assert "'weighting' of the depth bins is 'max'" in refused(create_head, "depth", backbone, weighting="max")
 
