@@ -15,6 +15,7 @@ from dino_perception.models.heads import HeadError, load_head, save_head
 from dino_perception.models.outputs import Output
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.head_answers import answer
+from dino_perception.perception.settings import HeadSettings
 from dino_perception.training.datasets import DataError, open_dataset
 from dino_perception.training.depth_confidence import FEWEST, worth
 from dino_perception.training.evaluation.evaluate import common_grid
@@ -62,7 +63,7 @@ def test_a_heads_file_keeps_it_and_a_percept_tells_it(tmp_path) -> None:
     raw = torch.arange(256, dtype=torch.uint8).view(16, 16)
     box = letterbox(480, 640, 32, 32, 16, 16)
     outputs = (Output("metres", "metres"), Output("confidence", "levels"))
-    told = answer("depth", again.spec, outputs, [torch.ones(16, 16), raw], box).confidence
+    told = answer(again.spec, outputs, [torch.ones(16, 16), raw], box, HeadSettings()).confidence
     np.testing.assert_array_equal(told, np.array(levels)[box.crop(raw).numpy()])
     head.spec = dataclasses.replace(head.spec, worth=levels[1:])
     save_head(head, tmp_path / "d.safetensors")
