@@ -22,6 +22,7 @@ The name and namespace of the node are yours: /** fits them all."""
 GROUPS = {
     "points": "~/points",
     "domain": "Whether a frame looks like what a head was trained on.",
+    "odometry": "~/odometry, by what is seen",
     "overlay": "The pictures for people; each is drawn only while somebody watches it.",
     "segmentation": "Heads: one group for each name in `heads`.",
 }

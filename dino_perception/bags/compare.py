@@ -22,6 +22,7 @@ TOLERANCES = {
     "points": (0.0, "largest mean distance of a frame's points in metres, and share of points that exist in only one"),
     "matches": (0.0, "largest share of a frame's matches without one within 1 pixel at both ends in the other bag"),
     "overlay": (0.0, "largest mean difference of a picture, in grey levels"),
+    "pose": (0.0, "largest difference of a frame's pose, in metres or radians"),
     "vector": (0.0, "largest difference of a frame's descriptor, as 1 - cosine"),
 }
 """Name -> (default tolerance: equal, what it bounds)."""

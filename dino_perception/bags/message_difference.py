@@ -161,6 +161,16 @@ def _vector(x: Any, y: Any) -> dict[str, float]:
     }
 
 
+def _odometry(x: Any, y: Any) -> dict[str, float]:
+    """Metres and radians between two poses."""
+    p, q = (m.pose.pose for m in (x, y))
+    far = np.linalg.norm([getattr(p.position, a) - getattr(q.position, a) for a in "xyz"])
+    same = abs(sum(getattr(p.orientation, a) * getattr(q.orientation, a) for a in "xyzw"))
+    if x.child_frame_id != y.child_frame_id:
+        return {"header": float("inf")}
+    return {"pose": float(max(far, 2 * np.arccos(min(1.0, same)))), **_header(x, y)}
+
+
 MEASURES: Mapping[str, tuple[str, Measure]] = {
     "labels": ("mask", _mask),
     "levels": ("confidence", _confidence),
@@ -171,6 +181,7 @@ MEASURES: Mapping[str, tuple[str, Measure]] = {
     "matches": ("matches", _matches),
     "classes": ("", _labels),
     "vector": ("vector", _vector),
+    "odometry": ("pose", _odometry),
 }
 """What a topic shows -> (tolerance, figures of two messages)."""
 _FOREIGN = {"sensor_msgs/msg/CameraInfo": "camera", "sensor_msgs/msg/PointCloud2": "points"}

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.topics import latched, outputs
+from dino_perception.messages.topics import latched, need_pose, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
+from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.settings import Settings
 
 
@@ -36,6 +37,8 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self.odometry = Odometry()
+        """Where each camera is."""
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -44,15 +47,24 @@ class Intake:
         if back_ns > 0:
             self._perceiver.reset_tracks(camera)
         self._last_stamp[camera] = stamp_ns
+        if self.settings.odometry.tf:
+            listened = {*listened, "odometry"}
         heads = {name: self.settings.head[name] for name in self.settings.heads}
         topics, wanted = self._demand.decide(camera, stamp_ns, listened, heads)
         if "depth" in wanted and heads["depth"].camera_height_scaling:
             wanted = {*wanted, "segmentation"}  # it tells what is ground
+        if self.settings.camera_height and "segmentation" in heads and need_pose(topics):
+            wanted = {*wanted, "segmentation"}  # the same, for how long the odometry's metres are
         return Order(topics, wanted, max(0, back_ns) / 1e9)
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
         return self.depth_scale.scaled(percept, self.settings)
+
+    def placed(self, percept: Percept, topics: Collection[str]) -> Percept:
+        """The percept, whole, with the pose of its camera where one of `topics` needs it. Once a frame, in order, by the
+        thread that calls `messages`."""
+        return self.odometry.placed(percept, self.settings) if need_pose(topics) else percept
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -78,15 +90,22 @@ class Intake:
         """Time starts anew: forget tracks, rates and stamps."""
         self._demand.reset()
         self.depth_scale.reset()
+        self.odometry.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
     def memory(self) -> dict[str, Any]:
         """What rates and stamps remember, as plain data."""
-        return {"stamps": dict(self._last_stamp), "depth_scale": self.depth_scale.memory(), **self._demand.memory()}
+        return {
+            "stamps": dict(self._last_stamp),
+            "depth_scale": self.depth_scale.memory(),
+            "odometry": self.odometry.memory(),
+            **self._demand.memory(),
+        }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
+        self.odometry.recall(memory.get("odometry", {}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
+from dino_perception.messages.odometry import odometry
 from dino_perception.messages.percepts import correspondences, image, label_info, point_cloud
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
@@ -40,6 +41,8 @@ class OutputTopic:
     kind: str = "data"
     output: str = ""
     """The one array that it shows; a head of the kind need not give it."""
+    placed: bool = False
+    """Whether it needs the pose of the camera, which its odometry then follows; correspondences are among its heads."""
 
     @property
     def latched(self) -> bool:
@@ -98,6 +101,11 @@ def known(name: str) -> OutputTopic | None:
     return max(found, key=lambda topic: len(topic.name), default=None)
 
 
+def need_pose(names: Collection[str]) -> bool:
+    """Whether one of these topics needs the pose of the camera."""
+    return any(TOPICS[name].placed for name in names)
+
+
 def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> OutputTopic:
     """One of a head's arrays as an image."""
 
@@ -153,6 +161,7 @@ _ROWS = (
     OutputTopic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
+    OutputTopic("odometry", "nav_msgs/msg/Odometry", ("correspondences", "depth"), odometry, "odometry", placed=True),
     OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
     _overlay("descriptor"),
 )

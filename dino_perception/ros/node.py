@@ -293,6 +293,7 @@ class PerceptionNode(PatientLifecycleNode):
             self._worker is not None,
             self._mast(camera),
         )
+        finding = finding._replace(values={**finding.values, **self._intake.odometry.health(camera)})
         depth = self._settings.head.get("depth")
         if depth is None or not depth.camera_height_scaling:
             return finding
