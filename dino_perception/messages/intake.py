@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
+from dino_perception.messages.odometry import TF, transform
 from dino_perception.messages.topics import latched, need_pose, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
@@ -71,8 +72,14 @@ class Intake:
         return stamp_ns < self._last_stamp.get(camera, stamp_ns)
 
     def messages(self, percept: Percept, topics: Collection[str]) -> dict[str, Any]:
-        """The messages of a percept, by relative topic name, for those of `topics` that it can fill."""
-        return outputs(self._types, percept, self.settings, topics)
+        """The messages of a percept, by relative topic name, for those of `topics` that it can fill; and with the odometry,
+        where it is asked for, its transform under the name of TF."""
+        messages = outputs(self._types, percept, self.settings, topics)
+        if self.settings.odometry.tf and "odometry" in messages:
+            turned = transform(self._types, percept, self.settings)
+            if turned is not None:
+                messages[TF] = turned
+        return messages
 
     def once(self, camera: str, topics: Collection[str]) -> dict[str, Any]:
         """The latched messages of a camera, for those of `topics`; nothing when they were given before."""

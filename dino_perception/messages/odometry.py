@@ -10,6 +10,8 @@ from dino_perception.perception.frame import Percept
 from dino_perception.perception.pose import Pose
 from dino_perception.perception.settings import Settings
 
+TF = "/tf"
+"""Where transforms go, whatever the node's name."""
 UNKNOWN = 1e6
 """Variance of what is not known; robot_localization and Nav2 want a number."""
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
     from dino_perception.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
 BAD_ARGUMENTS, DEVICE_LOST = 2, 3
 """Exit codes of a node whose arguments cannot be used, and of one that has lost its GPU."""
 GOODBYE_S = 2.0
@@ -73,8 +74,8 @@ class PerceptionNode(PatientLifecycleNode):
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
         answer_always(self, self.callback_errors)
-        transforms = "tf2_msgs/msg/TFMessage"
-        self._frames = StaticFrames(self, self._types.type(transforms) if self._types.available(transforms) else None)
+        known = self._types.type(TRANSFORMS) if self._types.available(TRANSFORMS) else None
+        self._frames = StaticFrames(self, known)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
@@ -145,9 +146,14 @@ class PerceptionNode(PatientLifecycleNode):
         self._perceiver = Perceiver(settings, report=self._report)
         self._intake = Intake(self._perceiver, settings, self._types)
         self._account = Account(settings.cameras)
+        self._intake.odometry.frames = self._frames.tree
         topics = self._topics(settings)
+        transforms = settings.odometry.tf and self._types.available(TRANSFORMS)
+        if settings.odometry.tf and not transforms:
+            self._warn("odometry.tf is true, but nothing goes to /tf: the package tf2_msgs is not installed")
         for camera, prefix in names.items():
-            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
+            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn, transforms)
+            transforms = False  # one camera's odometry is the robot's
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
             inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)

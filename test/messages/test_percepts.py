@@ -19,6 +19,7 @@ from dino_perception.perception.frame import (
     Percept,
     Segmentation,
 )
+from dino_perception.perception.pose import Pose
 from dino_perception.perception.settings import Settings
 
 LABELS = (Label(0, "soil", (200, 150, 80)), Label(4, "sky", (90, 160, 255)))
@@ -50,6 +51,9 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
             rng.integers(2**40, size=matches, dtype=np.uint64),
             *floats,
             rng.random(matches, np.float32),
+        ),
+        pose=Pose(
+            rng.random(3), np.eye(3)[[2, 0, 1]], np.diag(rng.random(6)), twist=rng.random(6), twist_covariance=np.eye(6)
         ),
     )
     return Percept(frame, height, width, output_camera=model if camera else None, **{**full, **absent})
@@ -155,10 +159,10 @@ def test_one_stamp_one_frame_one_size():
     p = percept()
     messages = written(RosbagsTypes(), p)
     assert set(messages) == set(DATA)
-    for message in messages.values():
+    for name, message in messages.items():
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(STAMP, 10**9)
-        assert message.header.frame_id == "front_optical"
-    for name in set(DATA) - {"correspondences"}:
+        assert message.header.frame_id == ("odom" if name == "odometry" else "front_optical")
+    for name in set(DATA) - {"correspondences", "odometry"}:
         assert (messages[name].height, messages[name].width) == (p.output_height, p.output_width)
 
 

@@ -34,7 +34,9 @@ def best_motion(
     best = None
     if known.sum() >= LEAST_KNOWN:
         best = refine(rays[known], seen[known], sigma, rotation, translation)
-        if best is not None and not known.all():  # a point that may be anywhere leads astray until the motion is about right
+        if (
+            best is not None and not known.all()
+        ):  # a point that may be anywhere leads astray until the motion is about right
             best = refine(rays, seen, sigma, best.rotation, best.translation)
         if best is None or best.share < WHOLE:
             best = _better(best, by_points(rays, seen, sigma))

@@ -171,7 +171,7 @@ def rescaled(keyframe: Keyframe, factor: float) -> Keyframe:
 def between(reference: np.ndarray, view: np.ndarray) -> Motion:
     """The motion from a view at pose `reference` (4, 4) to one at `view`, as if it were known."""
     step = np.linalg.inv(view) @ reference
-    return Motion(step[:3, :3], step[:3, 3], np.zeros((6, 6)), np.zeros(0, bool), 0.0)
+    return Motion(step[:3, :3], step[:3, 3], np.zeros((6, 6)), np.zeros(0, bool))
 
 
 def _joined(a: Keyframe, b: Keyframe) -> Keyframe:

@@ -23,7 +23,7 @@ CAUCHY = 5.99
 """The same for 95 %: where weights begin to fall."""
 WORSE = 1.3
 """Variance of what is left over its expectation, from which it is no chance."""
-ROUNDS, ENOUGH = 12, 1e-6
+ROUNDS, ENOUGH = 12, 1e-5
 """Most steps, and a step (radians, and baselines over depth) below which there is no other."""
 FARTHEST = 1e-4
 """Inverse depth below which a point might as well be at infinity."""
@@ -54,14 +54,12 @@ class Rays:
 @dataclass(frozen=True)
 class Motion:
     """X' = `rotation` X + `translation` from the reference to the view. `covariance` (6, 6) is that of a small rotation
-    (applied after `rotation`, about the view's axes) and of the translation, in this order; `inliers` (N,) bool agree;
-    `parallax` is the median angle in radians by which they moved for the translation alone."""
+    (applied after `rotation`, about the view's axes) and of the translation, in this order; `inliers` (N,) bool agree."""
 
     rotation: np.ndarray
     translation: np.ndarray
     covariance: np.ndarray
     inliers: np.ndarray
-    parallax: float
 
     @property
     def share(self) -> float:
@@ -79,7 +77,7 @@ def refine(rays: Rays, seen: np.ndarray, sigma: float, rotation: np.ndarray, tra
     rotation, translation, inverse = rotation.copy(), translation.copy(), rays.inverse.copy()
     reach = 3 * np.sqrt(rays.variance)  # a wrong match would put its point right before the camera
     low, high = np.maximum(rays.inverse - reach, FARTHEST), rays.inverse + reach
-    wide = np.inf
+    usual, wide = float(np.median(rays.inverse)), np.inf
     for number in range(ROUNDS):
         look = _look(rays, inverse, seen, sigma, rotation, translation)
         if look is None:
@@ -99,8 +97,7 @@ def refine(rays: Rays, seen: np.ndarray, sigma: float, rotation: np.ndarray, tra
         rotation = turn(step[:3]) @ rotation
         translation = translation + step[3:]
         wide = max(1.0, wide * 0.5)
-        reach = max(float(np.median(rays.inverse)), 1e-6)
-        if number >= 2 and np.abs(step[:3]).max() < ENOUGH and np.abs(step[3:]).max() * reach < ENOUGH:
+        if number >= 2 and np.abs(step[:3]).max() < ENOUGH and np.abs(step[3:]).max() * usual < ENOUGH:
             break
     return _judged(rays, inverse, seen, sigma, rotation, translation)
 
@@ -118,8 +115,8 @@ def _judged(rays, inverse, seen, sigma, rotation, translation) -> Motion | None:
     # Where matches are clearly worse than they are taken to be, the answer is too.
     excess = float(np.median(square[inliers])) / 1.386
     excess = excess if excess > WORSE else 1.0
-    covariance = excess * np.linalg.pinv(normal, rcond=1e-14, hermitian=True)
-    return Motion(rotation, translation, covariance, inliers, _parallax(rays[inliers], rotation, translation))
+    covariance = excess * np.linalg.pinv(normal, 1e-14, hermitian=True)
+    return Motion(rotation, translation, covariance, inliers)
 
 
 def _look(
@@ -174,13 +171,6 @@ def deepen(rays: Rays, seen: np.ndarray, sigma: float, motion: Motion) -> Rays:
         pull = (g * (seen - h)).sum(1) / sigma**2 + (rays.inverse - inverse) / rays.variance
         inverse = np.maximum(inverse + pull / (information + 1 / rays.variance), 1e-4)
     return Rays(rays.xy, inverse, 1 / (information + 1 / rays.variance))
-
-
-def _parallax(rays: Rays, rotation: np.ndarray, translation: np.ndarray) -> float:
-    turned = rays.directions @ rotation.T
-    moved = turned + rays.inverse[:, None] * translation
-    cross = np.linalg.norm(np.cross(turned, moved), axis=1)
-    return float(np.median(np.arctan2(cross, (turned * moved).sum(1))))
 
 
 def turn(vector: np.ndarray) -> np.ndarray:

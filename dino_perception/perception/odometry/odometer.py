@@ -18,7 +18,7 @@ from dino_perception.perception.odometry.keyframe import (
     rescaled,
     spread,
 )
-from dino_perception.perception.odometry.motion import FEWEST, Motion, Rays, refine, turn
+from dino_perception.perception.odometry.motion import FEWEST, Motion, Rays, turn
 from dino_perception.perception.odometry.scale import Scale
 from dino_perception.perception.odometry.start import start
 from dino_perception.perception.pose import GOOD, LOST, WEAK, Pose
