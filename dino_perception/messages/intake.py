@@ -3,17 +3,20 @@ frames give the same messages through either."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.odometry import TF, transform
-from dino_perception.messages.topics import latched, need_pose, outputs
+from dino_perception.messages.topics import ON_GROUND, latched, need_pose, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
+from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.traversability import Maps
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Intake:
         """By what each camera's depth is multiplied."""
         self.odometry = Odometry()
         """Where each camera is."""
+        self._ground: dict[str, Obstacles | None] = {}
+        """What each camera saw last of the ground, where somebody asked for it."""
+        self._maps = Maps()
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -62,10 +68,33 @@ class Intake:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
         return self.depth_scale.scaled(percept, self.settings)
 
-    def placed(self, percept: Percept, topics: Collection[str]) -> Percept:
-        """The percept, whole, with the pose of its camera where one of `topics` needs it. Once a frame, in order, by the
-        thread that calls `messages`."""
-        return self.odometry.placed(percept, self.settings) if need_pose(topics) else percept
+    def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
+        """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
+        in order, by one thread."""
+        if need_pose(topics):
+            percept = self.odometry.placed(percept, self.settings)
+        if not ON_GROUND & set(topics):
+            return percept
+        found = obstacles(percept, self.settings)
+        self._ground[percept.frame.camera] = found
+        grid = self._maps.see(percept, found, self.settings) if "traversability" in topics else None
+        return dataclasses.replace(percept, obstacles=found, traversability=grid)
+
+    def ground(self, camera: str) -> dict[str, Any]:
+        """The ground that a camera saw last, for diagnostics; empty where nobody asked for it."""
+        if camera not in self._ground:
+            return {}
+        found = self._ground[camera]
+        if found is None:
+            return {"ground": "not seen"}
+        plane = found.ground.plane
+        return {
+            "ground": "seen",
+            "ground normal (optical)": " ".join(f"{value:.3f}" for value in plane.normal),
+            "ground slope [deg]": found.ground.slope,
+            "ground below camera [m]": plane.height,
+            "pixels in the way": int(found.mask.sum()),
+        }
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -98,6 +127,7 @@ class Intake:
         self._demand.reset()
         self.depth_scale.reset()
         self.odometry.reset()
+        self._maps.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
@@ -107,6 +137,7 @@ class Intake:
             "stamps": dict(self._last_stamp),
             "depth_scale": self.depth_scale.memory(),
             "odometry": self.odometry.memory(),
+            "maps": self._maps.memory(),
             **self._demand.memory(),
         }
 
@@ -116,3 +147,4 @@ class Intake:
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
         self.odometry.recall(memory.get("odometry", {}))
+        self._maps.recall(memory.get("maps", {}))

@@ -299,7 +299,9 @@ class PerceptionNode(PatientLifecycleNode):
             self._worker is not None,
             self._mast(camera),
         )
-        finding = finding._replace(values={**finding.values, **self._intake.odometry.health(camera)})
+        ground = self._intake.ground(camera) if self._intake is not None else {}
+        odometry = self._intake.odometry.health(camera) if self._intake is not None else {}
+        finding = finding._replace(values={**finding.values, **odometry, **ground})
         depth = self._settings.head.get("depth")
         if depth is None or not depth.camera_height_scaling:
             return finding

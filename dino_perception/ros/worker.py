@@ -173,7 +173,7 @@ class Worker:
                 self._delivery.send(sight.percept, parts[sight.percept.frame.camera], without=waiting(sight.pending))
         heads = {frame.camera: names for frame, names in zip(batch.frames, batch.wanted)}
         whole = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
-        percepts = [self._placed(percept, batch.topics[percept.frame.camera]) for percept in whole]
+        percepts = [self._followed(percept, batch.topics[percept.frame.camera]) for percept in whole]
         for stage_ms in {id(p.stage_ms): p.stage_ms for p in percepts}.values():  # frames of one pass share theirs
             self._account.spent(stage_ms)
         for percept in percepts:
@@ -215,10 +215,11 @@ class Worker:
         again = self._sights([frame], [heads[frame.camera]])
         return self._completed(again[0], heads, alone=True) if again else None
 
-    def _placed(self, percept: Percept, topics: set[str]) -> Percept:
-        """The percept with its pose, where that is asked for; a defect of odometry keeps nothing else from being sent."""
+    def _followed(self, percept: Percept, topics: set[str]) -> Percept:
+        """The percept with its pose and its ground, where they are asked for; a defect there keeps nothing else from being
+        sent."""
         try:
-            return self._intake.placed(percept, topics)
+            return self._intake.followed(percept, topics)
         except Exception as error:
             self._fail([percept.frame.camera], error)
             return percept
