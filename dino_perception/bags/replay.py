@@ -17,10 +17,10 @@ from typing import Any
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
-from dino_perception.bags.fixed_frames import fixed_frames
 from dino_perception.bags.outcome import Outcome, note_troubles, outcome
 from dino_perception.bags.output_topics import output_topics, transforms_topic
 from dino_perception.bags.replay_threads import BoundedQueue, Closed, Stopper, started
+from dino_perception.bags.robot import told_by_robot
 from dino_perception.bags.state import State
 from dino_perception.bags.storage.problems import BagError, Problem
 from dino_perception.bags.storage.reader import BagReader
@@ -108,8 +108,7 @@ class Replay:
         self._begin = self._state = state or State()
         self._farm = perceiver if isinstance(perceiver, Farm) else None
         self._intake = Intake(perceiver, settings, self._types)
-        if settings.odometry.child_frame:
-            self._intake.odometry.frames = fixed_frames(bag)
+        told_by_robot(self._intake.odometry, bag, settings)
         self._intake.recall(self._begin.demand)
         self._intake.told = set(self._begin.labelled)
         recall(perceiver, self._begin.tracks)

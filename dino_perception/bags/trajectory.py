@@ -9,7 +9,7 @@ import numpy as np
 
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.feed import Part, each_frame
-from dino_perception.bags.fixed_frames import fixed_frames
+from dino_perception.bags.robot import told_by_robot
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.messages.intake import Intake
 from dino_perception.messages.odometry import quaternion
@@ -57,8 +57,7 @@ def trajectories(
 ) -> dict[str, Trajectory]:
     """Camera -> its way, as a replay would write it to ~/odometry; frames that cannot be used are left out."""
     intake = Intake(perceiver, settings, RosbagsTypes())
-    if settings.odometry.child_frame:
-        intake.odometry.frames = fixed_frames(bag)
+    told_by_robot(intake.odometry, bag, settings)
     found = {camera.name: Trajectory() for camera in cameras}
     for number, frame in enumerate(each_frame(bag, cameras, part)):
         progress(number)

@@ -69,7 +69,7 @@ class DepthScale:
         if wanted.focal_length_scaling > 0:
             return _times(percept, geometry.focal_scale(percept, *size, wanted.focal_length_scaling))
         if wanted.camera_height_scaling:
-            self.look(percept, settings.camera_height)
+            self._look(percept, settings.camera_height)
             scale = self.scale(percept.frame.camera)
             return percept if scale is None else _times(percept, scale)
         return percept
@@ -105,8 +105,7 @@ class DepthScale:
         self._scales = {camera: collections.deque(kept, maxlen=KEPT) for camera, kept in scales.items()}
         self._looked, self._refused = dict(memory.get("looked", {})), dict(memory.get("refused", {}))
 
-    def look(self, percept: Percept, height: float) -> None:
-        """Compare the ground that a percept sees with the `height` of its camera, unless one was looked at a moment ago."""
+    def _look(self, percept: Percept, height: float) -> None:
         camera, stamp_ns = percept.frame.camera, percept.frame.stamp_ns
         last = self._looked.get(camera)
         if percept.segmentation is None or (last is not None and 0 <= stamp_ns - last < LOOK_NS):

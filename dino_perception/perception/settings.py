@@ -179,6 +179,11 @@ class OdometrySettings:
         "camera. Empty: the camera's own optical frame.",
         live=True,
     )
+    wheels: str = setting(
+        "",
+        "Topic of the robot's own odometry (nav_msgs/Odometry, of wheels or whatever knows metres), whose distances set the "
+        "scale of ~/odometry. Empty: estimated depth does, and camera_height where it is given.",
+    )
     tf: bool = setting(
         False,
         "Publish the transform from odometry.frame to odometry.child_frame on /tf too, by the first camera. Leave it to "

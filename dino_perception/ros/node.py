@@ -14,6 +14,7 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.qos import qos_profile_sensor_data as SENSOR
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.intake import Intake
@@ -60,6 +61,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._worker: Worker | None = None
         self._cameras: dict[str, Camera] = {}
         self._account = Account(())
+        self._wheels: Any = None
         self._settings = Settings()
         self._enabled = True
         self._doing = ""
@@ -147,6 +149,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._intake = Intake(self._perceiver, settings, self._types)
         self._account = Account(settings.cameras)
         self._intake.odometry.frames = self._frames.tree
+        self._wheels = self._listen_to_wheels(settings)
         topics = self._topics(settings)
         transforms = settings.odometry.tf and self._types.available(TRANSFORMS)
         if settings.odometry.tf and not transforms:
@@ -166,6 +169,22 @@ class PerceptionNode(PatientLifecycleNode):
             f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on "
             f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}"
         )
+
+    def _listen_to_wheels(self, settings: Settings) -> Any:
+        """Subscribe to the robot's own odometry, where it is named."""
+        topic, kind = settings.odometry.wheels, "nav_msgs/msg/Odometry"
+        if not topic:
+            return None
+        if not self._types.available(kind):
+            self._warn(f"odometry.wheels is {topic}, but nothing is heard there: the package nav_msgs is not installed")
+            return None
+        hear = self._intake.odometry.wheels.hear
+
+        def heard(message: Any) -> None:
+            at, stamp = message.pose.pose.position, message.header.stamp
+            hear(stamp.sec * 1_000_000_000 + stamp.nanosec, (at.x, at.y, at.z))
+
+        return self.create_subscription(self._types.type(kind), topic, heard, SENSOR)
 
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
@@ -217,6 +236,9 @@ class PerceptionNode(PatientLifecycleNode):
             self._diagnostics.remove(f"camera {name}")
             camera.outputs.close()
         self._cameras = {}
+        if self._wheels is not None:
+            self.destroy_subscription(self._wheels)
+            self._wheels = None
         perceiver, self._perceiver, self._intake = self._perceiver, None, None
         if perceiver is not None:
             perceiver.close()

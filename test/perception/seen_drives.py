@@ -96,7 +96,7 @@ WALL = 15.0
 
 def _world(count: int, random: np.random.Generator) -> np.ndarray:
     """Half of the points on the ground, half on the wall."""
-    ground = np.column_stack([random.uniform(0.5, WALL, count), random.uniform(-6, 6, count), np.zeros(count)])
+    ground = np.column_stack([random.uniform(0.5, WALL, count), random.uniform(-2, 2, count), np.zeros(count)])
     wall = np.column_stack([np.full(count, WALL), random.uniform(-9, 9, count), random.uniform(0, 6, count)])
     return np.where((np.arange(count) % 2 == 0)[:, None], ground, wall)
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from seen_drives import STEP_NS, curve, percepts, pose
 
-from dino_perception.perception.frame import Percept
+from dino_perception.models.label_sets import Label
+from dino_perception.perception.frame import Percept, Segmentation
 from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.odometry.motion import Rays, refine, turn, turned_by
 from dino_perception.perception.odometry.odometer import Odometer
+from dino_perception.perception.odometry.wheels import Wheels
 from dino_perception.perception.pose import Pose
 from dino_perception.perception.settings import Settings
 
@@ -172,3 +174,55 @@ def test_a_frame_whose_matches_nobody_asked_for_has_no_pose():
     percept = next(percepts(curve(1)))
     assert Odometry().placed(dataclasses.replace(percept, correspondences=None), Settings()).pose is None
     assert isinstance(percept, Percept)
+
+
+def with_long_depth(poses: list[np.ndarray], factor: float = 1.15) -> list[Percept]:
+    """A drive whose estimated depth is too long, as that of a head that learnt with another lens is."""
+    return [
+        dataclasses.replace(p, depth=dataclasses.replace(p.depth, metres=p.depth.metres * np.float32(factor)))
+        for p in percepts(poses)
+    ]
+
+
+def last_stretch(found: list[Pose], poses: list[np.ndarray], frames: int = 30) -> float:
+    """Metres driven over the last frames, over the true ones."""
+    ends = [np.linalg.norm(a - b) for a, b in ((found[-1].position, found[-frames].position),)]
+    return float(ends[0] / np.linalg.norm(poses[-1][:3, 3] - poses[-frames][:3, 3]))
+
+
+def test_wheels_set_the_scale_that_depth_has_wrong():
+    poses = curve(150, turning=0.002)
+    wheels = Wheels()
+    for number, place in enumerate(poses):
+        wheels.hear(number * STEP_NS, place[:3, 3])
+    drive = with_long_depth(poses)
+    assert last_stretch(followed(drive), poses) == pytest.approx(1.15, abs=0.02)
+    told = Odometer(wheels=wheels)
+    assert last_stretch(followed(drive, told), poses) == pytest.approx(1.0, abs=0.03)
+    assert told.scale.source == "wheels" and told.scale.error < 0.04
+
+
+def test_the_height_of_the_camera_pulls_the_scale_that_depth_has_wrong():
+    poses = curve(150, turning=0.002)
+    ground = (Label(0, "soil", (0, 0, 0)), Label(1, "rock", (0, 0, 0)))
+    drive = []
+    for percept, place in zip(with_long_depth(poses), poses):
+        on_ground = np.arange(240)[:, None] > 119.5 + 200 * np.tan(np.arctan(0.8 / (15 - place[0, 3])) - 0.2)
+        mask = np.where(np.broadcast_to(on_ground, (240, 320)), 0, 1).astype(np.uint8)
+        drive.append(dataclasses.replace(percept, segmentation=Segmentation(mask, mask, ground)))
+    told = Odometer(camera_height=0.8)
+    assert last_stretch(followed(drive, told), poses) < 1.11  # depth, which is not silent, has its say
+    assert told.scale.source == "height"
+
+
+def test_wheels_say_nothing_of_times_they_did_not_hear_of():
+    wheels = Wheels()
+    assert wheels.metres(0, 1) is None
+    for stamp_ns, x in ((0, 0.0), (10**8, 0.1), (10**9, 1.0)):
+        wheels.hear(stamp_ns, (x, 0.0, 0.0))
+    assert wheels.metres(0, 5 * 10**7) == pytest.approx(0.05)
+    assert wheels.metres(0, 5 * 10**8) is None  # a gap
+    assert wheels.metres(0, 2 * 10**9) is None
+    wheels.hear(3, (float("nan"), 0.0, 0.0))
+    wheels.hear(5, (0.0, 0.0, 0.0))  # time went back
+    assert len(wheels) == 1

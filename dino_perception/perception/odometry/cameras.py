@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import CameraModel, Percept
 from dino_perception.perception.odometry.keyframe import Keyframe, View
 from dino_perception.perception.odometry.motion import Rays
 from dino_perception.perception.odometry.odometer import Odometer, Step
 from dino_perception.perception.odometry.scale import Scale
+from dino_perception.perception.odometry.wheels import Wheels
 from dino_perception.perception.pose import LOST, Pose
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.transforms import TransformTree
@@ -28,7 +28,8 @@ class Odometry:
         self.frames = TransformTree()
         """The fixed frames of the robot, as far as they are known."""
         self._odometers: dict[str, Odometer] = {}
-        self._heights = DepthScale()
+        self.wheels = Wheels()
+        """The robot's own odometry, where there is one."""
         self._poses: dict[str, Pose] = {}
         self._anew = False
 
@@ -41,12 +42,14 @@ class Odometry:
             self._anew = False
             for odometer in self._odometers.values():
                 odometer.anew()
-            self._heights.reset()
         camera = percept.frame.camera
         odometer = self._odometers.setdefault(camera, Odometer())
         odometer.camera_height = settings.camera_height
         odometer.mount = self._mount(percept.frame.frame_id, settings.odometry.child_frame)
-        self._scale(odometer, percept, settings)
+        odometer.wheels = self.wheels if len(self.wheels) else None
+        depth = settings.head.get("depth")
+        if depth is not None and depth.camera_height_scaling:  # then depth is scaled already, once for all
+            odometer.camera_height = 0.0
         pose = odometer.follow(percept)
         self._poses[camera] = pose
         if isinstance(percept.stage_ms, dict):
@@ -67,7 +70,7 @@ class Odometry:
         return {
             "odometry": f"{pose.health}: {pose.reason}" if pose.reason else pose.health,
             "odometry era": pose.era,
-            "odometry scale": "told" if odometer.scale.told else "by estimated depth",
+            "odometry scale": odometer.scale.source,
             "odometry scale error": f"{odometer.scale.error:.1%}",
             "odometry levelled": odometer.levelled,
             "distance from the start [m]": away,
@@ -81,8 +84,10 @@ class Odometry:
     def memory(self) -> dict[str, Any]:
         """What it remembers, as plain data that JSON takes."""
         return {
-            "odometers": {camera: _packed(vars(odometer)) for camera, odometer in self._odometers.items()},
-            "heights": self._heights.memory(),
+            "odometers": {
+                camera: _packed({name: value for name, value in vars(odometer).items() if name != "wheels"})
+                for camera, odometer in self._odometers.items()
+            }
         }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
@@ -91,7 +96,6 @@ class Odometry:
         for camera, plain in memory.get("odometers", {}).items():
             odometer = self._odometers[camera] = Odometer()
             vars(odometer).update({name: _unpacked(value) for name, value in plain.items()})
-        self._heights.recall(memory.get("heights", {}))
 
     def _mount(self, camera: str, child: str) -> np.ndarray | None:
         """(4, 4): the camera's optical frame in `child`, by the fixed frames; None where they do not say."""
@@ -103,18 +107,6 @@ class Odometry:
         if any(pose is None for pose in poses) or self.frames.root(child) != self.frames.root(camera):
             return None
         return np.linalg.inv(poses[0]) @ poses[1]
-
-    def _scale(self, odometer: Odometer, percept: Percept, settings: Settings) -> None:
-        depth = settings.head.get("depth")
-        if depth is None or not settings.camera_height or percept.segmentation is None:
-            return
-        if depth.camera_height_scaling:  # the depth of the percept has been scaled already
-            odometer.scale.told = True
-            return
-        self._heights.look(percept, settings.camera_height)
-        factor = self._heights.scale(percept.frame.camera)
-        if factor is not None:
-            odometer.depth_factor, odometer.scale.told = factor, True
 
 
 _KINDS = {kind.__name__: kind for kind in (View, Keyframe, Rays, Step, Scale, CameraModel)}

@@ -7,6 +7,10 @@ import numpy as np
 from dino_perception.perception.odometry.motion import Motion, turned_by
 from dino_perception.perception.pose import cross_matrix
 
+ALIKE = 4.0
+"""By how much more the errors of a motion weigh than if each point erred for itself: neighbours are matched, and their depth
+is guessed, by much the same pixels."""
+
 
 def composed(reference: np.ndarray, covariance: np.ndarray, motion: Motion) -> np.ndarray:
     """(6, 6) of the pose of a view, from the reference's pose (4, 4) with its covariance and the motion between.
@@ -20,7 +24,7 @@ def composed(reference: np.ndarray, covariance: np.ndarray, motion: Motion) -> n
     of_reference[:3, 3:] = arm
     of_motion = np.zeros((6, 6))
     of_motion[:3, :3], of_motion[:3, 3:], of_motion[3:, :3] = -arm @ turned, -turned, -turned
-    return of_reference @ covariance @ of_reference.T + of_motion @ motion.covariance @ of_motion.T
+    return of_reference @ covariance @ of_reference.T + of_motion @ (ALIKE * motion.covariance) @ of_motion.T
 
 
 def velocity(
@@ -30,6 +34,6 @@ def velocity(
     were measured from one key frame, the one before with `covariance` (rotation, translation) and the one after by `motion`."""
     step = np.linalg.inv(before) @ after
     twist = np.concatenate([after[:3, :3].T @ before[:3, :3] @ step[:3, 3], turned_by(step[:3, :3])]) / dt
-    both = (covariance + motion.covariance)[[3, 4, 5, 0, 1, 2]][:, [3, 4, 5, 0, 1, 2]] / dt**2
+    both = ALIKE * (covariance + motion.covariance)[[3, 4, 5, 0, 1, 2]][:, [3, 4, 5, 0, 1, 2]] / dt**2
     both[:3, :3] += scale_error**2 * np.outer(twist[:3], twist[:3])
     return twist, both

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dino_perception.models.label_sets import group
 from dino_perception.perception.frame import CameraModel, Correspondences, Percept
 from dino_perception.perception.geometry import resized
-from dino_perception.perception.lens import undistort
+from dino_perception.perception.ground_plane import GROUND, fit
+from dino_perception.perception.lens import distort, undistort
 from dino_perception.perception.odometry.motion import SURE, Motion, Rays, deepen
 
 SPREAD = 0.12
@@ -20,6 +22,9 @@ EDGE = 1.1
 """Ratio of neighbouring depths from which there is an edge between them."""
 MOST = 200
 """Points of a key frame; more cost time and say the same."""
+NEAR, WELL, FEWEST_ON_GROUND = 5.0, 0.05, 25
+"""Metres within which ground is that on which the robot stands, the relative error up to which its depth tells a height,
+and how many such points there must be."""
 FEWEST_RATIOS = 12
 """Points known both ways below which nothing is said of the scale."""
 
@@ -27,7 +32,8 @@ FEWEST_RATIOS = 12
 @dataclass(frozen=True, eq=False)
 class View:
     """A frame that was placed: `pose` (4, 4) odom from its optical frame with `covariance` (6, 6); `metres` (h, w) and
-    `confidence` (h, w) of its depth, None where there was none; `camera` and `scale` (x, y) of its output."""
+    `confidence` (h, w) of its depth, None where there was none; `camera` and `scale` (x, y) of its output; `ground` (h, w)
+    what one drives on, None where that is not known or not asked for."""
 
     stamp_ns: int
     pose: np.ndarray
@@ -36,21 +42,23 @@ class View:
     scale: tuple[float, float]
     metres: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    ground: np.ndarray | None = None
 
     @classmethod
-    def of(cls, percept: Percept, pose: np.ndarray, covariance: np.ndarray) -> View:
+    def of(cls, percept: Percept, pose: np.ndarray, covariance: np.ndarray, with_ground: bool = False) -> View:
         """The percept must have a camera."""
         depth = percept.depth
+        ground = ground_mask(percept) if with_ground else None
         return cls(
             percept.frame.stamp_ns, pose, covariance, percept.output_camera, percept.output_scale,
-            *((None, None) if depth is None else (depth.metres, depth.confidence)),
+            *((None, None) if depth is None else (depth.metres, depth.confidence)), ground,
         )  # fmt: skip
 
     def rays(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Image pixels as points (N, 2) on the plane z = 1, float64; NaN where the lens has no ray."""
         return on_plane(self.camera, self.scale, x, y)
 
-    def inverse_depths(self, x: np.ndarray, y: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    def inverse_depths(self, x: np.ndarray, y: np.ndarray, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """Inverse depth (N,) at image pixels and its variance, by the head times `factor`; NaN where it does not say."""
         if self.metres is None:
             return np.full(len(x), np.nan), np.full(len(x), np.nan)
@@ -98,14 +106,14 @@ class Keyframe:
         _, theirs, own = np.intersect1d(ids, self.ids, return_indices=True)
         return theirs, own
 
-    def extended(self, matches: Correspondences, factor: float) -> Keyframe:
+    def extended(self, matches: Correspondences) -> Keyframe:
         """With the points of matches against this very frame that it does not have yet."""
         if matches.reference_stamp_ns != self.view.stamp_ns or len(self) >= MOST:
             return self
         new = spread(np.flatnonzero(~np.isin(matches.track_id, self.ids)), MOST - len(self))
         if not len(new):
             return self
-        more = begun(self.view, matches, new, factor)
+        more = begun(self.view, matches, new)
         return _joined(self, more)
 
 
@@ -116,7 +124,7 @@ def spread(items: np.ndarray, most: int) -> np.ndarray:
     return items[np.linspace(0, len(items) - 1, max(0, most)).round().astype(int)]
 
 
-def begun(view: View, matches: Correspondences, which: np.ndarray, factor: float) -> Keyframe:
+def begun(view: View, matches: Correspondences, which: np.ndarray, factor: float = 1.0) -> Keyframe:
     """A key frame of those of the matches against `view` that are asked for, at the depths that were estimated there times
     `factor`. Where nothing was, a point may be anywhere: it tells directions alone."""
     x, y = matches.reference_x[which], matches.reference_y[which]
@@ -133,12 +141,10 @@ def begun(view: View, matches: Correspondences, which: np.ndarray, factor: float
     return Keyframe(view, ids, rays, float(known.mean()) if len(which) else 0.0)
 
 
-def handed_over(
-    old: Keyframe, view: View, matches: Correspondences, sigma: float, factor: float
-) -> tuple[Keyframe, float | None]:
+def handed_over(old: Keyframe, view: View, matches: Correspondences, sigma: float) -> tuple[Keyframe, float | None]:
     """The key frame at `view`, with the points of `matches` against it: those of the old one with the depth that both views
     give, the others as estimated. Also the median of a depth as known from before over that estimated here, None where
-    too few say. `sigma` is the error of a match on the plane z = 1; `factor` multiplies estimated depth."""
+    too few say. `sigma` is the error of a match on the plane z = 1."""
     theirs, own = old.find(matches.track_id)
     motion = between(old.view.pose, view.pose)
     seen = view.rays(matches.reference_x[theirs], matches.reference_y[theirs])
@@ -151,15 +157,39 @@ def handed_over(
     inverse = rays.inverse / moved[:, 2]
     turned = moved[:, 2] - rays.inverse * motion.translation[2]
     variance = rays.variance * (turned / moved[:, 2] ** 2) ** 2 + (HANDED_ON * inverse) ** 2
-    there, _ = view.inverse_depths(matches.reference_x[theirs], matches.reference_y[theirs], factor)
+    there, _ = view.inverse_depths(matches.reference_x[theirs], matches.reference_y[theirs])
     sure = np.isfinite(there) & (variance < (2 * SPREAD * inverse) ** 2)
     ratio = float(np.median(there[sure] / inverse[sure])) if sure.sum() >= FEWEST_RATIOS else None
     ids = matches.track_id[theirs]
     order = spread(np.argsort(ids, kind="stable"), MOST)
     kept = Keyframe(view, ids[order], Rays(seen[order], inverse[order], variance[order]), 1.0)
     rest = spread(np.setdiff1d(np.arange(len(matches.track_id)), theirs), MOST - len(kept))
-    fresh = begun(view, matches, rest, factor * (ratio or 1.0))
+    fresh = begun(view, matches, rest, ratio or 1.0)
     return _joined(kept, fresh), ratio
+
+
+def camera_height(view: View, rays: Rays) -> float | None:
+    """How high the camera of a view stands over the ground by its points, in the odometry's own metres; None where too few of
+    them lie on ground nearby and are known well."""
+    if view.ground is None or not len(rays):
+        return None
+    k = view.camera.k
+    x, y = distort(view.camera, *rays.xy.T)
+    column = np.rint(x * k[0, 0] + k[0, 2]).astype(int).clip(0, view.ground.shape[1] - 1)
+    row = np.rint(y * k[1, 1] + k[1, 2]).astype(int).clip(0, view.ground.shape[0] - 1)
+    on_ground = view.ground[row, column] & (np.sqrt(rays.variance) < WELL * rays.inverse) & (rays.inverse > 1 / NEAR)
+    points = rays.directions / rays.inverse[:, None]
+    plane = fit(points[None], on_ground[None], fewest=FEWEST_ON_GROUND)
+    return None if plane is None else plane.height
+
+
+def ground_mask(percept: Percept) -> np.ndarray | None:
+    """(h, w) bool: what the classes say one drives on."""
+    if percept.segmentation is None:
+        return None
+    names = {label.name for label in percept.segmentation.labels if group(label.name) == "traversable"}
+    known = [label.id for label in percept.segmentation.labels if label.name in names | set(GROUND)]
+    return np.isin(percept.segmentation.mask, known)
 
 
 def rescaled(keyframe: Keyframe, factor: float) -> Keyframe:

@@ -13,14 +13,16 @@ from dino_perception.perception.odometry.keyframe import (
     Keyframe,
     View,
     begun,
+    camera_height,
     handed_over,
     on_plane,
     rescaled,
     spread,
 )
-from dino_perception.perception.odometry.motion import FEWEST, Motion, Rays, turn
+from dino_perception.perception.odometry.motion import FEWEST, Motion, Rays, deepen, turn, turned_by
 from dino_perception.perception.odometry.scale import Scale
 from dino_perception.perception.odometry.start import start
+from dino_perception.perception.odometry.wheels import Wheels
 from dino_perception.perception.pose import GOOD, LOST, WEAK, Pose
 
 PIXELS = 0.3
@@ -41,6 +43,12 @@ SLACK = 0.3
 """Metres that a step may be long whatever the speed."""
 
 
+BASELINE = 0.15
+"""Way over the height of the camera from which the points of two views tell that height."""
+SHORTEST_ROLL, TURNED = 0.15, 0.15
+"""Metres between two key frames from which the wheels are asked, and radians up to which."""
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """The motion of the camera over the frame before: `twist` (6,) and its covariance, metres and radians a second."""
@@ -50,14 +58,14 @@ class Step:
 
 
 class Odometer:
-    """Follows one camera. `camera_height` (metres, 0: not known) says how high it stands where it begins."""
+    """Follows one camera. `camera_height` (metres, 0: not known) is how high it stands over the ground, `wheels` the robot's
+    own odometry: what there is of them sets the scale."""
 
-    def __init__(self, camera_height: float = 0.0):
+    def __init__(self, camera_height: float = 0.0, wheels: Wheels | None = None):
+        self.wheels = wheels
         self.camera_height = camera_height
         self.mount: np.ndarray | None = None
         """(4, 4): the optical frame in that of the robot, where that is asked for and known."""
-        self.depth_factor = 1.0
-        """What estimated depth is multiplied by, where something knows better."""
         self.scale = Scale()
         self.era = 0
         self.levelled = ""
@@ -66,6 +74,7 @@ class Odometer:
         self.reference: View | None = None  # what the points of the last matches were matched with
         self.step: Step | None = None
         self.relative = np.zeros((6, 6))  # covariance of the motion since the key frame
+        self.height: float | None = None  # of the key frame's camera, in the metres of its points
         self.seen_ns = 0  # when it last saw how it moved
         self.origin = np.zeros(3)
 
@@ -93,8 +102,8 @@ class Odometer:
         """The next frame begins a new era, whatever its stamp."""
         if self.last is not None:
             self.era += 1
-        self.last = self.keyframe = self.reference = self.step = None
-        self.scale = Scale(told=self.scale.told)
+        self.last = self.keyframe = self.reference = self.step = self.height = None
+        self.scale = Scale()
 
     # Key frames
 
@@ -105,7 +114,7 @@ class Odometer:
             self.reference = self.last
         if old is not None:
             if matches.reference_stamp_ns == old.view.stamp_ns:
-                return old.extended(matches, self.depth_factor)
+                return old.extended(matches)
             if len(old.find(matches.track_id)[0]) >= max(MANY, SHARED * len(old)):
                 return old
         view = self.reference
@@ -113,11 +122,36 @@ class Odometer:
             return None
         if old is None:
             self.relative = np.zeros((6, 6))
-            return begun(view, matches, spread(np.arange(len(matches.x)), MOST), self.depth_factor)
+            return begun(view, matches, spread(np.arange(len(matches.x)), MOST))
         self.scale.handed_on()
-        made, ratio = handed_over(old, view, matches, self._sigma(view.camera, view.scale), self.depth_factor)
+        made, ratio = handed_over(old, view, matches, self._sigma(view.camera, view.scale))
         self.relative = np.zeros((6, 6))
-        return rescaled(made, 1 / self.scale.measured(ratio))
+        return rescaled(made, 1 / self._measured(old.view, made, ratio))
+
+    def _measured(self, before: View, made: Keyframe, by_depth: float | None) -> float:
+        """By what the depth of a new key frame's points is to be divided, so that metres stay metres."""
+        height, self.height = self.height, None
+        ratios = {
+            "wheels": self._by_wheels(before, made.view),
+            "height": height / self.camera_height if height and self.camera_height else None,
+            "depth": by_depth,
+        }
+        divided = 1.0
+        for source, ratio in ratios.items():
+            divided *= self.scale.measured(None if ratio is None else ratio / divided, source)
+        return divided
+
+    def _by_wheels(self, before: View, view: View) -> float | None:
+        """Metres by odometry over those by the wheels, between two key frames; None where they are too near to each other to
+        tell, or where the robot turned: its camera went another way than its middle."""
+        if self.wheels is None:
+            return None
+        step = np.linalg.inv(before.pose) @ view.pose
+        seen = float(np.linalg.norm(step[:3, 3]))
+        rolled = self.wheels.metres(before.stamp_ns, view.stamp_ns)
+        if rolled is None or min(seen, rolled) < SHORTEST_ROLL or np.linalg.norm(turned_by(step[:3, :3])) > TURNED:
+            return None
+        return seen / rolled
 
     # Motion
 
@@ -129,11 +163,14 @@ class Odometer:
         rays, seen = keyframe.rays[own[fine]], seen[fine]
         if len(rays) < FEWEST:
             return self._carry_on(percept, f"{len(rays)} points were found again")
-        motion = self._motion(percept.frame.stamp_ns, keyframe, rays, seen, self._sigma(camera, scale))
+        sigma = self._sigma(camera, scale)
+        motion = self._motion(percept.frame.stamp_ns, keyframe, rays, seen, sigma)
         if motion is None or motion.inliers.sum() < SOME or motion.share < SOME_AGREE:
             count = 0 if motion is None else int(motion.inliers.sum())
             return self._carry_on(percept, f"{count} of {len(rays)} points agree on a motion")
         pose = keyframe.view.pose @ _inverse(motion.rotation, motion.translation)
+        if self.camera_height and self.height is None:
+            self._look_at_ground(keyframe.view, rays[motion.inliers], seen[motion.inliers], motion, sigma)
         dt = (percept.frame.stamp_ns - self.last.stamp_ns) / 1e9
         blind_s = (percept.frame.stamp_ns - self.seen_ns) / 1e9
         speed = 0.0 if self.step is None else float(np.linalg.norm(self.step.twist[:3]))
@@ -141,7 +178,7 @@ class Odometer:
         if length > (speed + PACE * blind_s) * blind_s + SLACK:
             return self._carry_on(percept, f"the matches say {length:.1f} m within {dt:.2f} s")
         covariance = covariances.composed(keyframe.view.pose, keyframe.view.covariance, motion)
-        view = View.of(percept, pose, covariance)
+        view = View.of(percept, pose, covariance, bool(self.camera_height))
         step = covariances.velocity(self.last.pose, pose, self.relative, motion, self.scale.error, dt)
         self.relative = motion.covariance
         self.seen_ns = view.stamp_ns
@@ -153,6 +190,11 @@ class Odometer:
             health, reason = WEAK, "there is no depth, so that metres are a guess"
         self.last, self.step = view, Step(*step)
         return self._told(health, reason, view, self.step)
+
+    def _look_at_ground(self, view: View, rays: Rays, seen: np.ndarray, motion: Motion, sigma: float) -> None:
+        """Once a key frame, when the camera has moved enough to measure the ground nearby and still sees it."""
+        if np.linalg.norm(motion.translation) > BASELINE * self.camera_height:
+            self.height = camera_height(view, deepen(rays, seen, sigma, motion))
 
     def _motion(self, stamp_ns: int, keyframe: Keyframe, rays: Rays, seen: np.ndarray, sigma: float) -> Motion | None:
         """From where the camera should be by now; where that does not explain most points, from scratch."""
@@ -175,7 +217,7 @@ class Odometer:
         self.anew()
         pose, self.levelled = start(percept, self.camera_height, self.mount)
         self.origin = pose[:3, 3].copy()
-        self.last = View.of(percept, pose, np.zeros((6, 6)))
+        self.last = View.of(percept, pose, np.zeros((6, 6)), bool(self.camera_height))
         self.relative = np.zeros((6, 6))
         self.seen_ns = self.last.stamp_ns
         return self._told(GOOD, "", self.last, None)
@@ -191,8 +233,8 @@ class Odometer:
         covariance = self.last.covariance.copy()
         covariance[:3, :3] += np.eye(3) * UNSEEN**2 * (blind_s**2 - (blind_s - dt) ** 2)
         covariance[3:, 3:] += np.eye(3) * (0.5 * UNSEEN) ** 2 * (blind_s**2 - (blind_s - dt) ** 2)
-        self.last = View.of(percept, pose, covariance)
-        self.keyframe = None
+        self.last = View.of(percept, pose, covariance, bool(self.camera_height))
+        self.keyframe = self.height = None
         return self._told(LOST, reason, self.last, None)
 
     def _blind(self, percept: Percept, reason: str) -> Pose:

@@ -14,35 +14,44 @@ OF_A_FRAME = 0.04
 """Relative error of the depth of one frame as a whole."""
 WANDER = 0.01
 """Relative error that handing on adds."""
-BIAS = 0.04
-"""Relative error that all estimated depth of a drive has in common; no filter sees it."""
-TOLD = 0.02
-"""The same of a camera's given height or of wheel odometry."""
+SOURCES = ("depth", "height", "wheels")
+"""From the worst to the best."""
+BIAS = {"depth": 0.05, "height": 0.04, "wheels": 0.02}
+"""Relative error that all that one source says on a drive has in common; no filter sees it."""
+ERROR = {"depth": OF_A_FRAME, "height": 0.06, "wheels": 0.03}
+"""Relative error of one ratio: of a frame's depth as a whole, of uneven ground, of a short way between key frames."""
 WILD = 0.5
 """A ratio more than e to this off is not believed."""
 
 
 @dataclass
 class Scale:
-    """`variance` of the logarithm of the scale, of what the filter can know; `told` where something but depth sets it."""
+    """`variance` of the logarithm of the scale, of what the filter can know; `source` is the best that has told it."""
 
     variance: float = OF_A_FRAME**2
-    told: bool = False
+    source: str = "depth"
 
     def handed_on(self) -> None:
         """A new key frame was begun."""
         self.variance += WANDER**2
 
-    def measured(self, ratio: float | None, error: float = OF_A_FRAME) -> float:
-        """By what to divide the odometry's metres, where something with a relative `error` says that they are `ratio` times as
-        many as they should be."""
-        if ratio is None or not ratio > 0 or abs(math.log(ratio)) > WILD:
+    def measured(self, ratio: float | None, source: str) -> float:
+        """By what to divide the odometry's metres, where a source says that they are `ratio` times as many as they should be.
+        Depth counts less once the height of the camera is known, and not at all beside wheels."""
+        if ratio is None or not ratio > 0 or abs(math.log(ratio)) > WILD or SOURCES.index(source) < self._ignored():
             return 1.0
+        if SOURCES.index(source) > SOURCES.index(self.source):
+            self.variance += BIAS[self.source] ** 2  # what it began with
+            self.source = source
+        error = ERROR[source] if source == self.source else math.hypot(ERROR[source], BIAS[source])
         gain = self.variance / (self.variance + error**2)
         self.variance *= 1 - gain
         return math.exp(gain * math.log(ratio))
 
+    def _ignored(self) -> int:
+        return SOURCES.index("wheels") if self.source == "wheels" else 0
+
     @property
     def error(self) -> float:
         """Relative error (one standard deviation) of the length of the way."""
-        return math.hypot(TOLD if self.told else BIAS, math.sqrt(self.variance))
+        return math.hypot(BIAS[self.source], math.sqrt(self.variance))
