@@ -12,6 +12,7 @@ from dino_perception.messages.demand import Demand
 from dino_perception.messages.odometry import TF, transform
 from dino_perception.messages.topics import ON_GROUND, latched, need_pose, outputs
 from dino_perception.perception.depth_scale import DepthScale
+from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.odometry.cameras import Odometry
@@ -43,6 +44,7 @@ class Intake:
         """By what each camera's depth is multiplied."""
         self.odometry = Odometry()
         """Where each camera is."""
+        self._colours = FeatureColours(settings, perceiver)
         self._ground: dict[str, Obstacles | None] = {}
         """What each camera saw last of the ground, where somebody asked for it."""
         self._maps = Maps()
@@ -66,7 +68,7 @@ class Intake:
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
-        return self.depth_scale.scaled(percept, self.settings)
+        return self._colours.coloured(self.depth_scale.scaled(percept, self.settings), self.settings)
 
     def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
         """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
@@ -137,6 +139,7 @@ class Intake:
             "stamps": dict(self._last_stamp),
             "depth_scale": self.depth_scale.memory(),
             "odometry": self.odometry.memory(),
+            "colours": self._colours.memory(),
             "maps": self._maps.memory(),
             **self._demand.memory(),
         }
@@ -147,4 +150,5 @@ class Intake:
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
         self.odometry.recall(memory.get("odometry", {}))
+        self._colours.recall(memory.get("colours", {}))
         self._maps.recall(memory.get("maps", {}))
