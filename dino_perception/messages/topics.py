@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.detections import annotations, detections_2d, detections_3d
+from dino_perception.messages.odometry import odometry
 from dino_perception.messages.percepts import correspondences, image, label_info, occupancy_grid, point_cloud
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
@@ -107,6 +108,11 @@ def known(name: str) -> OutputTopic | None:
     """The topic that a full name ends with, below whatever node and camera; None for a foreign one."""
     found = [topic for short, topic in TOPICS.items() if name == short or name.endswith(f"/{short}")]
     return max(found, key=lambda topic: len(topic.name), default=None)
+
+
+def need_pose(names: Collection[str]) -> bool:
+    """Whether one of these topics needs the pose of the camera."""
+    return any(TOPICS[name].placed for name in names)
 
 
 def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> OutputTopic:
@@ -212,6 +218,7 @@ _ROWS = (
     ),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
+    OutputTopic("odometry", "nav_msgs/msg/Odometry", ("correspondences", "depth"), odometry, "odometry", placed=True),
     OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
     _overlay("descriptor"),
     OutputTopic("detections", "vision_msgs/msg/Detection2DArray", ("detection",), _boxes, "boxes"),
