@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "calibrate",
     "evaluate",
+    "odometry",
     "benchmark",
     "compile",
     "models",

@@ -52,7 +52,7 @@ class StaticFrames:
 
     def __init__(self, node: Node, transforms: type | None):
         """`transforms` is tf2_msgs/msg/TFMessage, None where that package is not installed."""
-        self._tree, self._lock = TransformTree(), threading.Lock()
+        self.tree, self._lock = TransformTree(), threading.Lock()
         if transforms is not None:
             latched = QoSProfile(
                 depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -63,11 +63,11 @@ class StaticFrames:
         """Metres of a frame's origin over that of the frame `ground`, along the latter's z; None when no fixed
         transforms lead from the one to the other. Any thread may ask."""
         with self._lock:
-            return self._tree.height(frame, ground)
+            return self.tree.height(frame, ground)
 
     def _add(self, message) -> None:
         with self._lock:
-            self._tree.add_fixed(message)
+            self.tree.add_fixed(message)
 
 
 def disagreement(by_depth: float | None, told: float | None, by: str) -> str:
