@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rosbags.serde import SerdeError
-
+from dino_perception.bags.robot import fixed_frames
 from dino_perception.bags.storage.problems import Problem
 from dino_perception.bags.storage.reader import BagReader
 from dino_perception.messages.intake import Height
@@ -15,14 +14,7 @@ from dino_perception.perception.transforms import TransformTree
 def height_in(bag: BagReader, settings: Settings) -> Height:
     """Metres of a frame over another by the bag's /tf_static, which is read through once, and only where the settings ask
     for a height that they do not say. A frame whose height it does not know is noted as a problem of the bag."""
-    tree = TransformTree()
-    if DepthScale.asks(settings):
-        topics = [name for name, topic in bag.topics.items() if name.endswith("/tf_static") and topic.count]
-        for record in bag.messages(topics) if topics else ():
-            try:
-                tree.add_fixed(bag.decode(record))
-            except (SerdeError, KeyError, ValueError) as error:
-                bag.note(Problem("", f"a message of {record.topic.name} is not understood: {error}"))
+    tree = fixed_frames(bag) if DepthScale.asks(settings) else TransformTree()
 
     def height(frame: str, ground: str) -> float | None:
         metres = tree.height(frame, ground)
