@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.measuring.driving import score
     from dino_perception.measuring.driving.course import course
+    from dino_perception.measuring.driving.obstacles import FINDERS
     from dino_perception.measuring.driving.world_drives import BLIND, PERCEPTION, PERFECT, drive_world
     from dino_perception.measuring.markdown_tables import check, fill, markdown
     from dino_perception.training.datasets.terrain import parse_seeds
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 drive_world(
                     course(seed, args.style),
                     door,
+                    FINDERS[args.by],
                     args.out,
                     video=not args.no_video,
                     most_frames=args.frames,
@@ -105,8 +107,9 @@ def _line(name: str, figures: dict[str, Any]) -> str:
 
 def _door(args: argparse.Namespace, stages: Any, stack: ExitStack) -> Callable:
     """What opens the way to the perception anew for each drive. Raises SettingError."""
-    from dino_perception.measuring.driving.obstacles import TOPICS
+    from dino_perception.measuring.driving.obstacles import FINDERS
 
+    topics = FINDERS[args.by].topics
     settings = configuration.settings_of(args)
     if args.direct:
         from dino_perception.measuring.driving.doors import DirectDoor
@@ -119,7 +122,7 @@ def _door(args: argparse.Namespace, stages: Any, stack: ExitStack) -> Callable:
 
         @contextmanager
         def direct():
-            yield DirectDoor(perceiver, settings, TOPICS)
+            yield DirectDoor(perceiver, settings, topics)
 
         return direct
     try:
@@ -134,4 +137,4 @@ def _door(args: argparse.Namespace, stages: Any, stack: ExitStack) -> Callable:
     files += [configuration.preset_file(args.preset)] if args.preset else []
     arguments = [word for file in files for word in ("--params-file", str(file))]
     arguments += [word for text in args.settings for word in ("-p", text.replace("=", ":=", 1))]
-    return lambda: node_door(TOPICS, arguments, args.out / "node.log")
+    return lambda: node_door(topics, arguments, args.out / "node.log")

@@ -11,7 +11,7 @@ import numpy as np
 from dino_perception.measuring.driving.course import CELL_COUNT, GRID, Course
 from dino_perception.measuring.driving.drive import FRAME_S, Moment, Record
 from dino_perception.measuring.driving.rover import LENGTH, WIDTH, Pose
-from dino_perception.measuring.driving.senses import Perceived
+from dino_perception.measuring.driving.senses import CAMERA, REACH, Perceived
 from dino_perception.models import palette
 
 SCALE = 3
@@ -97,6 +97,19 @@ def _legend(entries: list[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
     return strip
 
 
+def _marked(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The picture with the points (M, 3) of the optical frame that are near enough to count."""
+    points = points[np.linalg.norm(np.nan_to_num(points, nan=np.inf), axis=1) <= REACH]
+    at = np.rint((points @ CAMERA.k.T)[:, :2] / points[:, 2:]).astype(int)
+    at = at[((at >= 0) & (at < (CAMERA.width, CAMERA.height))).all(1)]
+    tint = np.zeros(picture.shape[:2], np.uint8)
+    tint[at[:, 1], at[:, 0]] = 1
+    tint = cv2.dilate(tint, np.ones((3, 3), np.uint8)) > 0
+    marked = picture.copy()
+    marked[tint] = (0.5 * marked[tint] + 0.5 * np.array(MARKED)).astype(np.uint8)
+    return marked
+
+
 class Video:
     """Written while one drives: what the camera sees with what is taken to be in the way, and the map beside it."""
 
@@ -117,9 +130,7 @@ class Video:
     def frame(self, moment: Moment) -> np.ndarray:
         """One frame (480, 1120, 3) uint8 RGB."""
         picture, closed = self._sense.last
-        left = cv2.resize(picture, (VIDEO_SIDE * 4 // 3, VIDEO_SIDE), interpolation=cv2.INTER_AREA)
-        marked = cv2.resize(closed.astype(np.uint8), left.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        left[marked] = (0.5 * left[marked] + 0.5 * np.array(MARKED)).astype(np.uint8)
+        left = _marked(picture, closed)
         above = self._map.draw(moment.closed)
         if moment.path is not None:
             self._map.line(above, moment.path, WANTED, 2)

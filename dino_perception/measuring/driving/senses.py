@@ -5,7 +5,7 @@ A sense is a callable: a View in, (X, Y) bool out, the cells of GRID that are cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from dino_perception.training.terrain.world import PinholeCamera
 
 REACH = 8.0
 """Metres from the camera within which anything is believed, the truth as well."""
+LEAST = 2
+"""Points that must lie in a cell before it counts."""
 CAMERA = PinholeCamera.of(WIDTH, HEIGHT, FIELD_OF_VIEW_DEG)
 """The sample drive's."""
 
@@ -68,25 +70,26 @@ class Perfect:
 
 class Perceived:
     """Steers by what the node says, live or not: `ask` is given a view and its picture (H, W, 3) uint8 RGB and returns
-    the node's messages by relative topic name; `find` tells from these what is in the way. `last` is what was said last:
-    the picture, and which of the cloud's pixels are in the way."""
+    the node's messages by relative topic name; `finder` tells from these what is in the way. `last` is the last picture,
+    and the points (M, 3) of the optical frame that are in the way in it."""
 
-    def __init__(self, course: Course, ask: Callable[[View, np.ndarray], dict[str, Any]], find: Finder):
-        self._course, self._ask, self._find, self._memory = course, ask, find, Memory()
+    def __init__(self, course: Course, ask: Callable[[View, np.ndarray], Mapping[str, Any]], finder: Finder):
+        self._course, self._ask, self._finder, self._memory = course, ask, finder, Memory()
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, view: View) -> np.ndarray:
         picture = self._course.world.render(view.camera[None], CAMERA, first_frame=view.number).rgb[0]
-        points, closed = self._find(self._ask(view, picture))
-        flat = in_odom(points, view.camera)
-        near = _near(flat, view)
-        self._memory.observe(counted(flat[near], 2), counted(flat[near & closed.ravel()], 2), view.base[:2, 3])
-        self.last = picture, closed
+        found = self._finder.find(self._ask(view, picture))
+        self.last = picture, found[1]
+        seen, closed = (
+            counted(points[_near(points, view)], LEAST) for points in (in_odom(p, view.camera) for p in found)
+        )
+        self._memory.observe(seen, closed, view.base[:2, 3])
         return self._memory.closed
 
 
 def in_odom(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """(h, w, 3) points of the optical frame as (h w, 3) of odom, float64."""
+    """(..., 3) points of the optical frame as (N, 3) of odom, float64."""
     return points.reshape(-1, 3).astype(np.float64) @ camera[:3, :3].T + camera[:3, 3]
 
 

@@ -25,6 +25,7 @@ PERCEPTION, PERFECT, BLIND = "the perception", "perfect perception", "blind"
 def drive_world(
     course: Course,
     door: Callable[[], AbstractContextManager[Ask]],
+    finder: Finder,
     out: Path,
     *,
     video: bool = True,
@@ -41,7 +42,7 @@ def drive_world(
     ever = np.zeros_like(course.closed)
     seed = course.world.seed
     with door() as ask:
-        sense = Perceived(course, ask, Finder())
+        sense = Perceived(course, ask, finder)
         film = Video(out / f"{seed}.mp4", course, sense) if video else None
 
         def watch(moment: Moment) -> None:
