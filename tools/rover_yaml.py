@@ -21,6 +21,9 @@ while the node runs; the others take effect when the node is configured. `ros2 p
 The name and namespace of the node are yours: /** fits them all."""
 GROUPS = {
     "points": "~/points",
+    "robot": "What YOUR robot can do: ~/obstacles, ~/ground and ~/traversability go by it.",
+    "obstacles": "~/obstacles and the ground below them",
+    "traversability": "~/traversability, the map that any Nav2 reads",
     "domain": "Whether a frame looks like what a head was trained on.",
     "overlay": "The pictures for people; each is drawn only while somebody watches it.",
     "segmentation": "Heads: one group for each name in `heads`.",

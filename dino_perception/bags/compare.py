@@ -20,6 +20,8 @@ TOLERANCES = {
     "depth": (0.0, "largest mean relative depth difference of a frame, and share of pixels known in only one"),
     "camera": (0.0, "largest difference of a value of CameraInfo, in pixels"),
     "points": (0.0, "largest mean distance of a frame's points in metres, and share of points that exist in only one"),
+    "scattered": (0.0, "largest share of a frame's scattered points without one within about 5 cm in the other bag"),
+    "grid": (0.0, "largest share of a map's cells that differ"),
     "matches": (0.0, "largest share of a frame's matches without one within 1 pixel at both ends in the other bag"),
     "overlay": (0.0, "largest mean difference of a picture, in grey levels"),
     "vector": (0.0, "largest difference of a frame's descriptor, as 1 - cosine"),

@@ -123,6 +123,33 @@ def _cloud(message: Any) -> np.ndarray:
     return np.frombuffer(message.data, layout).reshape(message.height, message.width)
 
 
+def _scattered(x: Any, y: Any) -> dict[str, float]:
+    """Points of one cloud that have no partner within 5 cm in the other, as a share of all."""
+    p, q = (np.stack([cloud[axis] for axis in "xyz"], -1).reshape(-1, 3) for cloud in (_cloud(x), _cloud(y)))
+    total = len(p) + len(q)
+    if not total:
+        return _header(x, y)
+    places = [np.unique(np.round(points / 0.05).astype(np.int64), axis=0) for points in (p, q)]
+    alone = sum(_far_from(a, b) for a, b in (places, places[::-1]))
+    return {"alone": alone / max(1, sum(map(len, places))), **_header(x, y)}
+
+
+def _far_from(left: np.ndarray, right: np.ndarray) -> int:
+    """How many of the cells (N, 3) have none of the other cells in them or beside them."""
+    steps = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    near = {tuple(cell) for cell in (right[:, None] + steps).reshape(-1, 3).tolist()}
+    return sum(tuple(cell) not in near for cell in left.tolist())
+
+
+def _grid(x: Any, y: Any) -> dict[str, float]:
+    p, q = (np.asarray(m.data, np.int8).reshape(m.info.height, m.info.width) for m in (x, y))
+    _same_shape(p, q)
+    a, b = ((m.info.resolution, m.info.origin.position.x, m.info.origin.position.y) for m in (x, y))
+    if a != b:
+        return {"cells": float("inf")}
+    return {"cells": float((p != q).mean()), **_header(x, y)}
+
+
 def _labels(x: Any, y: Any) -> dict[str, float]:
     """Classes and threshold; the stamp only says since when they hold."""
     a, b = (([(c.class_id, c.class_name) for c in m.class_map], m.threshold) for m in (x, y))
@@ -168,6 +195,8 @@ MEASURES: Mapping[str, tuple[str, Measure]] = {
     "picture": ("overlay", _overlay),
     "camera": ("camera", _camera),
     "points": ("points", _points),
+    "scattered": ("scattered", _scattered),
+    "grid": ("grid", _grid),
     "matches": ("matches", _matches),
     "classes": ("", _labels),
     "vector": ("vector", _vector),

@@ -189,7 +189,7 @@ class Replay:
         except (ImageError, FrameError) as error:
             self._bad.setdefault(camera, []).append(str(error))
             return None, (), 0.0
-        percept = self._intake.scaled(percept)
+        percept = self._intake.followed(self._intake.scaled(percept), order.topics)
         spent = time.perf_counter() - begun
         self._perceive_s += spent
         return percept, order.topics, spent

@@ -38,9 +38,9 @@ class Run:
 
 
 def output_topics() -> dict[str, str]:
-    """Full name -> type of everything one camera's node publishes."""
+    """Full name -> type of everything one camera's node publishes of the sample drive."""
     return {
-        **{f"{NODE}/{name}": topic.type for name, topic in offered(Settings().heads).items()},
+        **{f"{NODE}/{name}": topic.type for name, topic in offered(Settings().heads).items() if not topic.placed},
         "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
     }
 

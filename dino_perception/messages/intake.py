@@ -3,15 +3,18 @@ frames give the same messages through either."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.topics import latched, outputs
+from dino_perception.messages.topics import ON_GROUND, latched, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import Percept
+from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.traversability import Maps
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self._ground: dict[str, Obstacles | None] = {}
+        """What each camera saw last of the ground, where somebody asked for it."""
+        self._maps = Maps()
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -53,6 +59,32 @@ class Intake:
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
         return self.depth_scale.scaled(percept, self.settings)
+
+    def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
+        """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
+        in order, by one thread."""
+        if not ON_GROUND & set(topics):
+            return percept
+        found = obstacles(percept, self.settings)
+        self._ground[percept.frame.camera] = found
+        grid = self._maps.see(percept, found, self.settings) if "traversability" in topics else None
+        return dataclasses.replace(percept, obstacles=found, traversability=grid)
+
+    def ground(self, camera: str) -> dict[str, Any]:
+        """The ground that a camera saw last, for diagnostics; empty where nobody asked for it."""
+        if camera not in self._ground:
+            return {}
+        found = self._ground[camera]
+        if found is None:
+            return {"ground": "not seen"}
+        plane = found.ground.plane
+        return {
+            "ground": "seen",
+            "ground normal (optical)": " ".join(f"{value:.3f}" for value in plane.normal),
+            "ground slope [deg]": found.ground.slope,
+            "ground below camera [m]": plane.height,
+            "pixels in the way": int(found.mask.sum()),
+        }
 
     def goes_back(self, camera: str, stamp_ns: int) -> bool:
         """Whether `order` will find that the camera's time went back, and reset its tracks."""
@@ -78,15 +110,22 @@ class Intake:
         """Time starts anew: forget tracks, rates and stamps."""
         self._demand.reset()
         self.depth_scale.reset()
+        self._maps.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
     def memory(self) -> dict[str, Any]:
         """What rates and stamps remember, as plain data."""
-        return {"stamps": dict(self._last_stamp), "depth_scale": self.depth_scale.memory(), **self._demand.memory()}
+        return {
+            "stamps": dict(self._last_stamp),
+            "depth_scale": self.depth_scale.memory(),
+            "maps": self._maps.memory(),
+            **self._demand.memory(),
+        }
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
+        self._maps.recall(memory.get("maps", {}))

@@ -9,6 +9,7 @@ import numpy as np
 
 from dino_perception.models.label_sets import Label
 from dino_perception.perception.frame import Correspondences
+from dino_perception.perception.traversability import TraversabilityGrid
 
 _POINT_FIELD = {"uint8": 2, "uint32": 6, "float32": 7}  # sensor_msgs/PointField's numbers
 
@@ -45,8 +46,9 @@ def image(types: Any, header: Any, pixels: np.ndarray, encoding: str) -> Any:
     )
 
 
-def point_cloud(types: Any, header: Any, cloud: np.ndarray) -> Any:
-    """An organised sensor_msgs/PointCloud2 from an (H, W) structured array; its fields become the point's fields."""
+def point_cloud(types: Any, header: Any, cloud: np.ndarray, dense: bool = False) -> Any:
+    """A sensor_msgs/PointCloud2 from an (H, W) structured array; its fields become the point's fields. `dense`: no point is
+    NaN."""
     height, width = cloud.shape
     cloud = np.ascontiguousarray(cloud)
     fields = [
@@ -64,7 +66,24 @@ def point_cloud(types: Any, header: Any, cloud: np.ndarray) -> Any:
         point_step=step,
         row_step=step * width,
         data=cloud.reshape(-1).view(np.uint8),
-        is_dense=False,
+        is_dense=dense,
+    )
+
+
+def occupancy_grid(types: Any, header: Any, grid: TraversabilityGrid) -> Any:
+    """The nav_msgs/OccupancyGrid of a map: -1 unknown, 0 free to 100 closed."""
+    corner = types.make("geometry_msgs/msg/Point", x=float(grid.x), y=float(grid.y), z=0.0)
+    upright = types.make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+    info = types.make(
+        "nav_msgs/msg/MapMetaData",
+        map_load_time=header.stamp,
+        resolution=float(np.float32(grid.resolution)),  # as the message holds it
+        width=grid.cells.shape[1],
+        height=grid.cells.shape[0],
+        origin=types.make("geometry_msgs/msg/Pose", position=corner, orientation=upright),
+    )
+    return types.make(
+        "nav_msgs/msg/OccupancyGrid", header=header, info=info, data=np.ascontiguousarray(grid.cells).reshape(-1)
     )
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
-from dino_perception.messages.percepts import correspondences, image, label_info, point_cloud
+from dino_perception.messages.percepts import correspondences, image, label_info, occupancy_grid, point_cloud
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
 from dino_perception.perception.frame import Percept, array_of
+from dino_perception.perception.ground_drawing import ground_overlay
+from dino_perception.perception.obstacles import obstacle_points
 from dino_perception.perception.points import perceive_points
 from dino_perception.perception.settings import Settings
 
@@ -40,6 +42,12 @@ class OutputTopic:
     kind: str = "data"
     output: str = ""
     """The one array that it shows; a head of the kind need not give it."""
+    followed: bool = False
+    """Whether it shows what is made of the whole percept and of frames before (Intake.followed), so that it waits for
+    every head that was asked."""
+
+    placed: bool = False
+    """Whether it needs the pose of the camera, which its odometry then follows; correspondences are among its heads."""
 
     @property
     def latched(self) -> bool:
@@ -84,7 +92,8 @@ def offered(heads: Collection[str]) -> dict[str, OutputTopic]:
 
 def waiting(heads: Collection[str]) -> frozenset[str]:
     """The topics that wait for the answer of one of these heads."""
-    return frozenset(name for name, topic in TOPICS.items() if set(heads) & set(topic.heads))
+    heads = set(heads)
+    return frozenset(name for name, topic in TOPICS.items() if heads & set(topic.heads) or (heads and topic.followed))
 
 
 def of_kind(kind: str) -> tuple[str, ...]:
@@ -126,6 +135,23 @@ def _points(types: Any, header: Any, percept: Percept, settings: Settings) -> An
     return None if cloud is None else point_cloud(types, header, cloud)
 
 
+def _obstacles(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    if percept.obstacles is None:
+        return None
+    points = obstacle_points(percept, percept.obstacles, settings.obstacles.min_confidence)
+    return point_cloud(types, header, points[None], dense=True)
+
+
+def _ground(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return image(types, header, ground_overlay(percept, settings), "rgb8") if percept.obstacles is not None else None
+
+
+def _traversability(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    if percept.traversability is None:
+        return None
+    return occupancy_grid(types, types.header(percept.frame.stamp_ns, ODOM), percept.traversability)
+
+
 def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
     return correspondences(types, header, percept.correspondences)
 
@@ -139,6 +165,9 @@ def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, specs["segmentation"].labels)
 
 
+ODOM = "odom"
+"""The frame of the map (REP 105)."""
+
 _ROWS = (
     _image("segmentation", "mask", "labels", "mono8"),
     _image("segmentation", "confidence", "levels", "mono8"),
@@ -151,6 +180,21 @@ _ROWS = (
     OutputTopic("depth/camera_info", "sensor_msgs/msg/CameraInfo", (), _camera, "camera"),
     _overlay("depth"),
     OutputTopic("points", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _points, "points"),
+    OutputTopic(
+        "obstacles", "sensor_msgs/msg/PointCloud2", ("depth", "segmentation"), _obstacles, "scattered", followed=True
+    ),
+    OutputTopic(
+        "ground", "sensor_msgs/msg/Image", ("depth", "segmentation"), _ground, "picture", "picture", followed=True
+    ),
+    OutputTopic(
+        "traversability",
+        "nav_msgs/msg/OccupancyGrid",
+        ("depth", "segmentation", "correspondences"),
+        _traversability,
+        "grid",
+        followed=True,
+        placed=True,
+    ),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
     OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
@@ -159,3 +203,5 @@ _ROWS = (
 TOPICS: Mapping[str, OutputTopic] = {topic.name: topic for topic in _ROWS}
 """Every output topic by its name below the node's (and camera's) namespace, in the order in which a frame's messages are
 written."""
+ON_GROUND = frozenset(name for name, topic in TOPICS.items() if topic.followed)
+"""The topics that need the local ground."""

@@ -38,7 +38,7 @@ def segmentation_overlay(percept: Percept, settings: Settings) -> np.ndarray:
 
 def _tinted(percept: Percept, settings: Settings, mask: np.ndarray, confidence, labels: Sequence[Label]) -> np.ndarray:
     """Class ids (h, w) over the image; `confidence` (h, w) uint8, or one for all."""
-    picture, scale = _canvas(percept)
+    picture, scale = canvas(percept)
     colours = np.zeros((256, 3), np.uint8)
     known = np.zeros(256, bool)
     for label in labels:
@@ -49,12 +49,12 @@ def _tinted(percept: Percept, settings: Settings, mask: np.ndarray, confidence, 
     alpha = settings.overlay.alpha
     strength = np.where(border, min(1.0, alpha + 0.4), alpha * (0.4 + 0.6 / 255 * confidence))
     strength[~known[mask]] = 0
-    strength = _enlarged(strength.astype(np.float32), percept, picture, scale)
-    picture = cv2.blendLinear(picture, _enlarged(colours[mask], percept, picture, scale), 1 - strength, strength)
+    strength = enlarged(strength.astype(np.float32), percept, picture, scale)
+    picture = cv2.blendLinear(picture, enlarged(colours[mask], percept, picture, scale), 1 - strength, strength)
     if settings.overlay.legend:
         count = np.bincount(mask.ravel(), minlength=256)
         seen = [label for label in labels if count[label.id]]
-        _legend(picture, [(f"{label.name} {100 * count[label.id] / count.sum():.0f}%", label.colour) for label in seen])
+        legend(picture, [(f"{label.name} {100 * count[label.id] / count.sum():.0f}%", label.colour) for label in seen])
     return picture
 
 
@@ -66,12 +66,12 @@ def depth_overlay(percept: Percept, settings: Settings) -> np.ndarray:
 
 
 def _ramped(percept: Percept, settings: Settings, metres: np.ndarray) -> np.ndarray:
-    picture, scale = _canvas(percept)
+    picture, scale = canvas(percept)
     far = max(settings.points.max_range, 2 * NEAREST)
     colours, known = depth_colours(metres, far)
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 3
-    picture = _enlarged(colours, percept, picture, scale)
-    cv2.copyTo(grey, _enlarged((~known).astype(np.uint8), percept, picture, scale), picture)
+    picture = enlarged(colours, percept, picture, scale)
+    cv2.copyTo(grey, enlarged((~known).astype(np.uint8), percept, picture, scale), picture)
     if settings.overlay.legend:
         _depth_scale(picture, far)
     return picture
@@ -90,7 +90,7 @@ def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     """(H, W, 3) uint8 RGB: the image in grey, and for each match a line from where the point was in the reference to
     where it is, coloured by its score (dark 0.5 and less, bright 1)."""
     matches = percept.correspondences
-    picture, scale = _canvas(percept)
+    picture, scale = canvas(percept)
     picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = (picture * np.float32(0.7)).astype(np.uint8)
     shift = 4  # OpenCV draws at fractions of a pixel: integers with `shift` fractional bits
@@ -106,13 +106,13 @@ def correspondences_overlay(percept: Percept, settings: Settings) -> np.ndarray:
         cv2.circle(picture, b, round(1.6 * 2**shift), colour, -1, cv2.LINE_AA, shift)
     if settings.overlay.legend:
         age = (percept.frame.stamp_ns - matches.reference_stamp_ns) * 1e-9
-        _legend(picture, [(f"{len(matches.x)} matches with {age:.2f} s ago", None)])
+        legend(picture, [(f"{len(matches.x)} matches with {age:.2f} s ago", None)])
     return picture
 
 
 def _barred(percept: Percept, settings: Settings, vector: np.ndarray) -> np.ndarray:
     """A vector (D,) as bars from left to right on a dark plate at the lower edge, up for above zero."""
-    picture, _ = _canvas(percept)
+    picture, _ = canvas(percept)
     height, width = picture.shape[:2]
     plate = picture[height - height // 4 :]
     plate //= 4
@@ -125,7 +125,7 @@ def _barred(percept: Percept, settings: Settings, vector: np.ndarray) -> np.ndar
 
 def _boxed(percept: Percept, settings: Settings, boxes: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
     """Boxes (N, 6) in pixels of the image, each with its class and score."""
-    picture, scale = _canvas(percept)
+    picture, scale = canvas(percept)
     known = {label.id: label for label in labels}
     for left, top, right, bottom, score, number in boxes.tolist():
         label = known.get(int(number))
@@ -153,7 +153,7 @@ BY_MEANING = {
 """The pictures of all others, by what their first array means (models/outputs.py)."""
 
 
-def _canvas(percept: Percept) -> tuple[np.ndarray, np.ndarray]:
+def canvas(percept: Percept) -> tuple[np.ndarray, np.ndarray]:
     """The image at the pictures' size, and the scale (x, y) from image to picture pixels."""
     image = percept.frame.image
     height, width = image.shape[:2]
@@ -163,7 +163,7 @@ def _canvas(percept: Percept) -> tuple[np.ndarray, np.ndarray]:
     return picture, np.array([size[0] / width, size[1] / height])
 
 
-def _enlarged(grid: np.ndarray, percept: Percept, picture: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def enlarged(grid: np.ndarray, percept: Percept, picture: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The output pixel that each picture pixel lies in."""
     output = percept.output_scale or (grid.shape[1] / percept.frame.image.shape[1],
                                       grid.shape[0] / percept.frame.image.shape[0])  # fmt: skip
@@ -178,7 +178,7 @@ def _viridis() -> np.ndarray:
     return np.ascontiguousarray(bgr[:, 0, ::-1])
 
 
-def _legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int] | None]]) -> None:
+def legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int] | None]]) -> None:
     """Writes lines of text, each with a swatch of its colour, on a dark plate in the lower left corner."""
     if not entries:
         return

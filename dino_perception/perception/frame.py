@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dino_perception.models.label_sets import Label
 from dino_perception.models.outputs import Output
+from dino_perception.perception.pose import Pose
+
+if TYPE_CHECKING:  # both are made of percepts
+    from dino_perception.perception.obstacles import Obstacles
+    from dino_perception.perception.traversability import TraversabilityGrid
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,12 @@ class Percept:
     strangeness: Mapping[str, float] = field(default_factory=dict)
     """Head -> how unlike its training the frame is: over 1, it had better not be believed. Heads whose files do not know
     what they were trained on are not here."""
+    pose: Pose | None = None
+    """Where the camera stands in odom, once its odometry has seen the frame; None where there is none."""
+    obstacles: Obstacles | None = None
+    """The ground and what is in the way on it, where somebody asked for it and ground was seen."""
+    traversability: TraversabilityGrid | None = None
+    """The map of where one can drive with this frame in it, where somebody asked for it and the pose is known."""
 
     def answer(self, head: str) -> Any:
         """What this head said; None when it did not run."""

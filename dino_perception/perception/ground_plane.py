@@ -59,10 +59,12 @@ def ground_plane(percept: Percept, classes: Collection[str] = GROUND) -> GroundP
     return fit(points, np.isin(percept.segmentation.mask, known))
 
 
-def fit(points: np.ndarray, ground: np.ndarray, *, seed: int = 0) -> GroundPlane | None:
+def fit(
+    points: np.ndarray, ground: np.ndarray, *, seed: int = 0, most: int = MOST, hypotheses: int = HYPOTHESES
+) -> GroundPlane | None:
     """The plane of (h, w, 3) points in the optical frame, metres, NaN where unknown, of those that are `ground` (h, w).
 
-    None when fewer than `LEAST` of them are near, or when less than half of them agree on a plane below the camera.
+    At most `most` points are looked at, and so many `hypotheses`. None when fewer than `LEAST` of them are near, or when less than half of them agree on a plane below the camera.
     The same input gives the same plane.
     """
     with np.errstate(invalid="ignore"):
@@ -71,9 +73,9 @@ def fit(points: np.ndarray, ground: np.ndarray, *, seed: int = 0) -> GroundPlane
     if len(chosen) < LEAST:
         return None
     generator = np.random.default_rng(seed)
-    if len(chosen) > MOST:
-        chosen = chosen[generator.choice(len(chosen), MOST, replace=False)]
-    plane = _refined(_best(chosen, generator), chosen)
+    if len(chosen) > most:
+        chosen = chosen[generator.choice(len(chosen), most, replace=False)]
+    plane = _refined(_best(chosen, generator, hypotheses), chosen)
     if plane is None:
         return None
     agreeing = float((np.abs(chosen @ plane - 1) < AGREES).mean())
@@ -83,9 +85,9 @@ def fit(points: np.ndarray, ground: np.ndarray, *, seed: int = 0) -> GroundPlane
     return GroundPlane(normal, float(height), agreeing) if agreeing >= 0.5 and normal[1] < -0.2 else None
 
 
-def _best(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _best(points: np.ndarray, generator: np.random.Generator, hypotheses: int) -> np.ndarray:
     """The hypothesis that most points agree with."""
-    triples = points[generator.integers(0, len(points), (HYPOTHESES, 3))]
+    triples = points[generator.integers(0, len(points), (hypotheses, 3))]
     sound = np.abs(np.linalg.det(triples)) > 1e-6
     planes = np.linalg.solve(triples[sound], np.ones((int(sound.sum()), 3, 1)))[..., 0]
     if not len(planes):

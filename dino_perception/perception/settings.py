@@ -109,6 +109,53 @@ class PointSettings:
 
 
 @dataclass(frozen=True)
+class RobotSettings:
+    step: float = setting(
+        0.2,
+        "Metres up or down that the robot's wheels take: what is more is an obstacle.",
+        low=0.01,
+        high=10.0,
+        live=True,
+    )
+    max_slope: float = setting(
+        25.0, "Degrees that the robot climbs: steeper ground is an obstacle.", low=1.0, high=89.0, live=True
+    )
+    height: float = setting(
+        1.6,
+        "Height of the robot in metres: what is higher over the ground is passed under.",
+        low=0.05,
+        high=100.0,
+        live=True,
+    )
+    width: float = setting(
+        0.7, "Width of the robot in metres: slopes are those of ground so wide.", low=0.05, high=100.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class ObstacleSettings:
+    max_range: float = setting(
+        8.0, "Metres ahead up to which ~/obstacles, ~/ground and ~/traversability look.", low=1.0, high=50.0, live=True
+    )
+    min_confidence: float = setting(
+        0.3, "Least confidence (0..1) of a point of ~/obstacles.", low=0.0, high=1.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class TraversabilitySettings:
+    size: float = setting(12.0, "Side of the map in metres; the camera is in its middle.", low=1.0, high=100.0)
+    resolution: float = setting(0.1, "Metres a cell.", low=0.05, high=2.0)
+    decay: float = setting(
+        30.0,
+        "Seconds after which what was seen counts about a third; what counts too little is unknown again. 0: never.",
+        low=0.0,
+        high=86400.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class DomainSettings:
     check: bool = setting(
         True,
@@ -206,6 +253,9 @@ class Settings:
         False, "Run a backbone or head without trained weights, for trying things out; its outputs mean nothing."
     )
     points: PointSettings = field(default_factory=PointSettings)
+    robot: RobotSettings = field(default_factory=RobotSettings)
+    obstacles: ObstacleSettings = field(default_factory=ObstacleSettings)
+    traversability: TraversabilitySettings = field(default_factory=TraversabilitySettings)
     domain: DomainSettings = field(default_factory=DomainSettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
     head: Mapping[str, HeadSettings] = field(

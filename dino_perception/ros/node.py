@@ -293,6 +293,8 @@ class PerceptionNode(PatientLifecycleNode):
             self._worker is not None,
             self._mast(camera),
         )
+        ground = self._intake.ground(camera) if self._intake is not None else {}
+        finding = finding._replace(values={**finding.values, **ground})
         depth = self._settings.head.get("depth")
         if depth is None or not depth.camera_height_scaling:
             return finding

@@ -175,6 +175,7 @@ class Worker:
         percepts = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
         for stage_ms in {id(p.stage_ms): p.stage_ms for p in percepts}.values():  # frames of one pass share theirs
             self._account.spent(stage_ms)
+        percepts = [self._intake.followed(percept, batch.topics[percept.frame.camera]) for percept in percepts]
         for percept in percepts:
             self._delivery.send(percept, parts[percept.frame.camera])
         self._perceiver.prepare()

@@ -91,13 +91,14 @@ def both(tmp_path_factory, ros):
             infos.publish(info)
             time.sleep(0.1)  # another topic: it could arrive behind the image
             images.publish(image)
-            data = [name for name, about in TOPICS.items() if not about.latched]
+            data = [name for name, about in TOPICS.items() if not about.latched and not about.followed]
             wait_for(
                 lambda: all(len(heard[name]) == number + 1 for name in data),
                 f"every output of frame {number}",
                 TIMEOUT_S,
             )
         wait_for(lambda: heard["segmentation/label_info"], "the labels")
+        time.sleep(0.5)  # what comes only where ground is seen comes with the matches
         offered = {name: client.node.get_publishers_info_by_topic(NODE + name)[0].qos_profile for name in TOPICS}
         del subscriptions
     finally:
@@ -132,7 +133,10 @@ def canonical(raw, kind):
 def test_every_message_has_the_same_bytes(both, name):
     heard, output, _, result = both
     ours, kind = replayed(output, name), TOPICS[name].type
-    assert result.figures["frames_out"] == len(ours) == len(heard[name]) == 7
+    if TOPICS[name].followed:  # there is one where ground was seen, and the place is known
+        assert len(ours) == len(heard[name])
+    else:
+        assert result.figures["frames_out"] == len(ours) == len(heard[name]) == 7
     for live, replay in zip(heard[name], ours):
         assert len(replay) <= len(live) <= len(replay) + 7
         assert canonical(live, kind) == replay
@@ -160,10 +164,11 @@ def test_the_matches_are_real_ones(both):
 
 
 def test_topics_and_qos_in_the_bag_are_what_the_node_offers(both):
-    _, output, offered, _ = both
+    heard, output, offered, _ = both
+    silent = {name for name, about in TOPICS.items() if about.followed and not heard[name]}
     with BagReader(output) as bag:
         own = {name.removeprefix(NODE): topic for name, topic in bag.topics.items() if name.startswith(NODE)}
-    assert set(own) == set(TOPICS)
+    assert set(own) == set(TOPICS) - silent
     for name, topic in own.items():
         assert topic.type == TOPICS[name].type
         assert topic.latched == (offered[name].durability == DurabilityPolicy.TRANSIENT_LOCAL)

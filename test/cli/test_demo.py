@@ -16,7 +16,7 @@ from dino_perception.measuring.demo_run import NODE, output_topics  # noqa: E402
 from dino_perception.messages.topics import offered  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 
-TOPICS = offered(Settings().heads)
+TOPICS = [name for name, topic in offered(Settings().heads).items() if not topic.placed]
 
 SMALL = {
     "engine": "torch",

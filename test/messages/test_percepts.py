@@ -19,7 +19,11 @@ from dino_perception.perception.frame import (
     Percept,
     Segmentation,
 )
+from dino_perception.perception.ground_plane import GroundPlane
+from dino_perception.perception.local_ground import LocalGround
+from dino_perception.perception.obstacles import Obstacles
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.traversability import TraversabilityGrid
 
 LABELS = (Label(0, "soil", (200, 150, 80)), Label(4, "sky", (90, 160, 255)))
 STAMP = 1_700_000_000_123_456_789
@@ -52,7 +56,23 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
             rng.random(matches, np.float32),
         ),
     )
+    full["obstacles"] = seen_ground(rng, height, width)
+    full["traversability"] = TraversabilityGrid(rng.integers(-1, 101, (7, 7), np.int8), -1.3, 2.25, 0.1)
     return Percept(frame, height, width, output_camera=model if camera else None, **{**full, **absent})
+
+
+def seen_ground(rng, height, width):
+    """Ground where anything may be in the way; at least one pixel is."""
+    points = rng.uniform(-3, 3, (height, width, 3)).astype(np.float32)
+    kind = rng.choice(np.array([1, 2], np.uint8), (height, width))
+    kind[0, 0] = 2
+    plane = GroundPlane(np.array([0.0, -1, 0]), 1.1, 1.0)
+    grid = np.zeros((4, 6), np.float32)
+    rotation = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    ground = LocalGround(
+        plane, rotation, 1.1, grid, grid > 0, grid, grid, points, points[..., 2], kind > 9, 1, 30.0
+    )  # fmt: skip
+    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), points[..., 2])
 
 
 def written(types, p, names=DATA):
@@ -151,14 +171,19 @@ def test_rclpy_arrays_are_set_without_a_walk_over_their_elements():
     assert messages["correspondences"].track_id.typecode == "Q" and messages["correspondences"].x.typecode == "f"
 
 
+MAPS = {name for name in DATA if topics.TOPICS[name].placed}
+"""What is told of odom and not of the camera."""
+
+
 def test_one_stamp_one_frame_one_size():
     p = percept()
     messages = written(RosbagsTypes(), p)
     assert set(messages) == set(DATA)
     for message in messages.values():
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(STAMP, 10**9)
-        assert message.header.frame_id == "front_optical"
-    for name in set(DATA) - {"correspondences"}:
+    for name in set(DATA) - MAPS:
+        assert messages[name].header.frame_id == "front_optical"
+    for name in set(DATA) - {"correspondences", "obstacles"} - MAPS:
         assert (messages[name].height, messages[name].width) == (p.output_height, p.output_width)
 
 
@@ -206,7 +231,13 @@ def test_a_head_that_did_not_run_has_no_message():
         "segmentation/mask",
         "segmentation/confidence",
     }
-    assert set(written(types, percept(depth=None))) == set(DATA) - {"depth/image", "depth/confidence", "points"}
+    assert set(written(types, percept(depth=None))) == set(DATA) - {
+        "depth/image",
+        "depth/confidence",
+        "points",
+        "obstacles",
+        "traversability",
+    }
     assert "correspondences" not in written(types, percept(correspondences=None))
 
 

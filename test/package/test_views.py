@@ -13,6 +13,8 @@ from dino_perception.share import share
 
 TOPICS = offered(Settings().heads)
 
+DISPLAYS = {"OccupancyGrid": "Map"}
+"""The display of a type, where it has another name."""
 PICTURES = {f"/dino_perception/{name}" for name in TOPICS if name.endswith("/overlay")} | {"/dino_perception/points"}
 
 
@@ -50,7 +52,8 @@ def test_every_shown_topic_is_one_the_node_publishes():
     displays = [d for d in rviz()["Visualization Manager"]["Displays"] if "Topic" in d]
     assert {d["Topic"]["Value"] for d in displays} | foxglove_topics() <= set(published)
     for display in displays:
-        assert display["Class"] == f"rviz_default_plugins/{published[display['Topic']['Value']]}"
+        kind = published[display["Topic"]["Value"]]
+        assert display["Class"] == f"rviz_default_plugins/{DISPLAYS.get(kind, kind)}"
 
 
 def test_rviz_asks_for_no_more_than_is_offered():

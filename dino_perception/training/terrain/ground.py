@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from dino_perception.training.terrain.hazards import dug, long_hills, trench_lines
 from dino_perception.training.terrain.noise import bilinear, resample, rotation, smoothstep, spectral, stream, uniform
 from dino_perception.training.terrain.styles import Style
 
@@ -25,9 +26,13 @@ class Ground:
     it.
     """
 
-    def __init__(self, seed: int, style: Style, device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int, style: Style, device: torch.device | str = "cpu", *, slope: float = 0.0, ditches: int = 0
+    ):
+        """`slope`: long hills whose flanks are that steep (degrees) lie over everything. `ditches`: so many trenches
+        cross the middle of the world. The rest of the world is the same with and without."""
         self.device = torch.device(device)
-        self.seed, self.style = seed, style
+        self.seed, self.style, self.slope = seed, style, slope
         draw = stream(seed, "ground")
         self.roughness = uniform(draw, *style.roughness)
         axis = [(torch.arange(SIZE, device=self.device) - (SIZE - 1) / 2) * cell for cell in CELLS]
@@ -52,6 +57,7 @@ class Ground:
         ripples = self._ripples(draw)
         beds = uniform(draw, 3.0, 9.0)
         slabs = Slabs(stream(seed, "slabs"), uniform(draw, *style.slab), self.device)
+        trenches = trench_lines(seed, ditches)
         for level in range(3):
             ground = base[level] + craters[level] + step * _terrace(steps[level].clamp(-0.5, 4.0) / 0.55)
             slab, slab_tone = slabs.grid(level, axis[level], rock[level], self._fade[level])
@@ -62,6 +68,8 @@ class Ground:
             drift = smooth[level] + craters[level] + (0.13 * sand[level] - 0.015).clamp(-0.3, 0.12) - ground
             drift = drift + ripples[level] * smoothstep(0.0, 0.10, drift)
             height = ground + torch.maximum(drift, slab).clamp_min(0.0)
+            if trenches and level < 2:
+                height = height - dug(trenches, axis[level]) * self._fade[level]
             sand_over, bedrock_over = drift - slab.clamp_min(0.0), slab - drift.clamp_min(0.0)
             gy, gx = torch.gradient(height, spacing=CELLS[level])
             heights.append(height)
@@ -124,6 +132,8 @@ class Ground:
         hills = torch.lerp(hills, bed * _terrace(course, 0.55), 0.55 * style.mesas)
         near = 0.008 + 0.992 * smoothstep(40.0, 330.0, radius)
         h2 = hills * near + rough * 3.0 * middle
+        if self.slope:
+            h2 = h2 + long_hills(self.seed, self.slope, x, y)
         centre = h2[SIZE // 2 - 8 : SIZE // 2 + 8, SIZE // 2 - 8 : SIZE // 2 + 8].mean()
         h2 = h2 - centre
         s1 = resample(h2, CELLS[2], SIZE, CELLS[1])

@@ -66,17 +66,25 @@ class Rendered:
 
 
 class World:
-    """One landscape under one light. `relight` gives another hour of the same landscape cheaply."""
+    """One landscape under one light. `relight` gives another hour of the same landscape cheaply. `slope` (degrees) and
+    `ditches` (how many) make the ground harder to drive on: see Ground."""
 
     def __init__(
-        self, seed: int, style: str = "mars", device: torch.device | str = "cpu", light_seed: int | None = None
+        self,
+        seed: int,
+        style: str = "mars",
+        device: torch.device | str = "cpu",
+        light_seed: int | None = None,
+        *,
+        slope: float = 0.0,
+        ditches: int = 0,
     ):
         if style not in STYLES:
             raise ValueError(f"unknown terrain style '{style}'; accepted: {', '.join(STYLES)}")
         self.seed, self.style_name, self.style = seed, style, STYLES[style]
         self.device = torch.device(device)
         with torch.inference_mode():
-            self.ground = Ground(seed, self.style, self.device)
+            self.ground = Ground(seed, self.style, self.device, slope=slope, ditches=ditches)
             self.rocks = Rocks(seed, self.style, self.ground)
             self.raised = raised_grids(self.ground, self.rocks)
             """The heights of the three levels with the rocks on them, (SIZE, SIZE) each, rows along y."""
