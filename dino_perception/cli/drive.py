@@ -108,9 +108,10 @@ def _line(name: str, figures: dict[str, Any]) -> str:
 def _door(args: argparse.Namespace, stages: Any, stack: ExitStack) -> Callable:
     """What opens the way to the perception anew for each drive. Raises SettingError."""
     from dino_perception.measuring.driving.obstacles import FINDERS
+    from dino_perception.measuring.driving.rover import PARAMETERS
 
     topics = FINDERS[args.by].topics
-    settings = configuration.settings_of(args)
+    settings = configuration.settings_of(args, **PARAMETERS)  # of the rover that is driven
     if args.direct:
         from dino_perception.measuring.driving.doors import DirectDoor
         from dino_perception.perception.perceiver import Perceiver
@@ -136,5 +137,8 @@ def _door(args: argparse.Namespace, stages: Any, stack: ExitStack) -> Callable:
     files = [args.config] if args.config else []
     files += [configuration.preset_file(args.preset)] if args.preset else []
     arguments = [word for file in files for word in ("--params-file", str(file))]
-    arguments += [word for text in args.settings for word in ("-p", text.replace("=", ":=", 1))]
+    given = [text.replace("=", ":=", 1) for text in args.settings] + [
+        f"{n}:={value}" for n, value in PARAMETERS.items()
+    ]
+    arguments += [word for text in given for word in ("-p", text)]
     return lambda: node_door(topics, arguments, args.out / "node.log")

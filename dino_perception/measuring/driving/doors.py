@@ -41,6 +41,7 @@ class DirectDoor:
         image = sent[IMAGE]
         frame = Frame(camera, view.stamp_ns, image.header.frame_id, decode_image(image), camera_model(sent[INFO]))
         percept = self._intake.scaled(self._perceiver.perceive([frame], [order.heads])[0])
+        percept = self._intake.followed(percept, order.topics)
         self._latched.update(self._intake.once(camera, self._topics))
         return {**self._latched, **self._intake.messages(percept, order.topics)}
 

@@ -41,7 +41,16 @@ def _of_points(messages: Mapping[str, Any]) -> Found:
     return points.reshape(-1, 3), points[closed]
 
 
-FINDERS = {"points": Finder(("points", "segmentation/label_info"), _of_points)}
+def _of_obstacles(messages: Mapping[str, Any]) -> Found:
+    """What the node takes for obstacles, among the points that it sees. Where it sees no ground it says nothing of them."""
+    seen = xyz(cloud_of(messages["points"])).reshape(-1, 3)
+    return seen, xyz(cloud_of(messages["obstacles"])).reshape(-1, 3) if "obstacles" in messages else seen[:0]
+
+
+FINDERS = {
+    "obstacles": Finder(("points", "obstacles"), _of_obstacles),
+    "points": Finder(("points", "segmentation/label_info"), _of_points),
+}
 """By the topic that tells what is in the way."""
 
 

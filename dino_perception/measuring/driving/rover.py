@@ -23,6 +23,8 @@ SPEED, TURN = 0.5, 0.6
 """Metres and radians a second at most."""
 CAMERA = camera_mount(height=1.1, pitch=0.26)
 """(4, 4) camera optical frame to base_link."""
+PARAMETERS = {"robot.step": STEP, "robot.max_slope": math.degrees(SLOPE), "robot.width": WIDTH, "robot.height": 1.3}
+"""The same for the node."""
 LOOKAHEAD = 0.75
 """Metres along the path to the point that it steers to."""
 ON_THE_SPOT = 0.6
