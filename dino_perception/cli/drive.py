@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("out/drive"),
         help="folder of a map and a video of each drive (default: out/drive)",
     )
+    parser.add_argument(
+        "--go-on",
+        action="store_true",
+        help="take the figures of worlds that were driven in the same way before from --out, and drive the others",
+    )
     parser.add_argument("--no-video", action="store_true", help="write maps only")
     parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=results.page, metavar="FILE", help="put the table into this Markdown page")
@@ -67,14 +73,17 @@ def run(args: argparse.Namespace) -> int:
     seeds = parse_seeds(args.terrain)
     check(args.page, "driving")
     args.out.mkdir(parents=True, exist_ok=True)
+    how = _how(args)
     console, start, worlds = wide_console(), time.monotonic(), []
     with Stages(console) as stages, ExitStack() as stack:
         door = _door(args, stages, stack)
         for number, seed in enumerate(seeds):
             title = f"world {number + 1} of {len(seeds)} (seed {seed})"
             stages(title, 0, 1)
-            worlds.append(
-                drive_world(
+            kept = args.out / f"{seed}.json"
+            figures = _before(kept, how) if args.go_on else None
+            if figures is None:
+                figures = drive_world(
                     course(seed, args.style),
                     door,
                     FINDERS[args.by],
@@ -83,10 +92,11 @@ def run(args: argparse.Namespace) -> int:
                     most_frames=args.frames,
                     say=lambda name, frames: stages(title, 0, 1, f"{name}, frame {frames}"),
                 )
-            )
+                results.keep(kept, json.dumps({"how": how, **figures}, indent=1) + "\n", within=args.out)
+            worlds.append(figures)
             stages(title, 1, 1)
             if not console.is_terminal:
-                stages.say("  " + "; ".join(_line(name, one) for name, one in worlds[-1]["drives"].items()))
+                stages.say("  " + "; ".join(_line(name, one) for name, one in figures["drives"].items()))
     rows = {name: score.of_drives([w["drives"][name] for w in worlds]) for name in (PERCEPTION, PERFECT, BLIND)}
     table = score.table(rows, f"{len(worlds)} drives to a goal 30 m away")
     console.print(table)
@@ -99,6 +109,22 @@ def run(args: argparse.Namespace) -> int:
     if args.page:
         fill(args.page, "driving", [*markdown(table), "", f"{about}."])
     return 0
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What a drive's figures depend on, but for the seed and the code."""
+    config = args.config.read_text() if args.config else ""
+    given = {"by": args.by, "direct": args.direct, "frames": args.frames, "style": args.style, "preset": args.preset}
+    return {**given, "config": config, "settings": args.settings}
+
+
+def _before(kept: Path, how: dict[str, Any]) -> dict[str, Any] | None:
+    """The figures of a world that was driven like this, None without."""
+    try:
+        figures = json.loads(kept.read_text())
+    except (OSError, ValueError):
+        return None
+    return figures if figures.pop("how", None) == how else None
 
 
 def _line(name: str, figures: dict[str, Any]) -> str:

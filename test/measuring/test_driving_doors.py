@@ -123,6 +123,9 @@ def test_the_command_drives_and_shows_it(hard, perceiver, tmp_path, monkeypatch,
     assert report["worlds"][0]["drives"]["perfect perception"]["frames"] == 2
     assert "| blind | 0 of 1 |" in page.read_text() and "blind" in capsys.readouterr().out
     assert cv2.imread(str(out / "9101.png")).shape[1] == 768
+    monkeypatch.setattr("dino_perception.measuring.driving.course.course", lambda *_: pytest.fail("driven again"))
+    assert command_line.main([*map(str, arguments), *given, "--go-on"]) == 0  # what was driven in this way stays
+    assert json.loads(numbers.read_text()) == report
     video = cv2.VideoCapture(str(out / "9101.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 2 and video.read()[1].std() > 10
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -41,24 +42,23 @@ def drive_world(
         records[name] = drive(course, sense, lambda moment, name=name: say(name, moment.view.number + 1), most_frames)
     ever = np.zeros_like(course.closed)
     seed = course.world.seed
-    with door() as ask:
-        sense = Perceived(course, ask, finder)
-        film = Video(out / f"{seed}.mp4", course, sense) if video else None
+    with door() as ask, TemporaryDirectory() as folder:
+        sense, film = Perceived(course, ask, finder), Path(folder, "drive.mp4")
+        shown = Video(film, course, sense) if video else None
 
         def watch(moment: Moment) -> None:
             nonlocal ever
             ever |= moment.closed
-            if film:
-                film(moment)
+            if shown:
+                shown(moment)
             say(PERCEPTION, moment.view.number + 1)
 
-        try:
-            records[PERCEPTION] = drive(course, sense, watch, most_frames)
-        finally:
-            if film:
-                film.close()
-    shown = {name: records[name] for name in (PERFECT, PERCEPTION)}
-    _, png = cv2.imencode(".png", cv2.cvtColor(overview(course, shown, ever), cv2.COLOR_RGB2BGR))
+        records[PERCEPTION] = drive(course, sense, watch, most_frames)
+        if shown:
+            shown.close()
+            results.keep(out / f"{seed}.mp4", film.read_bytes(), within=out)
+    ways = {name: records[name] for name in (PERFECT, PERCEPTION)}
+    _, png = cv2.imencode(".png", cv2.cvtColor(overview(course, ways, ever), cv2.COLOR_RGB2BGR))
     results.keep(out / f"{seed}.png", png.tobytes(), within=out)
     return {
         "seed": seed,
