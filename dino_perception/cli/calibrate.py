@@ -13,7 +13,9 @@ from dino_perception.cli.training_options import add_backbone_arguments, add_dat
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = "give a head statistics of usual frames, so that it knows when it does not know"
+HELP = (
+    "give a head statistics of usual frames, so that it knows when it does not know; or fit the colours of the features"
+)
 PLACE = "unlike the training"
 """Of the table in a page."""
 COLUMNS = ("pictures", "count", "told as unlike", "distance: least", "median", "most", "confidence before", "after")
@@ -24,7 +26,11 @@ class CalibrateError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", choices=("segmentation", "depth"), help="the head's kind")
+    parser.add_argument(
+        "head",
+        choices=("segmentation", "depth", "detection", "features"),
+        help="the head's kind; features: fit the basis of ~/features/overlay",
+    )
     parser.add_argument(
         "--bag", nargs="+", default=[], metavar="BAG", help="recordings of usual frames; no labels needed"
     )
@@ -76,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     console = wide_console()
     with Stages(console) as stages:
         backbone = load_backbone(args.backbone, args.weights)
+        if args.head == "features":
+            return _fitted_basis(args, backbone, console, stages)
         head = load_head(args.head, backbone, args.head_weights)
         if not (backbone.trained and head.trained):
             raise CalibrateError("the backbone or the head is untrained, so that its answers mean nothing anyway")
@@ -91,6 +99,35 @@ def run(args: argparse.Namespace) -> int:
         results.keep_json(args.json, {"head": str(out), "rows": rows})
         use = f"distances are in thresholds: over 1 is unlike. {use}"
     console.print(use, soft_wrap=True)
+    return 0
+
+
+def _fitted_basis(args: argparse.Namespace, backbone, console, stages) -> int:
+    """Write the basis of the features of all frames."""
+    from dino_perception.cli.training_options import cache_folder, opened
+    from dino_perception.models.heads import create_head
+    from dino_perception.perception.feature_colours import Covariance, packed_basis
+    from dino_perception.training.evaluation.evaluate import spread
+    from dino_perception.training.features import FeatureCache
+
+    if args.same_as or not (args.data or args.bag):
+        raise CalibrateError("say with --bag or --data which frames show what the colours are to tell apart")
+    spec = create_head("features", backbone).spec
+    cache = FeatureCache(
+        cache_folder(args), backbone, spec.taps, *args.input, engine=args.engine, precision=args.precision,
+        threads=args.threads, report=lambda line: None,
+    )  # fmt: skip
+    seen = Covariance()
+    try:
+        samples = spread(opened(args, [*args.data, *args.bag], stages).samples, args.limit)
+        for done, sample in enumerate(samples):
+            stages("looking at frames", done, len(samples))
+            image = sample.read_image()
+            seen.add(cache.image_part(cache.look(image)[0][0].float().cpu(), image).numpy())
+    finally:
+        cache.close()
+    out = results.keep(args.out, packed_basis(seen.basis(), spec)) or args.out
+    console.print(f"{seen.patches} patches of {seen.frames} frames. Use it with features.basis: {out}", soft_wrap=True)
     return 0
 
 

@@ -10,7 +10,7 @@ from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import count, positive, whole
 from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
 
-HELP = "measure segmentation, depth and matches on data with truth"
+HELP = "measure segmentation, depth, detections and matches on data with truth"
 
 
 class EvaluateError(ValueError):
@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="SEEDS",
         help="rendered worlds by seed, such as 9000-9019; the same as --data terrain:SEEDS",
+    )
+    parser.add_argument(
+        "--ground",
+        default="",
+        metavar="SEEDS",
+        help="judge obstacles and the map of where one can drive instead, on rendered worlds by seed, such as 9300-9303: "
+        "level ones, hills and trenches",
     )
     configuration.add_arguments(parser)
     what = parser.add_argument_group("what is measured")
@@ -67,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.training.evaluation import report
     from dino_perception.training.evaluation.evaluate import evaluate
 
+    if args.ground:
+        return _ground(args)
     sources = [*args.data, *args.bag, *([f"terrain:{args.terrain}"] if args.terrain else [])]
     if not sources:
         raise EvaluateError("say with --data, --bag or --terrain what to measure on")
@@ -110,8 +119,43 @@ def run(args: argparse.Namespace) -> int:
         from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
-    if not any(key in numbers for key in ("segmentation", "depth", "correspondences")):
+    if not any(key in numbers for key in ("segmentation", "depth", "detection", "correspondences")):
         raise EvaluateError(f"{data.source} has no truth that could be measured against")
+    return 0
+
+
+def _ground(args: argparse.Namespace) -> int:
+    """Obstacles and the map against terrain whose heights are known."""
+    from dino_perception.cli.progress import wide_console
+    from dino_perception.measuring.ground.report import measure, tables
+    from dino_perception.measuring.markdown_tables import check, fill, markdown
+    from dino_perception.perception.perceiver import Perceiver
+    from dino_perception.training.datasets.terrain import parse_seeds
+
+    check(args.page, "ground")
+    console, start = wide_console(), time.monotonic()
+    settings = configuration.settings_of(args, allow_untrained=True, heads=["segmentation", "depth"])
+    seeds = parse_seeds(args.ground)
+    cache = cache_folder(args)
+    perceiver = Perceiver(settings, cache=args.cache and cache / "engines", report=lambda line: None)
+    try:
+        numbers = measure(perceiver, seeds, cache, lambda line: console.print(line, style="dim"))
+        model = perceiver.describe()
+    finally:
+        perceiver.close()
+    results.keep_json(args.json, {**numbers, "weights_trained": model["trained"]})
+    found = tables(numbers)
+    for table in found:
+        console.print(table)
+    about = (
+        f"{numbers['frames']} frames of worlds {args.ground}; {model['backbone']}, {model['engine']} {model['precision']}; "
+        f"robot.step {settings.robot.step:g} m, robot.max_slope {settings.robot.max_slope:g} degrees"
+    )
+    console.print(
+        f"{about}; {numbers['ms']:.1f} ms a look at the ground; {time.monotonic() - start:.0f} s", soft_wrap=True
+    )
+    if args.page:
+        fill(args.page, "ground", [*(line for table in found for line in (*markdown(table), "")), f"{about}."])
     return 0
 
 

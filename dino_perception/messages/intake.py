@@ -11,6 +11,7 @@ from typing import Any
 from dino_perception.messages.demand import Demand
 from dino_perception.messages.topics import ON_GROUND, latched, outputs
 from dino_perception.perception.depth_scale import DepthScale
+from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.settings import Settings
@@ -39,6 +40,7 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self._colours = FeatureColours(settings, perceiver)
         self._ground: dict[str, Obstacles | None] = {}
         """What each camera saw last of the ground, where somebody asked for it."""
         self._maps = Maps()
@@ -58,7 +60,7 @@ class Intake:
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
-        return self.depth_scale.scaled(percept, self.settings)
+        return self._colours.coloured(self.depth_scale.scaled(percept, self.settings), self.settings)
 
     def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
         """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
@@ -119,6 +121,7 @@ class Intake:
         return {
             "stamps": dict(self._last_stamp),
             "depth_scale": self.depth_scale.memory(),
+            "colours": self._colours.memory(),
             "maps": self._maps.memory(),
             **self._demand.memory(),
         }
@@ -128,4 +131,5 @@ class Intake:
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
+        self._colours.recall(memory.get("colours", {}))
         self._maps.recall(memory.get("maps", {}))

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from dino_perception.models.label_sets import Label
+from dino_perception.perception.feature_colours import COMPONENTS, MAP, Covariance
 from dino_perception.perception.frame import Percept
-from dino_perception.perception.geometry import pixels_under
+from dino_perception.perception.geometry import letterbox, patch_matrix, pixels_under, touched_patches
 from dino_perception.perception.settings import Settings
 
 WIDEST = 640
@@ -138,7 +139,32 @@ def _boxed(percept: Percept, settings: Settings, boxes: np.ndarray, labels: Sequ
     return picture
 
 
+def features_overlay(percept: Percept, settings: Settings) -> np.ndarray:
+    """(H, W, 3) uint8 RGB: the three components of the features, 0 as middle grey, by the sigmoid of twice their standard
+    deviations (the picture of the DINOv3 notebooks). A percept without components gets those of its own features."""
+    answer, scale = percept.others["features"], canvas(percept)[1]
+    components = answer.arrays.get(COMPONENTS)
+    if components is None:
+        alone = Covariance()
+        alone.add(answer[MAP])
+        components = alone.basis().project(answer[MAP])
+    height, width = percept.frame.image.shape[:2]
+    box = letterbox(
+        height, width, settings.input_height, settings.input_width, settings.output_height, settings.output_width
+    )
+    rows, columns = touched_patches(box, *components.shape[1:])
+    with np.errstate(over="ignore"):
+        colours = 255 / (1 + np.exp(-2 * np.nan_to_num(components[:, :rows, :columns])))
+    size = round(width * scale[0]), round(height * scale[1])
+    return cv2.warpAffine(
+        np.ascontiguousarray(colours.round().astype(np.uint8).transpose(1, 2, 0)),
+        patch_matrix(box, *components.shape[1:], scale), size,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+
+
 OVERLAYS = {
+    "features": features_overlay,
     "segmentation": segmentation_overlay,
     "depth": depth_overlay,
     "correspondences": correspondences_overlay,

@@ -116,6 +116,27 @@ def pixels_under(count: int, size: int, source: float, target: float) -> np.ndar
     return np.minimum(((np.arange(count) + 0.5) * source / target).astype(int), size - 1)
 
 
+def whole_patches(box: Letterbox, rows: int, columns: int) -> tuple[int, int]:
+    """How many rows and columns of a map that covers the network's input see nothing but the image, at least one each."""
+    return (
+        max(1, box.content_height * rows // box.input_height),
+        max(1, box.content_width * columns // box.input_width),
+    )
+
+
+def touched_patches(box: Letterbox, rows: int, columns: int) -> tuple[int, int]:
+    """How many rows and columns of such a map see some of the image."""
+    return -(-box.content_height * rows // box.input_height), -(-box.content_width * columns // box.input_width)
+
+
+def patch_matrix(box: Letterbox, rows: int, columns: int, scale: tuple[float, float]) -> np.ndarray:
+    """(2, 3) float64: where a pixel (x, y, 1) of the image resized by `scale` (x, y) lies on such a map, its patches'
+    centres at integers."""
+    x, y = box.input_scale
+    x, y = x * columns / box.input_width / scale[0], y * rows / box.input_height / scale[1]
+    return np.array([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5]])
+
+
 def resized(xy: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Pixel positions (..., 2) after a resize by `scale` (x, y), pixel centres at integers."""
     return (np.asarray(xy) + 0.5) * np.asarray(scale) - 0.5

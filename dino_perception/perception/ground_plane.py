@@ -60,11 +60,18 @@ def ground_plane(percept: Percept, classes: Collection[str] = GROUND) -> GroundP
 
 
 def fit(
-    points: np.ndarray, ground: np.ndarray, *, seed: int = 0, most: int = MOST, hypotheses: int = HYPOTHESES
+    points: np.ndarray,
+    ground: np.ndarray,
+    *,
+    seed: int = 0,
+    most: int = MOST,
+    hypotheses: int = HYPOTHESES,
+    least: float = 0.5,
+    rounds: int = 8,
 ) -> GroundPlane | None:
     """The plane of (h, w, 3) points in the optical frame, metres, NaN where unknown, of those that are `ground` (h, w).
 
-    At most `most` points are looked at, and so many `hypotheses`. None when fewer than `LEAST` of them are near, or when less than half of them agree on a plane below the camera.
+    At most `most` points are looked at, and so many `hypotheses`. None when fewer than `LEAST` of them are near, or when less than the share `least` of them agree on a plane below the camera.
     The same input gives the same plane.
     """
     with np.errstate(invalid="ignore"):
@@ -75,14 +82,14 @@ def fit(
     generator = np.random.default_rng(seed)
     if len(chosen) > most:
         chosen = chosen[generator.choice(len(chosen), most, replace=False)]
-    plane = _refined(_best(chosen, generator, hypotheses), chosen)
+    plane = _refined(_best(chosen, generator, hypotheses), chosen, rounds)
     if plane is None:
         return None
     agreeing = float((np.abs(chosen @ plane - 1) < AGREES).mean())
     height = 1 / np.linalg.norm(plane)
     normal = -plane * height
     # Up is against the image's y, however far (78 degrees) the camera looks down. A wall, or a plane overhead, is not.
-    return GroundPlane(normal, float(height), agreeing) if agreeing >= 0.5 and normal[1] < -0.2 else None
+    return GroundPlane(normal, float(height), agreeing) if agreeing >= least and normal[1] < -0.2 else None
 
 
 def _best(points: np.ndarray, generator: np.random.Generator, hypotheses: int) -> np.ndarray:
@@ -95,7 +102,7 @@ def _best(points: np.ndarray, generator: np.random.Generator, hypotheses: int) -
     return planes[(np.abs(points @ planes.T - 1) < AGREES).sum(0).argmax()]
 
 
-def _refined(plane: np.ndarray, points: np.ndarray, rounds: int = 8) -> np.ndarray | None:
+def _refined(plane: np.ndarray, points: np.ndarray, rounds: int) -> np.ndarray | None:
     for _ in range(rounds):
         error = points @ plane - 1
         scale = max(1.4826 * float(np.median(np.abs(error))), 1e-4)

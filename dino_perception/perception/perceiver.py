@@ -22,6 +22,7 @@ from dino_perception.models.heads.base import Head, HeadSpec, load_head
 from dino_perception.models.outputs import Output
 from dino_perception.perception.depth_scale import check_scaling
 from dino_perception.perception.doubt import Doubt, doubted
+from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Frame, Label, Percept
 from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
 from dino_perception.perception.graphs import Graphs
@@ -85,6 +86,7 @@ class Perceiver:
             report(f"untrained, for trying things out only: {untrained}{fetch}")
         self.specs: dict[str, HeadSpec] = {kind: head.spec for kind, head in heads.items()}
         """What each head says of itself: its classes, its range, what it was trained on."""
+        FeatureColours(settings, self)  # refuses a basis that does not fit before engines are built
         self._group_ids = self._grouped()
         self.outputs: Mapping[str, tuple[Output, ...]] = {kind: head.OUTPUTS for kind, head in heads.items()}
         """What each head's arrays are called and mean."""
@@ -277,7 +279,7 @@ class Perceiver:
             if self._off_cpu:
                 self._match(one)  # on its way beside what follows
         else:
-            said = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
+            said = answer(self.specs[kind], self.outputs[kind], arrays, one.box, self.settings.head[kind])
             if kind == "segmentation" and self._group_ids is not None:
                 said = dataclasses.replace(said, mask=self._group_ids[said.mask])
             strange = one.strangeness.get(kind, 0.0)

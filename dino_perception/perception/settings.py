@@ -86,6 +86,26 @@ class DepthSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class DetectionSettings(HeadSettings):
+    min_score: float = setting(
+        0.0,
+        "Least score of a detection that is told; 0 takes that of the head's file.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class FeatureSettings(HeadSettings):
+    basis: str = setting(
+        "",
+        "File with the three directions of ~/features/overlay, which `dino-perception calibrate features` writes. Empty: "
+        "they are fitted on the first 8 frames of each camera that are watched.",
+    )
+
+
+@dataclass(frozen=True)
 class PointSettings:
     max_range: float = setting(30.0, "Farthest depth in metres that becomes a point.", low=0.1, high=10000.0, live=True)
     min_confidence: float = setting(
@@ -197,16 +217,16 @@ class Settings:
         "", "Folder of built engines. Empty: $XDG_CACHE_HOME/dino_perception or ~/.cache/dino_perception."
     )
     input_height: int = setting(
-        480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+        480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=2048
     )
     input_width: int = setting(
-        640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+        640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=2048
     )
     output_height: int = setting(
-        240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+        240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=2048
     )
     output_width: int = setting(
-        320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+        320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=2048
     )
     cameras: list[str] = setting(
         ["camera"], "Camera names. With one, topics are ~/segmentation/mask; with more, ~/<camera>/segmentation/mask."
@@ -309,6 +329,8 @@ def default_heads(names) -> dict[str, HeadSettings]:
         "correspondences": CorrespondenceSettings,
         "segmentation": SegmentationSettings,
         "depth": DepthSettings,
+        "detection": DetectionSettings,
+        "features": FeatureSettings,
     }
     return {name: own.get(name, HeadSettings)() for name in names}
 

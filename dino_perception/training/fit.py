@@ -33,6 +33,7 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: str = "none"
     overlap: float = 0.0
+    relief: float = 0.0
     patience: int = 12
     seed: int = 0
 
@@ -175,7 +176,8 @@ def _begin_small(head: Head) -> None:
     for module in head.modules():
         if isinstance(module, Residual):
             module.second.weight.zero_()
-    head.net.out.weight.mul_(0.3)
+    if hasattr(head.net, "out"):
+        head.net.out.weight.mul_(0.3)
 
 
 def _endless(count: int, batch: int, generator: torch.Generator):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dino_perception.messages.topics import TOPICS
+from dino_perception.messages.topics import ODOM, TOPICS
 from dino_perception.models.heads import LABELS
 from dino_perception.share import share
 
@@ -26,6 +26,8 @@ SOURCE_TOPICS = {  # the semantic layer's parameter -> our topic
 DECLARED = json.loads(Path(__file__).with_name("nav2_parameters.json").read_text())["parameters"]
 LAYERS = {
     "nav2_costmap_2d::VoxelLayer": ("voxel_layer", "point_source"),
+    "nav2_costmap_2d::ObstacleLayer": ("obstacle_layer", "point_source"),
+    "nav2_costmap_2d::StaticLayer": ("static_layer", ""),
     "nav2_costmap_2d::InflationLayer": ("inflation_layer", ""),
     "semantic_segmentation_layer::SemanticSegmentationLayer": ("semantic_layer", "semantic_source"),
 }
@@ -36,7 +38,13 @@ TYPES = {
     "string": lambda value: type(value) is str,
     "string_array": lambda value: isinstance(value, list) and all(type(item) is str for item in value),
 }
-COSTMAPS = ["local_costmap_points", "local_costmap_semantic", "global_costmap_semantic"]
+COSTMAPS = [
+    "local_costmap_points",
+    "local_costmap_semantic",
+    "global_costmap_semantic",
+    "local_costmap_obstacles",
+    "local_costmap_traversability",
+]
 SEMANTIC = ["local_costmap_semantic", "global_costmap_semantic"]
 
 
@@ -114,6 +122,27 @@ def test_the_voxel_layer_marks_what_stands_up_and_clears_with_all_points():
     assert clear["raytrace_max_range"] >= mark["obstacle_max_range"]
     assert layer["z_voxels"] <= 16
     assert layer["origin_z"] + layer["z_voxels"] * layer["z_resolution"] >= mark["max_obstacle_height"]
+
+
+def test_the_obstacle_layer_marks_every_point_of_the_nodes_obstacles_and_clears_with_all_points():
+    layer = costmap("local_costmap_obstacles")["obstacle_layer"]
+    mark, clear = (layer[name] for name in layer["observation_sources"].split())
+    assert (mark["topic"], clear["topic"]) == (NODE + "obstacles", NODE + "points")
+    assert TOPICS["obstacles"].type == TOPICS["points"].type == "sensor_msgs/msg/PointCloud2"
+    assert (mark["marking"], mark["clearing"], clear["marking"], clear["clearing"]) == (True, False, False, True)
+    for one in (layer, mark, clear):  # heights are the node's to judge, over the ground and not over odom
+        assert one["min_obstacle_height"] <= -10 and one["max_obstacle_height"] >= 10
+    assert clear["raytrace_max_range"] >= mark["obstacle_max_range"]
+
+
+def test_the_static_layer_takes_the_nodes_map_with_its_costs():
+    parameters = costmap("local_costmap_traversability")
+    layer = parameters["traversability_layer"]
+    assert layer["map_topic"] == NODE + "traversability" and TOPICS["traversability"].type.endswith("OccupancyGrid")
+    assert not layer["map_subscribe_transient_local"], "the node offers it volatile"
+    assert not TOPICS["traversability"].latched
+    assert not parameters["trinary_costmap"] and parameters["lethal_cost_threshold"] == 100
+    assert parameters["global_frame"] == ODOM
 
 
 @pytest.mark.parametrize("name", SEMANTIC)

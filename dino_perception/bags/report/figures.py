@@ -54,10 +54,15 @@ def _boxes(boxes: np.ndarray, before: np.ndarray | None) -> Numbers:
     return {("boxes", ""): float(len(boxes))}
 
 
+def _features(features: np.ndarray, before: np.ndarray | None) -> Numbers:
+    return {}  # a picture shows them
+
+
 BY_MEANING: Mapping[str, Callable[[np.ndarray, np.ndarray | None], Numbers]] = {
     "labels": _labels,
     "levels": _levels,
     "metres": _metres,
     "vector": _vector,
     "boxes": _boxes,
+    "features": _features,
 }

@@ -93,7 +93,7 @@ def plan(
         if best is None or score > best[0]:
             best = (score, path)
     x, y, yaw = best[1]
-    return Drive(_settle(ground, x, y, yaw, rate_hz, rng), mount, seconds)
+    return Drive(settle(ground, x, y, yaw, rate_hz, rng), mount, seconds)
 
 
 def _wander(
@@ -109,7 +109,7 @@ def _wander(
     return x - x[middle] + uniform(rng, -extent, extent), y - y[middle] + uniform(rng, -extent, extent), yaw
 
 
-def _settle(
+def settle(
     ground: Ground, x: np.ndarray, y: np.ndarray, yaw: np.ndarray, rate_hz: float, rng: torch.Generator
 ) -> np.ndarray:
     """Puts four wheels on the ground, averages over a wheel's size and the suspension's time, adds a little shake."""
