@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask the perception in this process, without ROS, as replay does (default: the node, over DDS)",
     )
     parser.add_argument(
+        "--by",
+        choices=("obstacles", "points"),
+        default="obstacles",
+        help="the topic that tells what is in the way; points: by class and height over one plane (default: obstacles)",
+    )
+    parser.add_argument(
         "--frames", type=whole, metavar="N", help="end each drive after N frames (default: at the goal)"
     )
     parser.add_argument(
