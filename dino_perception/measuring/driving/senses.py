@@ -74,7 +74,7 @@ class Perceived:
     and the points (M, 3) of the optical frame that are in the way in it."""
 
     def __init__(self, course: Course, ask: Callable[[View, np.ndarray], Mapping[str, Any]], finder: Finder):
-        self._course, self._ask, self._finder, self._memory = course, ask, finder, Memory()
+        self._course, self._ask, self._finder, self.memory = course, ask, finder, Memory()
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, view: View) -> np.ndarray:
@@ -84,8 +84,8 @@ class Perceived:
         seen, closed = (
             counted(points[_near(points, view)], LEAST) for points in (in_odom(p, view.camera) for p in found)
         )
-        self._memory.observe(seen, closed, view.base[:2, 3])
-        return self._memory.closed
+        self.memory.observe(seen, closed, view.base[:2, 3])
+        return self.memory.closed
 
 
 def in_odom(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
