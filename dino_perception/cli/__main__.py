@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "calibrate",
     "evaluate",
+    "odometry",
     "benchmark",
     "compile",
     "models",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.detections import annotations, detections_2d, detections_3d
+from dino_perception.messages.odometry import odometry
 from dino_perception.messages.percepts import correspondences, image, label_info, occupancy_grid, point_cloud
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
@@ -109,6 +110,11 @@ def known(name: str) -> OutputTopic | None:
     return max(found, key=lambda topic: len(topic.name), default=None)
 
 
+def need_pose(names: Collection[str]) -> bool:
+    """Whether one of these topics needs the pose of the camera."""
+    return any(TOPICS[name].placed for name in names)
+
+
 def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> OutputTopic:
     """One of a head's arrays as an image."""
 
@@ -151,7 +157,7 @@ def _ground(types: Any, header: Any, percept: Percept, settings: Settings) -> An
 def _traversability(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
     if percept.traversability is None:
         return None
-    return occupancy_grid(types, types.header(percept.frame.stamp_ns, ODOM), percept.traversability)
+    return occupancy_grid(types, types.header(percept.frame.stamp_ns, settings.odometry.frame), percept.traversability)
 
 
 def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -179,9 +185,6 @@ def _annotations(types: Any, header: Any, percept: Percept, settings: Settings) 
 def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, specs["segmentation"].labels)
 
-
-ODOM = "odom"
-"""The frame of the map (REP 105)."""
 
 _ROWS = (
     _image("segmentation", "mask", "labels", "mono8"),
@@ -212,6 +215,7 @@ _ROWS = (
     ),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
+    OutputTopic("odometry", "nav_msgs/msg/Odometry", ("correspondences", "depth"), odometry, "odometry", placed=True),
     OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
     _overlay("descriptor"),
     OutputTopic("detections", "vision_msgs/msg/Detection2DArray", ("detection",), _boxes, "boxes"),
