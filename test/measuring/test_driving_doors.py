@@ -110,7 +110,7 @@ def test_a_world_has_a_course_whose_line_is_blocked_and_whose_way_is_not():
     # Each rock that counts is one of the world's: a solid whose middle is near, and wide enough.
     rocks = hard.world.rocks
     places = (np.stack(np.nonzero(hard.rock), 1) - (SIZE - 1) / 2) * NODE
-    middles, reach = rocks.centre[:, :2].numpy(), 0.65 * rocks.diameter.numpy()
+    middles, reach = rocks.centre[:, :2].numpy(), 0.7 * rocks.diameter.numpy()
     assert all((np.linalg.norm(middles - place, axis=1) < reach).any() for place in places[::50])
 
 
