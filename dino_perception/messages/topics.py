@@ -157,7 +157,7 @@ def _ground(types: Any, header: Any, percept: Percept, settings: Settings) -> An
 def _traversability(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
     if percept.traversability is None:
         return None
-    return occupancy_grid(types, types.header(percept.frame.stamp_ns, ODOM), percept.traversability)
+    return occupancy_grid(types, types.header(percept.frame.stamp_ns, settings.odometry.frame), percept.traversability)
 
 
 def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -185,9 +185,6 @@ def _annotations(types: Any, header: Any, percept: Percept, settings: Settings) 
 def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, specs["segmentation"].labels)
 
-
-ODOM = "odom"
-"""The frame of the map (REP 105)."""
 
 _ROWS = (
     _image("segmentation", "mask", "labels", "mono8"),
