@@ -203,7 +203,7 @@ class OdometrySettings:
     wheels: str = setting(
         "",
         "Topic of the robot's own odometry (nav_msgs/Odometry, of wheels or whatever knows metres), whose distances set the "
-        "scale of ~/odometry. Empty: estimated depth does, and camera_height where it is given.",
+        "scale of ~/odometry; needs odometry.child_frame. Empty: estimated depth does, and camera_height where it is given.",
     )
     tf: bool = setting(
         False,
