@@ -60,5 +60,11 @@ setup(
         "safetensors",
         "torch>=2.4",
     ],
-    extras_require={"openvino": ["openvino"], "pictures": ["matplotlib"], "video": ["av"], "viewer": ["aiohttp"]},
+    extras_require={
+        "openvino": ["openvino"],
+        "pictures": ["matplotlib"],
+        "strict": ["simplejpeg"],
+        "video": ["av"],
+        "viewer": ["aiohttp"],
+    },
 )

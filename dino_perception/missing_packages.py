@@ -21,6 +21,7 @@ WHEELS = {
     "rich": "rich",
     "rosbags": "rosbags",
     "safetensors": "safetensors",
+    "simplejpeg": "simplejpeg",
     "torch": "torch",
     "torch_tensorrt": "torch-tensorrt",
     "transformers": "transformers",

@@ -78,7 +78,7 @@ def keep(
     except failures as error:
         why = _reason(error)
     asked = within or path
-    for root in _others(asked, displaced.get(within)):
+    for root in places(asked, displaced.get(within)):
         place = root / path.relative_to(within) if within else root
         try:
             _put(place, data)
@@ -154,8 +154,8 @@ def _put(path: Path, data: str | bytes | Callable[[Path], object]) -> None:
         raise
 
 
-def _others(asked: Path, begun: Path | None) -> Iterator[Path]:
-    """Places that a result may be put instead, under the name that it was to have; first where its folder has begun to
+def places(asked: Path, begun: Path | None = None) -> Iterator[Path]:
+    """Places that a result may be put instead of `asked`, under the name that it was to have; first where its folder has begun to
     be."""
     if begun is not None:
         yield begun

@@ -18,7 +18,13 @@ from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 from dino_perception.training.datasets import open_dataset  # noqa: E402
 
-COSTMAPS = ("local_costmap_semantic", "local_costmap_points", "global_costmap_semantic")
+COSTMAPS = (
+    "local_costmap_semantic",
+    "local_costmap_traversability",
+    "local_costmap_obstacles",
+    "local_costmap_points",
+    "global_costmap_semantic",
+)
 STEP = 5
 """Every fifth frame: two a second."""
 

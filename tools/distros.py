@@ -3,7 +3,8 @@
 
 `make test-distros` runs all of them, `make test-distros ARGS=humble` one. What rosdep installs on a robot is older than
 what pip takes, and a function that came with a newer OpenCV fails only there. Each distribution gets a copy of the
-sources and an environment under .distros; the first time it downloads some gigabytes of torch.
+sources and an environment under .distros; the first time it downloads some gigabytes of torch. `--remove` takes an
+environment away once its tests have run (one takes 6 GB where torch comes with CUDA), `--rooms` chooses folders of test/.
 """
 
 from __future__ import annotations
@@ -54,10 +55,22 @@ def main() -> int:
     names = [d.name for d in DISTRIBUTIONS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (default: all)")
-    asked = parser.parse_args().names or names
+    parser.add_argument(
+        "--rooms", default="", metavar="ROOM,..", help="of test/ (default: the core's, and ros where it is)"
+    )
+    parser.add_argument("--remove", action="store_true", help="remove each environment once its tests have run")
+    args = parser.parse_args()
+    asked, rooms = args.names or names, [room for room in args.rooms.split(",") if room]
     if unknown := sorted(set(asked) - set(names)):
         parser.error(f"{', '.join(unknown)}: known are {', '.join(names)}")
-    rows = [tested(d) for d in DISTRIBUTIONS if d.name in asked]
+    if missing := [room for room in rooms if not (ROOT / "test" / room).is_dir()]:
+        parser.error(f"--rooms {','.join(missing)}: no such folder in test/")
+    rows = []
+    for d in DISTRIBUTIONS:
+        if d.name in asked:
+            rows.append(tested(d, [f"test/{room}" for room in rooms]))
+            if args.remove:
+                shutil.rmtree(PLACE / d.name, ignore_errors=True)
     print(
         "\n| distribution | Python | NumPy | OpenCV | torch | ROS | tests | minutes |\n|---|---|---|---|---|---|---|---|"
     )
@@ -67,8 +80,9 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def tested(distribution: Distribution) -> tuple[bool, str]:
-    """(whether nothing failed, the row of the table). An interpreter that this machine lacks is no failure."""
+def tested(distribution: Distribution, rooms: list[str]) -> tuple[bool, str]:
+    """(whether nothing failed, the row of the table) of these folders of tests, by default all that the distribution has.
+    An interpreter that this machine lacks is no failure."""
     d = distribution
     python = interpreter(d.python)
     if python is None:
@@ -76,7 +90,7 @@ def tested(distribution: Distribution) -> tuple[bool, str]:
     start = time.monotonic()
     source = copied(d.name)
     own = with_ros(d, python, source) if d.ros else core_only(d, python, source)
-    rooms = [*CORE, *(LIVE if d.ros else ())]
+    rooms = rooms or [*CORE, *(LIVE if d.ros else ())]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     command = [str(own), "-m", "pytest", "-q", "-p", "no:cacheprovider", *rooms]
     done = subprocess.run(command, cwd=source, env=environment, stdout=subprocess.PIPE, text=True)
@@ -133,7 +147,8 @@ def core_only(d: Distribution, python: str, source: Path) -> Path:
     if not own.exists():
         run([python, "-m", "venv", str(environment)])
     wheels = [f"numpy=={d.numpy}", f"opencv-python-headless=={d.opencv}", f"torch=={d.torch}", *d.more]
-    others = ["PyYAML", "safetensors", "rosbags", "lz4", "rich", "mcap", "mcap-ros2-support", "pytest==8.3.5"]
+    others = ["PyYAML", "safetensors", "rosbags", "lz4", "rich", "openvino", "av", "simplejpeg", "pytest==8.3.5"]
+    others += ["mcap", "mcap-ros2-support", "foxglove-schemas-protobuf"]
     run([str(own), "-m", "pip", "install", "--quiet", "--no-input", *wheels, *others])
     return own
 

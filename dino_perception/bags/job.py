@@ -84,13 +84,11 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
         writer = _writer(job, place)
         before = place.checkpoint
         log = FrameLog(job.settings, perceiver.labels, pictures=job.report is not None)
-        watch: list[Any] = [log] if job.report else []
-        video = None
+        shown: list[Any] = []
         if job.pictures:
-            watch.append(PictureFolder(job.pictures, job.settings))
+            shown.append(PictureFolder(job.pictures, job.settings))
         if job.video:
-            video = Video(job.video, job.settings, _rate(bag, cameras[0]) / job.every, cameras[0].name)
-            watch.append(video)
+            shown.append(Video(job.video, job.settings, _rate(bag, cameras[0]) / job.every, cameras[0].name))
 
         def save(state: State) -> None:
             place.save(state, writer.end, writer.topics)
@@ -105,13 +103,13 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
             part,
             topics,
             state=first,
-            watch=watch,
+            watch=[*([log] if job.report else []), *shown],
             progress=progress,
             checkpoint=save,
         )
         outcome = replay.run()
-        if video:
-            video.close()
+        for one in shown:
+            one.close()
         place.release()
         if outcome.complete:
             place.finish()
@@ -130,8 +128,10 @@ def run(job: Job, perceiver_of: Callable[[], Any], progress: Progress | None = N
                 job.report, title, _summary(result, perceiver, writer, bag), log.rows, log.pictures, perceiver.labels
             )
             result.lines.append(f"report: {page or 'not written'}")
-            if page != job.report / "index.html":
-                result.code = result.figures["exit_code"] = result.code or UNWRITABLE
+        notes = [note for one in shown for note in one.notes]
+        result.lines += notes
+        if notes or (job.report and page != job.report / "index.html"):
+            result.code = result.figures["exit_code"] = result.code or UNWRITABLE
         return result
 
 

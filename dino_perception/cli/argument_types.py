@@ -7,6 +7,8 @@ import math
 import re
 
 MOST = 2**31
+LARGEST_SIDE = 2048
+"""Of a network's input, in pixels (perception/settings.py): attention takes memory by the fourth power of a side."""
 NAME = r"[A-Za-z_~/][A-Za-z0-9_~/]*"
 
 
@@ -62,10 +64,12 @@ def share(text: str) -> float:
 
 
 def size(text: str) -> tuple[int, int]:
-    """(height, width) of HxW."""
+    """(height, width) of HxW, within what the settings of that name accept."""
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and 1 <= _int(side) <= 16384 for side in sides):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; accepted is HEIGHTxWIDTH, such as 480x640")
+    if len(sides) != 2 or not all(side.isdecimal() and 1 <= _int(side) <= LARGEST_SIDE for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no size; accepted is HEIGHTxWIDTH, such as 480x640, of at most {LARGEST_SIDE} each"
+        )
     return int(sides[0]), int(sides[1])
 
 

@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--seconds", type=positive, default=30.0, metavar="S", help="length of a measurement (default: 30)"
     )
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
+    parser.add_argument(
+        "--cache", type=results.folder, metavar="FOLDER", help="folder of engines (default: as the node has it)"
+    )
     parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
 

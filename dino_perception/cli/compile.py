@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=results.folder,
         metavar="FOLDER",
         help="folder of engines (default: engine_cache, else ~/.cache/dino_perception)",
     )

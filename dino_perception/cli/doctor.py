@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dino_perception import results
@@ -24,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines", default="", metavar="A,B", help="try only these engines (default: every one; none: only look)"
     )
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="folder of engines (default: as the node has it)")
+    parser.add_argument(
+        "--cache", type=results.folder, metavar="FOLDER", help="folder of engines (default: as the node has it)"
+    )
     parser.add_argument("--json", type=results.file, metavar="FILE", help="write what was found")
 
 

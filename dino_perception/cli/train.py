@@ -98,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help="weight of a second loss, one minus the mean soft IoU: finds more of classes of few pixels (default: 0; try 0.5)",
     )
+    training.add_argument(
+        "--relief",
+        type=at_least_0,
+        default=None,
+        metavar="WEIGHT",
+        help="of a depth head: weight of the error where something stands out from the ground (default: 0; try 0.5)",
+    )
     training.add_argument("--seed", type=count, default=0, help="of the split, the order and the dropout (default: 0)")
     training.add_argument("--device", type=device, default="auto", help="cpu, cuda or auto (default)")
     curve = parser.add_argument_group("label efficiency")
@@ -339,6 +346,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         label_smoothing=args.label_smoothing,
         class_weights=args.class_weights,
         overlap=args.overlap,
+        relief=args.relief,
         seed=args.seed,
     )
     return Recipe(**{name: value for name, value in given.items() if value is not None})

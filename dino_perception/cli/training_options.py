@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dino_perception import results
 from dino_perception.cli.argument_types import size, threads
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True
     )
     data.add_argument(
         "--cache",
-        type=Path,
+        type=results.folder,
         default=None,
         metavar="DIR",
         help="where features, engines and rendered terrain are kept (default: ~/.cache/dino_perception)",

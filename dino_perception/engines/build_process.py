@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,6 @@ class BuildProcess:
     def _run(self, order, engine: Engine, what: str, report, expected_s: float | None) -> dict[str, Any]:
         self._send(order)
         start, told, stage = time.monotonic(), PROGRESS_S, STARTING
-        about = f" of about {expected_s:.0f} s" if expected_s else f", at most {engine.limit_s:.0f} s"
         for line in self._lines():
             passed = time.monotonic() - start
             if line is None:
@@ -141,7 +140,7 @@ class BuildProcess:
                     )
                 if passed > told:
                     told += PROGRESS_S
-                    report(f"{what} is still {stage}: {passed:.0f} s{about}")
+                    report(still(what, stage, passed, expected_s, f", at most {engine.limit_s:.0f} s"))
             elif "stage" in line:
                 if stage == STARTING:
                     start, told = time.monotonic(), PROGRESS_S
@@ -178,6 +177,36 @@ class BuildProcess:
                 return
             *whole, pending = (pending + received).split(b"\n")
             yield from map(json.loads, whole)
+
+
+@contextlib.contextmanager
+def reminding(report: Callable[[str], None], what: str, stage: str, expected_s: float | None) -> Iterator[None]:
+    """While the block is at work in this process: a line every `PROGRESS_S`, from a thread of its own."""
+    done, start = threading.Event(), time.monotonic()
+
+    def remind() -> None:
+        while not done.wait(PROGRESS_S):
+            report(still(what, stage, time.monotonic() - start, expected_s))
+
+    thread = threading.Thread(target=remind, name="build progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def still(what: str, stage: str, passed_s: float, expected_s: float | None, unknown: str = "") -> str:
+    """The line about a build that goes on. `expected_s` is how long the last one took, `unknown` what to say without."""
+    about = unknown
+    if expected_s:
+        about = (
+            f" of about {expected_s:.0f} s"
+            if passed_s < expected_s
+            else f", longer than the {expected_s:.0f} s of last time"
+        )
+    return f"{what} is still {stage}: {passed_s:.0f} s{about}"
 
 
 def died(code: int) -> str:

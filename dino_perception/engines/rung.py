@@ -17,7 +17,7 @@ import torch
 from dino_perception.engines import cache as engine_cache
 from dino_perception.engines import identity
 from dino_perception.engines.base import Compiled, Engine, EngineError, Program
-from dino_perception.engines.build_process import BUILDS, BuildDied, Graph
+from dino_perception.engines.build_process import BUILDS, BuildDied, Graph, reminding
 from dino_perception.engines.cache import CachedEngine
 from dino_perception.engines.parity import Gate, Reference
 from dino_perception.engines.parity_pictures import parity_inputs as default_inputs
@@ -110,7 +110,9 @@ class Climb:
                 blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
             path.unlink()
         else:
-            blob = memoryview(runtime.build(self.program, precision, self.threads))
+            what = f"{self.program.name}: engine {runtime.label(precision)}"
+            with reminding(self.report, what, "building", expected):
+                blob = memoryview(runtime.build(self.program, precision, self.threads))
         record = None
         try:
             if entry:

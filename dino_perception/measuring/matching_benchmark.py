@@ -64,7 +64,9 @@ def main() -> int:
         "--frames", type=int, default=60, help="frames of the sample drive that are timed (default: 60)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that each checkout matches them (default: 5)")
-    parser.add_argument("--cache", type=Path, help="folder of engines and rendered worlds (default: the usual one)")
+    parser.add_argument(
+        "--cache", type=results.folder, help="folder of engines and rendered worlds (default: the usual one)"
+    )
     parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
     args = parser.parse_args()
     check(args.page, "matching")

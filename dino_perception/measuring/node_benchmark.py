@@ -191,14 +191,14 @@ def cameras(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) 
     with Bench(settings, pictures, DATA, say) as bench:
         for camera, hz in THREE.items():
             bench.start(camera, hz)
-        bench.watch(SETTLE_S, "settling")
+        bench.watch(_settling(seconds), "settling")
         rows = []
         for phase in ("before", "killed", "back"):
             if phase == "killed":
                 bench.kill(KILLED)
             elif phase == "back":
                 bench.start(KILLED, THREE[KILLED])
-            bench.watch(SETTLE_S if phase != "before" else 0, "settling")
+            bench.watch(_settling(seconds) if phase != "before" else 0, "settling")
             span = bench.watch(seconds, f"three cameras, {KILLED} {phase}")
             for camera, hz in THREE.items():
                 late = bench.latencies(camera, span)
@@ -262,7 +262,7 @@ def demand(settings: Settings, pictures: np.ndarray, seconds: float, say: Say) -
     for who, listen in (("all data topics", DATA), ("segmentation/mask", ("segmentation/mask",)), ("nothing", ())):
         with Bench(settings.changed({"cameras": [camera]}), pictures, listen, say) as bench:
             bench.start(camera, 2.0)
-            bench.watch(SETTLE_S, "settling")
+            bench.watch(_settling(seconds), "settling")
             before = bench.cpu_s()
             span = bench.watch(seconds, f"{who} watched")
             used = bench.cpu_s() - before
@@ -345,6 +345,11 @@ def parts(node_ms: float, graphs: Mapping[str, float], stages: Mapping[str, floa
     within = sum(stages.get(name, 0.0) for name in graphs if name != "all")
     named["graphs within the node, above the graphs alone"] = within - graphs["all"]
     return {**named, "between the parts": node_ms - graphs["all"] - sum(named.values())}
+
+
+def _settling(seconds: float) -> float:
+    """How long a node is left to itself before it is measured for so many seconds."""
+    return min(SETTLE_S, seconds)
 
 
 def _stages(status: Mapping[str, str]) -> dict[str, float]:

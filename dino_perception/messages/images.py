@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from dino_perception.messages.picture_files import jpeg_fault, picture_kind, picture_size, png_cut_off
+from dino_perception.messages.strict_jpeg import decode_strictly
 
 MAX_MEGAPIXELS = 64.0
 """Larger pictures are refused before they are decoded, unless the caller says otherwise."""
@@ -121,10 +122,14 @@ def decode_compressed(msg: Any, max_megapixels: float = MAX_MEGAPIXELS, bits: in
     depth = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     decode = lambda octets: cv2.imdecode(octets, depth | (cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR))
     try:
-        pixels = decode(data)
-        fault = "its pixels cannot be read" if pixels is None else ""
-        if kind == "JPEG" and not fault:
-            fault = jpeg_fault(data.data, pixels, lambda octets: decode(np.frombuffer(octets, np.uint8)))
+        pixels, fault = decode_strictly(data) if kind == "JPEG" and not mosaic else (None, "")
+        if pixels is not None:
+            fault = jpeg_fault(data.data, pixels)
+        elif not fault:
+            pixels = decode(data)
+            fault = "its pixels cannot be read" if pixels is None else ""
+            if kind == "JPEG" and not fault:
+                fault = jpeg_fault(data.data, pixels, lambda octets: decode(np.frombuffer(octets, np.uint8)))
     except cv2.error as error:
         raise ImageError(f"the {kind} of {data.size} bytes cannot be decoded: {error.err}") from None
     if fault:

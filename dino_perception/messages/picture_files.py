@@ -52,15 +52,17 @@ def png_cut_off(data: bytes | memoryview) -> bool:
     return True
 
 
-def jpeg_fault(data: bytes | memoryview, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray | None]) -> str:
+def jpeg_fault(
+    data: bytes | memoryview, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray | None] | None = None
+) -> str:
     """What is missing of a JPEG that decoded to `pixels`, "" when nothing is. libjpeg fills what is missing with grey
     and reports success.
 
     Seen are an end that is not there, restart intervals that are not there, scans of a progressive file that are not
     there, and a scan that ends too early although the end marker follows: such a scan leaves the last pixels exactly
     mid-grey (jdhuff.c), and the picture changes when bytes are put behind the scan (`decode` is asked for that only
-    when the last pixels are so, or the file is progressive). What is damaged within a scan and keeps its length is not
-    seen: JPEG has no checksum.
+    when the last pixels are so, or the file is progressive; without it a scan's end has been looked at by others). What
+    is damaged within a scan and keeps its length is not seen: JPEG has no checksum (but see strict_jpeg.py).
     """
     view = memoryview(data)
     try:
@@ -76,7 +78,7 @@ def jpeg_fault(data: bytes | memoryview, pixels: np.ndarray, decode: Callable[[b
         return "scans are missing"
     if not progressive and any(scan["restarts"] < scan["wanted"] for scan in scans):
         return "restart intervals are missing"
-    if progressive or (pixels[-2:, -2:] == 128).all():
+    if decode and (progressive or (pixels[-2:, -2:] == 128).all()):
         again = decode(bytes(view[:end]) + FILLER + bytes(view[end:]))
         if again is None or again.shape != pixels.shape or not np.array_equal(again, pixels):
             return "its last scan ends too early"

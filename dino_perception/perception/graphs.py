@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -167,14 +168,16 @@ class Graphs:
             raise SettingError(f"'input_height' and 'input_width' cannot be used: {error}") from None
         options = dict(
             precision=s.precision, threads=s.threads, cache=cache, override=s.parity_override, rebuild=rebuild,
-            report=report,
         )  # fmt: skip
         beside = None
         sizes = sorted(batch_sizes or {1})
+        count = itertools.count(1)
+        # Which of how many a line is about: a start that builds takes minutes, and somebody waits.
+        numbered = lambda: functools.partial(_numbered, report, next(count), lambda: len(sizes) * (1 + len(heads)))  # noqa: E731
         for size in sizes:
             example = module.example(size)
             graph = self._backbone[size] = engines.build(
-                module, (example,), engine=s.engine, name="backbone", beside=beside,
+                module, (example,), engine=s.engine, name="backbone", beside=beside, report=numbered(),
                 parity_inputs=parity_inputs((example,), pictures) if pictures else None, **options,
             )  # fmt: skip
             self.device = graph.device
@@ -191,8 +194,8 @@ class Graphs:
                     (*(f[i] for i in self.head_taps[kind]), *rest) for f in inputs()
                 ]
                 self._heads[kind][size] = engines.build(
-                    head.at(s.output_height, s.output_width), (*features, *rest), engine=s.engine, name=kind, beside=beside,
-                    parity_inputs=maps() if pictures else maps, **options,
+                    head.at(s.output_height, s.output_width), (*features, *rest), engine=s.engine, name=kind,
+                    beside=beside, report=numbered(), parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 
     def _feature_zeros(self, size: int, what: str, layer: int, norm: bool) -> torch.Tensor:
@@ -200,6 +203,10 @@ class Graphs:
         stride, s = self._spec.tap_stride(layer), self._settings
         sides = (s.input_height // stride, s.input_width // stride) if what == "map" else ()
         return torch.zeros(size, self._spec.channels(layer), *sides)
+
+
+def _numbered(report: Callable[[str], None], number: int, total: Callable[[], int], line: str) -> None:
+    report(f"{line} (graph {number} of {total()})" if total() > 1 else line)
 
 
 def _head_inputs(graph: Compiled, example: torch.Tensor, pictures) -> list[tuple[torch.Tensor, ...]]:

@@ -34,7 +34,7 @@ def ground_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     step = settings.robot.step
     with np.errstate(invalid="ignore"):
         grey = np.clip((ground.over / step + 1) / 2, 0, 1) * (LIGHT - DARK) + DARK
-        height = (ground.points[..., 2] - ground.over) * (100 / LINE)
+        height = (ground.z - ground.over) * (100 / LINE)
         line = np.floor(np.nan_to_num(height))
     edge = np.zeros(grey.shape, bool)
     edge[1:] |= line[1:] != line[:-1]
@@ -44,7 +44,7 @@ def ground_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     for kind, shade in COLOURS.items():
         colour[found.kind == kind] = shade
     known = (found.kind > 0).astype(np.uint8)
-    known, colour = (_columns(values, ground.every, percept.output_width) for values in (known, colour))
+    known, colour = (_whole(values, percept) for values in (known, colour))
     cv2.copyTo(enlarged(colour, percept, picture, scale), enlarged(known, percept, picture, scale), picture)
     if settings.overlay.legend:
         seen = [(obstacles.NAMES[kind], shade) for kind, shade in COLOURS.items() if (found.kind == kind).any()]
@@ -52,6 +52,8 @@ def ground_overlay(percept: Percept, settings: Settings) -> np.ndarray:
     return picture
 
 
-def _columns(values: np.ndarray, every: int, width: int) -> np.ndarray:
-    """Values of every `every`-th column, for all columns."""
-    return np.repeat(values, every, axis=1)[:, :width]
+def _whole(values: np.ndarray, percept: Percept) -> np.ndarray:
+    """Values of the pixels that were looked at, for all pixels of the output."""
+    ground = percept.obstacles.ground
+    wide = np.repeat(values, ground.every, axis=1)[:, : percept.output_width]
+    return np.concatenate([np.zeros((ground.top, *wide.shape[1:]), wide.dtype), wide])

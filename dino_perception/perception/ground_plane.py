@@ -67,6 +67,7 @@ def fit(
     most: int = MOST,
     hypotheses: int = HYPOTHESES,
     least: float = 0.5,
+    rounds: int = 8,
 ) -> GroundPlane | None:
     """The plane of (h, w, 3) points in the optical frame, metres, NaN where unknown, of those that are `ground` (h, w).
 
@@ -81,7 +82,7 @@ def fit(
     generator = np.random.default_rng(seed)
     if len(chosen) > most:
         chosen = chosen[generator.choice(len(chosen), most, replace=False)]
-    plane = _refined(_best(chosen, generator, hypotheses), chosen)
+    plane = _refined(_best(chosen, generator, hypotheses), chosen, rounds)
     if plane is None:
         return None
     agreeing = float((np.abs(chosen @ plane - 1) < AGREES).mean())
@@ -101,7 +102,7 @@ def _best(points: np.ndarray, generator: np.random.Generator, hypotheses: int) -
     return planes[(np.abs(points @ planes.T - 1) < AGREES).sum(0).argmax()]
 
 
-def _refined(plane: np.ndarray, points: np.ndarray, rounds: int = 8) -> np.ndarray | None:
+def _refined(plane: np.ndarray, points: np.ndarray, rounds: int) -> np.ndarray | None:
     for _ in range(rounds):
         error = points @ plane - 1
         scale = max(1.4826 * float(np.median(np.abs(error))), 1e-4)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dino_perception.models.label_sets import group
 from dino_perception.perception import geometry
-from dino_perception.perception.frame import Depth, Percept, Segmentation
+from dino_perception.perception.frame import Percept, Segmentation
 from dino_perception.perception.ground_plane import TUKEY, GroundPlane, fit
 
 CELL = 0.2
@@ -51,9 +51,9 @@ class LocalGround:
     `seen` (X, Y) bool, whether points lay there; `low` (X, Y) float32, the height of the lower ones of them; `steepness`
     (X, Y) float32, the slope of the surface in degrees.
 
-    Of every `every`-th pixel of each row: `points` (h, w', 3) float32 in the level frame, NaN where unknown or beyond the
-    grid; `over` (h, w') float32 metres over the surface; `solid` (h, w') bool, whether the class is one that nobody
-    drives on. `focal` is the camera's focal length in rows of these.
+    Of every `every`-th pixel of each row from `top` down: `x`, `y`, `z` (h', w') float32, where it lies in the level frame,
+    NaN where unknown or beyond the grid; `over` (h', w') float32 metres over the surface; `solid` (h', w') bool, whether
+    the class is one that nobody drives on. `focal` is the camera's focal length in rows.
     """
 
     plane: GroundPlane
@@ -63,9 +63,12 @@ class LocalGround:
     seen: np.ndarray
     low: np.ndarray
     steepness: np.ndarray
-    points: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
     over: np.ndarray
     solid: np.ndarray
+    top: int
     every: int
     focal: float
 
@@ -84,30 +87,34 @@ def local_ground(
     if percept.depth is None or percept.output_camera is None:
         return None
     every = max(1, round(percept.output_width / COLUMNS))
-    ray = geometry.rays(percept.output_camera)[:, ::every]
-    solid = _solid(percept.segmentation, every, percept.depth.metres.shape)
-    depth = _upright(percept.depth, solid, every, percept.output_camera.k[0, 0] / every)
+    top = _first_row(percept.depth.metres, reach)
+    ray = geometry.rays(percept.output_camera)[top:, ::every]
+    solid = _solid(percept.segmentation, top, every, ray.shape[:2])
+    depth = _upright(percept.depth.metres[top:, ::every], solid, percept.output_camera.k[0, 0] / every)
     plane = _near_plane(depth, ray, solid)
     if plane is None:
         return None
     rotation = _levelling(plane.normal if up is None else up)
     # The point of the plane below the camera lies `height` away along the normal, and at zero in the level frame.
     lift = plane.height / max(float(rotation[2] @ plane.normal), 0.5)
-    points = (depth[..., None] * (ray @ rotation.T.astype(np.float32))).astype(np.float32, copy=False)
-    points[..., 2] += np.float32(lift)
+    x, y, z = (depth * axis for axis in np.ascontiguousarray((ray @ rotation.T.astype(np.float32)).transpose(2, 0, 1)))
+    z += np.float32(lift)
     shape = (round(reach / CELL), 2 * round(ASIDE * reach / CELL))
-    cell = _cells(points, shape)
-    points[cell < 0] = np.nan
-    ground = cell[(cell >= 0) & ~solid]
-    low, count = _lows(ground, points[..., 2][(cell >= 0) & ~solid], shape)
+    cell = _cells(x, y, z, shape)
+    outside = cell < 0
+    x[outside] = y[outside] = z[outside] = np.nan
+    # Every second column is plenty for the surface.
+    chosen = (cell[:, ::2] >= 0) & ~solid[:, ::2]
+    low, count = _lows(cell[:, ::2][chosen], z[:, ::2][chosen], shape)
     if np.count_nonzero(count) < LEAST:
         return None
     surface = _surface(low, np.minimum(count, 4).astype(np.float32))
     rise = np.hypot(*np.gradient(cv2.GaussianBlur(surface, (0, 0), width / 2 / CELL), CELL))
-    over = points[..., 2] - at(surface, points[..., 0], points[..., 1])
+    steepness = np.degrees(np.arctan(rise)).astype(np.float32)
+    over = z - at(surface, x, y)
     return LocalGround(
-        plane, rotation, lift, surface, count > 0, low, np.degrees(np.arctan(rise)).astype(np.float32), points, over,
-        solid, every, float(percept.output_camera.k[1, 1]),
+        plane, rotation, lift, surface, count > 0, low, steepness, x, y, z, over, solid, top, every,
+        float(percept.output_camera.k[1, 1]),
     )  # fmt: skip
 
 
@@ -120,19 +127,26 @@ def at(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     )
 
 
-def _solid(said: Segmentation | None, every: int, shape: tuple[int, int]) -> np.ndarray:
+def _first_row(metres: np.ndarray, reach: float) -> int:
+    """The first row that shows something within reach: above it is sky and what is far."""
+    with np.errstate(invalid="ignore"):
+        near = (metres[::4, ::8] < reach).any(1)
+    return max(0, 4 * int(near.argmax()) - 3) if near.any() else 0
+
+
+def _solid(said: Segmentation | None, top: int, every: int, shape: tuple[int, int]) -> np.ndarray:
     """Where the class is one that nobody drives on, and more likely than not."""
     if said is None:
-        return np.zeros((shape[0], -(-shape[1] // every)), bool)
+        return np.zeros(shape, bool)
     known = np.zeros(256, bool)
     known[[label.id for label in said.labels if group(label.name) in SOLID]] = True
-    return known[said.mask[:, ::every]] & (said.confidence[:, ::every] >= 128)
+    return known[said.mask[top:, ::every]] & (said.confidence[top:, ::every] >= 128)
 
 
-def _upright(depth: Depth, solid: np.ndarray, every: int, focal: float) -> np.ndarray:
-    """Depth (h, w') of every `every`-th column, such that a solid thing is no deeper than it is wide: estimated depth
-    leans its upper edge back to the ground behind."""
-    metres = depth.metres[:, ::every].astype(np.float32)
+def _upright(metres: np.ndarray, solid: np.ndarray, focal: float) -> np.ndarray:
+    """Depth (h', w') such that a solid thing is no deeper than it is wide: estimated depth leans its upper edge back to the
+    ground behind. `focal` is the focal length in columns."""
+    metres = np.array(metres, np.float32)
     if not solid.any():
         return metres
     count, parts, boxes, _ = cv2.connectedComponentsWithStats(solid.astype(np.uint8), connectivity=4)
@@ -152,12 +166,12 @@ def _upright(depth: Depth, solid: np.ndarray, every: int, focal: float) -> np.nd
 
 
 def _near_plane(depth: np.ndarray, ray: np.ndarray, solid: np.ndarray) -> GroundPlane | None:
-    rows = slice(depth.shape[0] // 3, None, 2)  # the near ground is below; of it, every second row is plenty
-    points = depth[rows, ::2, None] * ray[rows, ::2]
+    some = (slice(None, None, 3), slice(None, None, 3))  # plenty
+    points = depth[some][..., None] * ray[some]
     with np.errstate(invalid="ignore"):
-        near = ~solid[rows, ::2] & (points[..., 2] < NEAR)
-    options = dict(most=600, hypotheses=48, least=ROUGH)
-    return fit(points, near, **options) or fit(points, ~solid[rows, ::2], **options)
+        near = ~solid[some] & (points[..., 2] < NEAR)
+    options = dict(most=500, hypotheses=48, least=ROUGH, rounds=4)
+    return fit(points, near, **options) or fit(points, ~solid[some], **options)
 
 
 def _levelling(up: np.ndarray) -> np.ndarray:
@@ -167,13 +181,13 @@ def _levelling(up: np.ndarray) -> np.ndarray:
     return np.stack([ahead, np.cross(up, ahead), up])
 
 
-def _cells(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The flat cell (h, w') int32 of every point, -1 for what is unknown or beyond the grid."""
+def _cells(x: np.ndarray, y: np.ndarray, z: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The flat cell (h', w') int32 of every point, -1 for what is unknown or beyond the grid."""
     highest = Z_STEP * 2 ** (Z_BITS - 1) - 1
     with np.errstate(invalid="ignore"):
-        i = np.floor(points[..., 0] * np.float32(1 / CELL))
-        j = np.floor(points[..., 1] * np.float32(1 / CELL)) + np.float32(shape[1] // 2)
-        inside = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1]) & (np.abs(points[..., 2]) < highest)
+        i = np.floor(x * np.float32(1 / CELL))
+        j = np.floor(y * np.float32(1 / CELL)) + np.float32(shape[1] // 2)
+        inside = (i >= 0) & (i < shape[0]) & (j >= 0) & (j < shape[1]) & (np.abs(z) < highest)
         return np.where(inside, i * shape[1] + j, -1).astype(np.int32)
 
 

@@ -206,16 +206,16 @@ class Settings:
         "", "Folder of built engines. Empty: $XDG_CACHE_HOME/dino_perception or ~/.cache/dino_perception."
     )
     input_height: int = setting(
-        480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+        480, "Height in pixels that the backbone sees; a multiple of its patch size.", low=32, high=2048
     )
     input_width: int = setting(
-        640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=4096
+        640, "Width in pixels that the backbone sees; a multiple of its patch size.", low=32, high=2048
     )
     output_height: int = setting(
-        240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+        240, "Height in pixels of masks, depth and points for an image that fills the input.", low=8, high=2048
     )
     output_width: int = setting(
-        320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=4096
+        320, "Width in pixels of masks, depth and points for an image that fills the input.", low=8, high=2048
     )
     cameras: list[str] = setting(
         ["camera"], "Camera names. With one, topics are ~/segmentation/mask; with more, ~/<camera>/segmentation/mask."

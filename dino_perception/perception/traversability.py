@@ -117,27 +117,29 @@ class TraversabilityMap:
 
     def _add(self, found: Obstacles, pose: Pose, robot: RobotSettings, resolution: float) -> None:
         ground, size = found.ground, self._layers.shape[1]
-        known = found.kind > 0
-        points = ground.points[known]
-        turn = (pose.rotation @ ground.rotation.T)[:2]
-        start = pose.position[:2] - turn[:, 2] * ground.lift - np.multiply(self._corner, resolution)
-        place = np.floor((points @ turn.T.astype(np.float32) + start.astype(np.float32)) * np.float32(1 / resolution))
-        inside = ((place >= 0) & (place < size)).all(1)
-        cell = (place[inside, 1] * size + place[inside, 0]).astype(np.int64)
-        blocks, sure = found.mask[known][inside], found.sure[known][inside]
-        away = np.hypot(points[inside, 0], points[inside, 1])
-        sure = sure / (1 + (away / np.float32(FADES)) ** 2)
-        dear = self._costs(found, known, robot)[inside]
+        turn = ((pose.rotation @ ground.rotation.T)[:2] / resolution).astype(np.float32)
+        start = (pose.position[:2] - (pose.rotation @ ground.rotation.T)[:2, 2] * ground.lift) / resolution
+        start = (start - self._corner).astype(np.float32)
+        x, y, z = (np.concatenate([v.ravel(), gap]) for v, gap in zip((ground.x, ground.y, ground.z), found.gap))
+        column, row = (a * x + b * y + c * z + d for (a, b, c), d in zip(turn, start))
+        with np.errstate(invalid="ignore"):
+            inside = np.flatnonzero((column >= 0) & (column < size) & (row >= 0) & (row < size))
+        cell = row[inside].astype(np.int64) * size + column[inside].astype(np.int64)
+        pixel = np.concatenate([np.arange(ground.x.size), found.behind])[inside]
+        away = (x[inside] ** 2 + y[inside] ** 2) / np.float32(FADES**2)
+        sure = found.sure.ravel()[pixel] / (1 + away)
+        blocks = found.mask.ravel()[pixel]
+        dear = self._costs(found, pixel, robot)
 
-        def total(weights=None, of=slice(None)):
+        def total(of: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
             given = None if weights is None else weights[of]
             return np.bincount(cell[of], given, size * size).astype(np.float32).reshape(size, size)
 
-        count, closed = total(), total(of=blocks)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            hit = np.nan_to_num(total(sure, blocks) / closed)
-            miss = np.nan_to_num(total(sure, ~blocks) / (count - closed))
-            cost = np.nan_to_num(total(dear, ~blocks) / (count - closed))
+        shut, free = np.flatnonzero(blocks), np.flatnonzero(~blocks)
+        closed, opened = total(shut), total(free)
+        count = closed + opened
+        hit = total(shut, sure) / np.maximum(closed, 1)
+        miss, cost = (total(free, values) / np.maximum(opened, 1) for values in (sure, dear))
         odds, costs, looks = self._layers
         stands = closed > SHARE * count
         odds += np.where(stands, HIT * hit, np.where(count > 0, -MISS * miss, 0))
@@ -149,10 +151,10 @@ class TraversabilityMap:
         np.minimum(looks, LOOKS, out=looks)
 
     @staticmethod
-    def _costs(found: Obstacles, known: np.ndarray, robot: RobotSettings) -> np.ndarray:
-        """(N,) 0..DEAREST of every known pixel: how near to the robot's limits its height and slope come."""
-        height = np.abs(found.ground.over[known]) / np.float32(robot.step)
-        slope = found.slope[known] / np.float32(robot.max_slope)
+    def _costs(found: Obstacles, pixels: np.ndarray, robot: RobotSettings) -> np.ndarray:
+        """(N,) 0..DEAREST of pixels, by their flat numbers: how near to the robot's limits their height and slope come."""
+        height = np.abs(found.ground.over.ravel()[pixels]) / np.float32(robot.step)
+        slope = found.slope.ravel()[pixels] / np.float32(robot.max_slope)
         return np.float32(DEAREST) * np.minimum(np.maximum(height, slope) ** 2, 1)
 
 

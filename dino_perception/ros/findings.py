@@ -173,7 +173,7 @@ def node_finding(
 ) -> Finding:
     """The node: what it runs on, how long each stage takes, and what a person should know first.
 
-    `doing` is the step of a configure under way, `problem` why the last one failed, `warnings` what stays true until
+    `doing` is how long a configure under way has taken and its present step, `problem` why the last one failed, `warnings` what stays true until
     the next one. `perceiver` is None while the node is not configured.
     """
     memory = process_memory.resident()
@@ -206,7 +206,7 @@ def _node_state(
     about: Mapping[str, Any],
 ) -> tuple[bytes, str]:
     if doing:
-        return OK, f"configuring: {doing}"
+        return OK, f"configuring for {doing}"
     if problem:
         return ERROR, f"not configured: {problem}"
     if state != "active":

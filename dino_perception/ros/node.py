@@ -62,7 +62,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._account = Account(())
         self._settings = Settings()
         self._enabled = True
-        self._doing = ""
+        self._doing, self._begun = "", 0.0
         self._problem = ""
         self._warnings: list[str] = []
         self._complain = Complaints(lambda text: self.get_logger().error(text))
@@ -139,7 +139,7 @@ class PerceptionNode(PatientLifecycleNode):
 
     def _load(self, settings: Settings) -> None:
         """Slow, in a thread of its own. Raises errors with sentences."""
-        begun = time.monotonic()
+        self._begun = time.monotonic()
         names = prefixes(settings.cameras)
         self._report("loading")
         from dino_perception.perception.perceiver import Perceiver
@@ -159,7 +159,7 @@ class PerceptionNode(PatientLifecycleNode):
         if not self._perceiver.trained:
             self._warn("the weights are untrained: outputs mean nothing")
         self.get_logger().info(
-            f"configured in {time.monotonic() - begun:.1f} s: {settings.backbone} on "
+            f"configured in {time.monotonic() - self._begun:.1f} s: {settings.backbone} on "
             f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}"
         )
 
@@ -286,10 +286,11 @@ class PerceptionNode(PatientLifecycleNode):
         os._exit(DEVICE_LOST)  # cleaning up would ask the device, and may wait for ever
 
     def _find(self) -> Finding:
+        doing = self._doing and f"{time.monotonic() - self._begun:.0f} s: {self._doing}"
         return node_finding(
             self._state_machine.current_state[1],
             self._enabled,
-            self._doing,
+            doing,
             self._problem,
             self._warnings,
             self._account,

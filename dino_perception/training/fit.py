@@ -33,6 +33,7 @@ class Recipe:
     label_smoothing: float = 0.0
     class_weights: str = "none"
     overlap: float = 0.0
+    relief: float = 0.0
     patience: int = 12
     seed: int = 0
 

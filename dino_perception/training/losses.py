@@ -15,6 +15,10 @@ BEYOND = 30.0
 """Metres: the least answer for what is infinitely far, such as the sky. Whatever is nearer counts in navigation."""
 
 
+NOISE, STANDS = 0.03, 0.5
+"""Log depth that the ground's own unevenness makes of a row, and beyond which standing out more counts no more."""
+
+
 def segmentation_loss(
     logits: Tensor, truth: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
@@ -45,11 +49,16 @@ def overlap_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return ((1 - iou) * occurs).sum() / occurs.sum().clamp_min(1)
 
 
-def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5) -> Tensor:
+def depth_loss(
+    metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gradient: float = 0.5, relief: float = 0.0
+) -> Tensor:
     """Mean |log d - log t| over pixels with a true depth within `reach` metres, which for small errors is the AbsRel
     that depth is judged by, and `gradient` times the same of its differences to the right and below (Li and Snavely
     2018, sec. 4.2), which keeps edges where they are. An answer for what is infinitely far, such as the sky, need only
     be BEYOND metres or more: a dark shadow taken for sky is bad enough.
+
+    `relief` is the weight of a third part, the same error where something stands out from the ground (`standing`), by how
+    far it does: a rock has few pixels, and the first part hardly notices when it sinks into the ground behind it.
 
     `metres` (B, 1, h, w), `truth` (B, H, W) float32 with NaN. Zero, with a gradient, when nothing is known.
     """
@@ -68,7 +77,26 @@ def depth_loss(metres: Tensor, truth: Tensor, reach: tuple[float, float], *, gra
         both = known.narrow(dim, 1, known.shape[dim] - 1) & known.narrow(dim, 0, known.shape[dim] - 1)
         step = error.diff(dim=dim).abs()
         loss = loss + gradient * (step * both).sum() / both.sum().clamp_min(1)
+    if relief:
+        weight = standing(truth, known)
+        loss = loss + relief * (error.abs() * weight).sum() / weight.sum().clamp_min(1e-6)
     return loss
+
+
+def standing(truth: Tensor, known: Tensor) -> Tensor:
+    """How far each pixel stands out from the ground, (B, H, W), 0 where it does not: the log depth of its row around,
+    averaged over a quarter of the width, less its own.
+
+    A camera at height H sees a point that is h over the ground at 1 - h / H of the depth of the ground behind it, on the
+    same ray; and on level ground a row of pixels is at one depth. So this is about h / H.
+    """
+    logs = torch.where(known, truth, torch.ones_like(truth)).clamp_min(1e-3).log()
+    side = 2 * (truth.shape[2] // 8) + 1
+    total, count = (
+        F.avg_pool2d(values[:, None].to(logs), (1, side), 1, (0, side // 2))[:, 0] for values in (logs * known, known)
+    )
+    out = total / count.clamp_min(1e-6) - logs
+    return torch.where(known & (out > NOISE), out.clamp_max(STANDS), torch.zeros_like(out))
 
 
 def class_weights(counts: Tensor, how: str) -> Tensor | None:

@@ -153,7 +153,7 @@ class DepthTask(Task):
         head.answer_with(torch.from_numpy(metres[(metres >= near) & (metres <= far)].astype(np.float32)))
 
     def loss(self, head, raw, truth, weights, recipe):
-        return depth_loss(raw, truth, head.spec.depth_range)
+        return depth_loss(raw, truth, head.spec.depth_range, relief=recipe.relief)
 
     def score(self, head):
         return DepthScore()

@@ -53,6 +53,7 @@ def test_it_is_one_page_that_loads_nothing(page):
     assert not parsed.open and parsed.loads and all(load.startswith("data:image/jpeg;base64,") for load in parsed.loads)
     assert not re.search(r"https?://|@import|url\(|<script|<link", page[2])
     assert [p.name for p in (page[0] / "report").iterdir()] == ["index.html"]
+    assert page[2].index("<img") < page[2].index("<svg")  # pictures first
 
 
 def test_it_says_what_happened(page):

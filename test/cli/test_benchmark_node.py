@@ -67,7 +67,7 @@ def test_it_measures_three_cameras_of_a_running_node_and_writes_a_page(tmp_path)
             "--node",
             "cameras,demand",
             "--seconds",
-            "3",
+            "1.5",
             "--json",
             out,
             "--page",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from dino_perception.engines.eager import Eager
 from dino_perception.models.checkpoints import load_backbone
 
 SIZE = (64, 96)
+
+# Inductor compiles torch's headers ahead, 10 s, which pays for a hundred kernels and not for the few of these tests.
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,7 +16,7 @@ FATAL = {"load": signal.SIGSEGV, "run": signal.SIGABRT, "killed": signal.SIGKILL
 
 class Deadly(Engine):
     """`faults` says what each precision does: "build" exits, "load" and "run" die of a signal, "hang" never loads,
-    "fail" raises, "killed" is killed from outside while it builds, "loud" only talks."""
+    "fail" raises, "killed" is killed from outside while it builds, "loud" only talks, "slow" takes most of a second."""
 
     name = "deadly"
     precisions = ("bfloat16", "float16", "float32")
@@ -42,6 +42,8 @@ class Deadly(Engine):
             raise RuntimeError("no kernel\nand a page of trace")
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "slow":
+            time.sleep(0.8)
         if fault == "loud":
             ctypes.CDLL(None).puts(b"a native library talks about kernels")
             print("a compiler warns", flush=True)

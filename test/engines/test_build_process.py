@@ -136,6 +136,22 @@ def test_the_next_build_tells_how_long_the_last_took(put, said, tmp_path):
     assert sum("building engine deadly bfloat16, about" in line for line in said) == 1
 
 
+@pytest.mark.parametrize("isolated", [False, True], ids=["in this process", "in its own"])
+def test_a_build_that_takes_its_time_says_so_with_how_long_the_last_one_took(
+    put, said, tmp_path, monkeypatch, isolated
+):
+    monkeypatch.setattr(build_process, "PROGRESS_S", 0.1)
+    put(bfloat16="slow").isolated = isolated
+    start(said, tmp_path)
+    lines = [line for line in said if "deadly bfloat16 is still building: " in line]
+    assert lines and ("at most 60 s" in lines[0]) == isolated
+    record = next(tmp_path.glob("*bfloat16*.json"))
+    lasted = json.loads(record.read_text())["build_s"]
+    said.clear()
+    start(said, tmp_path, rebuild=True)
+    assert any("is still building: " in line and f"of about {lasted:.0f} s" in line for line in said), said
+
+
 def test_all_graphs_of_a_start_share_one_process(put, said, tmp_path):
     put()
     for name in ("backbone", "depth"):

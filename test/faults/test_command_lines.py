@@ -12,6 +12,7 @@ from dino_perception.cli.__main__ import main
 WRONG = [
     ("train segmentation --data terrain:1 --out x --input 33by47", "no size"),
     ("train segmentation --data terrain:1 --out x --input 0x47", "no size"),
+    ("train segmentation --data terrain:1 --out x --input 4096x4096", "at most 2048 each"),
     ("train segmentation --data terrain:1 --out x --device nope", "no device"),
     ("train segmentation --data terrain:1 --out x --threads -5", "no number of threads"),
     ("train segmentation --data terrain:1 --out x --rate nan", "not a positive number"),

@@ -16,7 +16,7 @@ import pytest
 from dino_perception import results
 from dino_perception.cli.__main__ import COMMANDS, main
 
-OUTPUTS = {"json", "page", "out", "report", "pictures", "video", "plots", "to"}
+OUTPUTS = {"json", "page", "out", "report", "pictures", "video", "plots", "to", "cache"}
 OPTIONS = [
     "train segmentation --data terrain:1 --out {}",
     "train segmentation --data terrain:1 --out x --json {}",
@@ -42,6 +42,12 @@ OPTIONS = [
     "replay a b --report {}",
     "replay a b --pictures {}",
     "replay a b --video {}",
+    "train segmentation --data terrain:1 --out x --cache {}",
+    "evaluate --terrain 9000 --cache {}",
+    "calibrate segmentation --bag a --out x --cache {}",
+    "benchmark --cache {}",
+    "compile --cache {}",
+    "doctor --cache {}",
 ]
 
 
@@ -63,7 +69,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(line, tmp_pat
     (tmp_path / "folder").mkdir()
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone" / "away")
     before = listing(tmp_path)
-    is_folder = line.split()[-2] in ("a", "--plots", "--to", "--report", "--pictures") or line == "demo --out {}"
+    is_folder = (
+        line.split()[-2] in ("a", "--plots", "--to", "--report", "--pictures", "--cache") or line == "demo --out {}"
+    )
     wrong = {"file/below/x": "no folder", "/proc/x": "No such file", "y" * 300: "too long"}
     wrong |= {"file": "is a file; name a folder"} if is_folder else {"folder": "is a folder; name a file"}
     for place, sentence in wrong.items():
@@ -255,16 +263,48 @@ def test_a_replay_to_a_place_that_cannot_be_written_begins_nothing(tmp_path, cap
     assert "'/proc' cannot be written" in capsys.readouterr().err
 
 
-def test_a_report_that_finds_no_room_costs_neither_the_bag_nor_the_figures(tmp_path):
+def test_what_people_look_at_finds_no_room_and_costs_neither_the_bag_nor_the_figures(tmp_path):
     bag = Path(__file__).resolve().parents[2] / "data" / "sample_drive"
     out, figures = tmp_path / "out.mcap", tmp_path / "f.json"
     code = f"""
 (full / 'rest').write_bytes(bytes(50 << 10))
 from dino_perception.cli.__main__ import main
-raise SystemExit(main(['replay', {str(bag)!r}, {str(out)!r}, '--duration', '0.2', '--set', 'engine=torch', '--set', 'input_height=96', '--set', 'input_width=128',
-                       '--report', str(full / 'report'), '--json', {str(figures)!r}]))
+raise SystemExit(main(['replay', {str(bag)!r}, {str(out)!r}, '--duration', '0.4', '--set', 'engine=torch', '--set', 'input_height=96', '--set', 'input_width=128',
+                       '--report', str(full / 'report'), '--pictures', str(full / 'pictures'), '--video', str(full / 'v.mp4'), '--json', {str(figures)!r}]))
 """
     done = in_a_small_disk(code, tmp_path)
     assert done.returncode == results.ELSEWHERE, done.stderr
-    assert json.loads(figures.read_text())["exit_code"] == results.ELSEWHERE and out.stat().st_size > 1000
+    told = json.loads(figures.read_text())
+    assert told["exit_code"] == results.ELSEWHERE and told["stopped"] is None and out.stat().st_size > 1000
     assert (tmp_path / "work" / "report" / "index.html").read_text().endswith("</html>\n")
+    pictures = list((tmp_path / "work" / "pictures").iterdir())
+    assert len(pictures) == told["frames_out"] > 1 and min(p.stat().st_size for p in pictures) > 10_000
+    assert frames_of(tmp_path / "work" / "v.mp4") == told["frames_out"]
+    for part in ("pictures: from camera_", "v.mp4, it is", "report: "):
+        assert part in done.stdout
+
+
+def test_a_video_whose_disk_fills_up_goes_on_elsewhere(tmp_path):
+    code = """
+import numpy as np
+from dino_perception.bags.report.pictures import Video
+from dino_perception.perception.frame import Frame, Percept
+from dino_perception.perception.settings import Settings
+video, noise = Video(full / 'v.avi', Settings(), 10.0, 'camera'), np.random.default_rng(0)
+for number in range(40):
+    pixels = noise.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    video(Percept(Frame('camera', number, 'c', pixels), 480, 640, None), number, 0.0)
+video.close()
+import cv2
+counts = [int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) for path in (full / 'v.avi', Path('v.avi'))]
+assert sum(counts) == 40 and min(counts) > 5, counts
+assert len(video.notes) == 1 and 'it goes on in' in video.notes[0], video.notes
+"""
+    done = in_a_small_disk(code, tmp_path, "12m")
+    assert done.returncode == 0, done.stderr
+
+
+def frames_of(video: Path) -> int:
+    import cv2
+
+    return int(cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT))

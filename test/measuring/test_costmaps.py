@@ -91,4 +91,7 @@ def test_the_shipped_costmaps_find_what_stands_up_on_the_sample_drive(tmp_path):
     assert local["model"].rocks_found > 0.55 and local["model"].ground_closed < 0.025
     assert local["model"].rocks_found > points["model"].rocks_found  # which is why it is recommended first
     assert points["truth"].rocks_found > 0.95
+    for name in ("local_costmap_traversability", "local_costmap_obstacles"):  # heights from the ground, not from odom
+        assert found[name, "truth"].rocks_found > 0.9 and found[name, "truth"].ground_closed < 0.03
+        assert found[name, "model"].rocks_found > points["model"].rocks_found + 0.3
     assert local["model"].ground_cost < 60

@@ -63,16 +63,16 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
 
 def seen_ground(rng, height, width):
     """Ground where anything may be in the way; at least one pixel is."""
-    points = rng.uniform(-3, 3, (height, width, 3)).astype(np.float32)
+    x, y, z = rng.uniform(-3, 3, (3, height, width)).astype(np.float32)
     kind = rng.choice(np.array([1, 2], np.uint8), (height, width))
     kind[0, 0] = 2
     plane = GroundPlane(np.array([0.0, -1, 0]), 1.1, 1.0)
     grid = np.zeros((4, 6), np.float32)
     rotation = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
     ground = LocalGround(
-        plane, rotation, 1.1, grid, grid > 0, grid, grid, points, points[..., 2], kind > 9, 1, 30.0
+        plane, rotation, 1.1, grid, grid > 0, grid, grid, x, y, z, z, kind > 9, 0, 1, 30.0
     )  # fmt: skip
-    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), points[..., 2])
+    return Obstacles(ground, kind, np.ones(kind.shape, np.float32), z, np.ones((3, 2), np.float32), np.array([0, 0]))
 
 
 def written(types, p, names=DATA):

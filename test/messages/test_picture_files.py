@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dino_perception.messages import strict_jpeg
 from dino_perception.messages.images import ImageError, decode_compressed, decode_image
 from dino_perception.messages.picture_files import picture_kind, picture_size
 
@@ -21,6 +22,16 @@ KINDS = {
 }
 if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):  # from OpenCV 4.6 on
     KINDS["4:4:4"] = (".jpg", [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+
+
+@pytest.fixture(params=["with simplejpeg", "without"], autouse=True)
+def decoder(request, monkeypatch):
+    """Both ways of looking at a JPEG: libjpeg's warnings where simplejpeg is installed, our own checks elsewhere."""
+    if request.param == "without":
+        monkeypatch.setattr(strict_jpeg, "decoder", lambda: None)
+    elif strict_jpeg.decoder() is None:
+        pytest.skip("simplejpeg is not installed")
+    return request.param
 
 
 def encoded(kind, picture=SCENE):
@@ -122,3 +133,42 @@ def test_mutated_pictures_raise_nothing_but_image_errors():
                 assert decode(bytes(data)).shape[2] == 3
             except ImageError:
                 pass
+
+
+def damaged(data, random):
+    """A JPEG that keeps its end and has lost 60 bytes within a scan, or has others in their place."""
+    at = int(random.integers(len(data) // 3, len(data) - 100))
+    yield data[:at] + data[at + 60 :]
+    yield data[:at] + bytes(random.integers(0, 255, 60, np.uint8)) + data[at + 60 :]
+
+
+@pytest.mark.parametrize("kind", ["baseline", "restarts", "progressive"])
+def test_most_damage_within_a_scan_is_seen_by_libjpeg(kind, decoder):
+    if decoder == "without":
+        pytest.skip("our own checks see only what is cut off")
+    random = np.random.default_rng(2)
+    data = encoded(kind)
+    broken = [one for _ in range(40) for one in damaged(data, random)]
+    passed = [one for one in broken if passes(one)]
+    # JPEG has no checksum: what happens to be valid code of the right length passes.
+    assert len(passed) < 0.45 * len(broken), f"{len(passed)} of {len(broken)} pass"
+    with pytest.raises(ImageError, match="damaged or cut off: .*(premature end|bad Huffman|extraneous bytes|marker)"):
+        for one in broken:
+            decode(one)
+
+
+def test_bytes_that_some_cameras_leave_before_the_end_are_no_damage():
+    data = encoded("baseline")
+    np.testing.assert_array_equal(decode(data[:-2] + bytes(12) + data[-2:]), decode(data))
+
+
+def test_four_inks_and_grey_are_left_to_opencv(decoder):
+    from io import BytesIO
+
+    from PIL import Image
+
+    for mode in ("CMYK", "L"):
+        file = BytesIO()
+        Image.fromarray(SCENE).convert(mode).save(file, "JPEG")
+        expected = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        np.testing.assert_array_equal(decode(file.getvalue()), expected)

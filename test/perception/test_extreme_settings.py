@@ -106,3 +106,12 @@ def test_a_number_that_is_set_before_the_start_at_its_extremes(values):
     perceiver = Perceiver(settings, report=lambda line: None)
     assert "segmentation/mask" in look(perceiver, settings)
     perceiver.close()
+
+
+def test_the_largest_sizes_are_said_and_are_those_of_the_commands():
+    from dino_perception.cli.argument_types import LARGEST_SIDE
+
+    for name in ("input_height", "input_width", "output_height", "output_width"):
+        BASE.changed({name: LARGEST_SIDE})
+        with pytest.raises(SettingError, match=f"'{name}' is 4096; accepted is (32|8) to {LARGEST_SIDE}"):
+            BASE.changed({name: 4096})

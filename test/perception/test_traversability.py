@@ -8,7 +8,7 @@ import json
 import numpy as np
 from ground_views import box, pose_of, view
 
-from dino_perception.perception.obstacles import obstacles
+from dino_perception.perception.obstacles import obstacle_points, obstacles
 from dino_perception.perception.pose import LOST
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.traversability import Maps, TraversabilityMap
@@ -62,12 +62,10 @@ def test_what_is_not_seen_again_is_forgotten():
 
 
 def test_what_has_gone_is_open_after_some_looks():
-    maps = Maps()
+    maps, rock, gone = Maps(), view(ROCK, pose_of()), view(lambda x, y: 0 * x, pose_of())
     for number in range(3):
-        assert at(see(maps, view(ROCK, pose_of()), seconds=0.1 * number), 4.05, 0.05) >= 60
-    values = [
-        at(see(maps, view(lambda x, y: 0 * x, pose_of()), seconds=1 + 0.1 * number), 4.05, 0.05) for number in range(20)
-    ]
+        assert at(see(maps, rock, seconds=0.1 * number), 4.05, 0.05) >= 60
+    values = [at(see(maps, gone, seconds=1 + 0.1 * number), 4.05, 0.05) for number in range(20)]
     assert values[-1] in range(0, 20) and values[0] > 50
 
 
@@ -106,3 +104,20 @@ def test_it_goes_on_from_what_it_remembers():
         grid = see(second, views[number], seconds=0.2 * number)
         assert (grid.cells == expected[number].cells).all()
     assert isinstance(TraversabilityMap.recalled(json.loads(json.dumps(first.memory()["camera"]))), TraversabilityMap)
+
+
+def test_every_number_that_a_robot_may_have_gives_a_map():
+    percept = view(ROCK, pose_of(), rock=lambda x, y: ROCK(x, y) > 0)
+    for parameter in SETTINGS.parameters():
+        group = parameter.name.partition(".")[0]
+        if group in ("robot", "obstacles", "traversability"):
+            about = parameter.field.metadata
+            for value in (about["low"], about["high"]):
+                settings = SETTINGS.changed({parameter.name: value})
+                grid = see(Maps(), percept, settings)
+                if grid is not None:  # a metre of reach holds too little ground
+                    assert grid.cells.min() >= -1 and grid.cells.max() <= 100
+                found = obstacles(percept, settings)
+                if found is not None:
+                    cloud = obstacle_points(percept, found, settings.obstacles.min_confidence)
+                    assert all(np.isfinite(cloud[name]).all() for name in ("x", "y", "z", "confidence", "height"))

@@ -19,7 +19,7 @@ from dino_perception.training.datasets import open_dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.fit import Recipe, fit, measure, score
 from dino_perception.training.looks import Look
-from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
+from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss, standing
 from dino_perception.training.splitting import limited, split, with_truth
 
 
@@ -127,6 +127,28 @@ def test_the_overlap_loss_counts_with_its_weight(material, backbone):
         told.append(fit(copy.deepcopy(head), items["segmentation"][:8], [], recipe).history[0][1])
     assert 0 < told[1] - told[0] <= 1
     assert told[2] - told[0] == pytest.approx(2 * (told[1] - told[0]), rel=1e-4)
+
+
+def test_the_relief_part_is_the_error_where_something_stands_out_and_nowhere_else():
+    rows = torch.linspace(8, 2, 24)[:, None].expand(24, 64)
+    truth = rows.clone()[None]
+    truth[:, 10:14, 30:34] *= 0.75  # on each ray a quarter nearer than the ground behind: h / H = 1 / 4
+    known = truth > 0
+    out = standing(truth, known)
+    block = torch.zeros_like(known)
+    block[:, 10:14, 30:34] = True
+    assert ((out > 0) == block).all()
+    assert out[block].mean() == pytest.approx(-math.log(0.75) * (1 - 4 / 17), abs=1e-5)  # of a mean over 17 pixels
+    reach = (0.3, 100.0)
+
+    def part(metres):
+        return (depth_loss(metres, truth, reach, relief=2.0) - depth_loss(metres, truth, reach)).item()
+
+    sunk = rows[None, None].clone()  # the block is not there
+    assert part(sunk) == pytest.approx(2 * -math.log(0.75), abs=1e-5)
+    assert part(torch.where(block[:, None], truth[:, None], 1.3 * truth[:, None])) == pytest.approx(0, abs=1e-6)
+    level = rows[None].clone()
+    assert depth_loss(1.1 * level[:, None], level, reach, relief=2.0) == depth_loss(1.1 * level[:, None], level, reach)
 
 
 def test_without_frames_to_judge_by_all_steps_are_made(material, backbone):

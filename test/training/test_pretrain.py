@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from begun_early import Job
 from safetensors.torch import load_file
 
 from dino_perception.models.checkpoints import BUNDLED, load_backbone
@@ -192,48 +193,32 @@ def test_the_attention_of_few_tokens_is_another_way_to_the_same():
     assert fused in {e.key for e in large.key_averages()}
 
 
-@pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="torch compiles with a C++ compiler: g++ or clang++"
-)
-def test_a_compiled_run_learns_what_a_plain_one_does(tmp_path):
+def plain_and_compiled(folder):
+    """Two runs that differ in `--compile` alone."""
     for seed in range(2):
-        scene(tmp_path, f"s{seed}", seed)
-    weights = []
-    for more in ([], ["--compile"]):
-        out = tmp_path / f"tiny{len(more)}.safetensors"
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "dino_perception.training.pretraining.pretrain",
-                "--scenes",
-                tmp_path,
-                "--out",
-                out,
-                "--steps",
-                "2",
-                "--size",
-                "48x80",
-                "--crop",
-                "32x48",
-                "--parts",
-                "2",
-                "--part",
-                "32x48",
-                "--pairs",
-                "1",
-                "--rate",
-                "1e-2",
-                "--device",
-                "cpu",
-                *more,
-            ],
-            capture_output=True,
-            text=True,
-        )
+        scene(folder, f"s{seed}", seed)
+    command = [sys.executable, "-m", "dino_perception.training.pretraining.pretrain", "--scenes", folder]
+    small = "--steps 2 --size 48x80 --crop 32x48 --parts 2 --part 32x48 --pairs 1 --rate 1e-2 --device cpu".split()
+    return [
+        [*command, "--out", folder / name, *small, *more]
+        for name, more in (("plain.safetensors", []), ("compiled.safetensors", ["--compile"]))
+        if COMPILER
+    ]
+
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+COMPILED = Job(
+    "test_a_compiled_run_learns_what_a_plain_one_does",
+    plain_and_compiled,
+    {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "1"},
+)
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch compiles with a C++ compiler: g++ or clang++")
+def test_a_compiled_run_learns_what_a_plain_one_does():
+    for run in COMPILED.result():
         assert run.returncode == 0, run.stderr
-        weights.append(load_file(out))
-    plain, compiled = weights
+    plain, compiled = (load_file(COMPILED.folder / f"{name}.safetensors") for name in ("plain", "compiled"))
     start = load_backbone("rover-tiny", "").state_dict()
     moved = [(plain[k] - start[k]).norm() for k in ("patch.weight", "blocks.3.mlp.up.weight")]
     apart = [(plain[k] - compiled[k]).norm() for k in ("patch.weight", "blocks.3.mlp.up.weight")]

@@ -25,7 +25,8 @@ CODES = {
     UNREADABLE: "The input is no bag, or nothing of it can be read.",
     EMPTY: "The bag holds no message.",
     NO_IMAGES: "The bag holds no topic with camera images, or not the one that was asked for.",
-    UNWRITABLE: "The output cannot be written, or the disk is full; what was written until then is readable.",
+    UNWRITABLE: "The output cannot be written, or the disk is full; what was written until then is readable. Or the output is "
+    "whole, but its report, pictures, video or figures are elsewhere, as a sentence says.",
     FAILED: "The engine failed while running; what was written until then is readable and --resume goes on.",
     **{code: meaning for code, meaning in PROBLEMS.values()},
     INTERRUPTED: "Interrupted; the output is readable and --resume goes on.",

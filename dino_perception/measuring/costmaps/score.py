@@ -10,8 +10,11 @@ import cv2
 import numpy as np
 
 from dino_perception.measuring.costmaps.grid import INSCRIBED, Grid
+from dino_perception.measuring.costmaps.ground_layers import MapLayer, ObstacleLayer
 from dino_perception.measuring.costmaps.semantic_layer import SemanticLayer
 from dino_perception.measuring.costmaps.voxel_layer import VoxelLayer
+from dino_perception.perception.frame import Percept
+from dino_perception.perception.settings import Settings
 
 TALL = 0.25
 """Metres over the ground around it from which a rock is an obstacle."""
@@ -28,13 +31,14 @@ SETTLE = 3
 @dataclass(frozen=True)
 class Observation:
     """One frame as a costmap gets it: (N, 3) points in the global frame, (N,) class ids and confidences 0..255, and
-    the camera's place (3,)."""
+    the camera's place (3,); and the whole percept, with its pose in the global frame."""
 
     seconds: float
     points: np.ndarray
     classes: np.ndarray
     confidence: np.ndarray
     origin: np.ndarray
+    percept: Percept | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def score(
     grid = Grid.around(np.concatenate([view.origin[None, :2] for view in truth]), NEAR + 2.0, costmap["resolution"])
     tall, any_rock = _rocks(truth, grid, names)
     by_rock = cv2.dilate(any_rock.astype(np.uint8), np.ones((3, 3), np.uint8)).ravel() > 0
-    layers = [_layer(costmap[name], names, grid) for name in costmap["plugins"] if name != "inflation_layer"]
+    layers = [_layer(costmap, name, names, grid) for name in costmap["plugins"] if name != "inflation_layer"]
     found, closed, costs = [], [], []
     for number, (true, view) in enumerate(zip(truth, seen)):
         for layer in layers:
@@ -81,17 +85,26 @@ def score(
 class _layer:
     """A layer that takes views."""
 
-    def __init__(self, parameters: Mapping[str, Any], names: Mapping[int, str], grid: Grid):
-        self._semantic = parameters["plugin"].endswith("SemanticSegmentationLayer")
-        if self._semantic:
+    def __init__(self, costmap: Mapping[str, Any], name: str, names: Mapping[int, str], grid: Grid):
+        parameters = costmap[name]
+        self._kind = parameters["plugin"].rpartition("::")[2]
+        if self._kind == "SemanticSegmentationLayer":
             (source,) = parameters["observation_sources"].split()
             self._layer: Any = SemanticLayer(parameters[source], names, grid)
+        elif self._kind == "StaticLayer":
+            self._layer = MapLayer(costmap, grid, Settings())
+        elif self._kind == "ObstacleLayer":
+            self._layer = ObstacleLayer(parameters, grid, Settings())
         else:
             self._layer = VoxelLayer(parameters, grid)
 
     def __call__(self, view: Observation) -> None:
-        if self._semantic:
+        if self._kind == "SemanticSegmentationLayer":
             self._layer.observe(view.seconds, view.points, view.origin, view.classes, view.confidence)
+        elif self._kind == "StaticLayer":
+            self._layer.observe(view.percept)
+        elif self._kind == "ObstacleLayer":
+            self._layer.observe(view.percept, view.points)
         else:
             self._layer.observe(view.points, view.origin)
 

@@ -49,7 +49,10 @@ def measure(perceiver: Perceiver, seeds: Sequence[int], cache: Path, say: Callab
         "seeds": list(seeds),
         "frames": sum(len(world.frames) for world in worlds),
         "obstacles": {way: {kind: _numbers(c) for kind, c in found.items()} for way, found in ways.items()},
-        "map": {name: {kind: vars(c) for kind, c in found.items()} for name, found in maps.items()},
+        "map": {
+            name: {kind: {key: int(value) for key, value in vars(c).items()} for kind, c in found.items()}
+            for name, found in maps.items()
+        },
         "ms": _time(worlds, perceiver),
     }
 
