@@ -7,12 +7,12 @@ ARGS ?=
 # A ROS 2 installation or workspace sourced in this shell is another world than .venv: keep them apart.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: demo test test-tensorrt test-distros setup tensorrt-rtx clean
+.PHONY: demo test test-tensorrt test-distros setup tensorrt-rtx torchvision clean
 
 demo: setup
 	@.venv/bin/dino-perception demo $(ARGS)
 
-test: setup tensorrt-rtx
+test: setup tensorrt-rtx torchvision
 	@.venv/bin/python -m pytest test $(ARGS)
 
 # Every graph that ships through a real TensorRT builder, by both ways; minutes. ARGS="--only rover-tiny" for some.
@@ -29,6 +29,9 @@ setup:
 
 tensorrt-rtx: setup
 	@.venv/bin/python -B tools/tensorrt_rtx.py
+
+torchvision: setup
+	@.venv/bin/python -B tools/torchvision_apart.py
 
 clean:
 	rm -rf .venv .cache .distros build install log out

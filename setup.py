@@ -61,6 +61,7 @@ setup(
         "torch>=2.4",
     ],
     extras_require={
+        "evaluation": ["pycocotools"],
         "openvino": ["openvino"],
         "pictures": ["matplotlib"],
         "strict": ["simplejpeg"],

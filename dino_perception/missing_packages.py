@@ -18,6 +18,7 @@ WHEELS = {
     "numpy": "numpy",
     "openvino": "openvino",
     "ray": "ray",
+    "pycocotools": "pycocotools",
     "rich": "rich",
     "rosbags": "rosbags",
     "safetensors": "safetensors",

@@ -188,6 +188,39 @@ def _vector(x: Any, y: Any) -> dict[str, float]:
     }
 
 
+def _boxes(x: Any, y: Any) -> dict[str, float]:
+    """Detections without a partner of their class whose box overlaps theirs by 0.9 (IoU), as a share of all."""
+    p, q = (_detections(m, lambda b: (b.center.position.x, b.center.position.y, b.size_x, b.size_y)) for m in (x, y))
+
+    def alike(a: list[float], b: list[float]) -> bool:
+        common = 1.0
+        for i in (0, 1):
+            low, high = max(a[i] - a[i + 2] / 2, b[i] - b[i + 2] / 2), min(a[i] + a[i + 2] / 2, b[i] + b[i + 2] / 2)
+            common *= max(0.0, high - low)
+        return common >= 0.9 * (a[2] * a[3] + b[2] * b[3] - common)
+
+    return {"unmatched": _alone(p, q, alike), **_header(x, y)}
+
+
+def _boxes_in_space(x: Any, y: Any) -> dict[str, float]:
+    """Detections without a partner of their class within a tenth of its distance, as a share of all."""
+    p, q = (_detections(m, lambda b: [getattr(b.center.position, axis) for axis in "xyz"]) for m in (x, y))
+    alike = lambda a, b: np.linalg.norm(np.subtract(a, b)) <= 0.1 * np.linalg.norm(a)
+    return {"unmatched": _alone(p, q, alike), **_header(x, y)}
+
+
+def _detections(message: Any, place: Callable[[Any], Any]) -> list[tuple[str, Any]]:
+    """(class, place) of each."""
+    return [(d.results[0].hypothesis.class_id if d.results else "", place(d.bbox)) for d in message.detections]
+
+
+def _alone(first: list, second: list, alike: Callable[[Any, Any], bool]) -> float:
+    alone = 0
+    for own, others in ((first, second), (second, first)):
+        alone += sum(not any(name == other and alike(a, b) for other, b in others) for name, a in own)
+    return alone / max(1, len(first) + len(second))
+
+
 MEASURES: Mapping[str, tuple[str, Measure]] = {
     "labels": ("mask", _mask),
     "levels": ("confidence", _confidence),
@@ -200,6 +233,8 @@ MEASURES: Mapping[str, tuple[str, Measure]] = {
     "matches": ("matches", _matches),
     "classes": ("", _labels),
     "vector": ("vector", _vector),
+    "boxes": ("boxes", _boxes),
+    "boxes in space": ("boxes", _boxes_in_space),
 }
 """What a topic shows -> (tolerance, figures of two messages)."""
 _FOREIGN = {"sensor_msgs/msg/CameraInfo": "camera", "sensor_msgs/msg/PointCloud2": "points"}

@@ -28,7 +28,7 @@ class CalibrateError(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "head",
-        choices=("segmentation", "depth", "features"),
+        choices=("segmentation", "depth", "detection", "features"),
         help="the head's kind; features: fit the basis of ~/features/overlay",
     )
     parser.add_argument(

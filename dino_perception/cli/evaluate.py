@@ -10,7 +10,7 @@ from dino_perception.cli import configuration
 from dino_perception.cli.argument_types import count, positive, whole
 from dino_perception.cli.training_options import add_data_arguments, cache_folder, opened
 
-HELP = "measure segmentation, depth and matches on data with truth"
+HELP = "measure segmentation, depth, detections and matches on data with truth"
 
 
 class EvaluateError(ValueError):
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
-    if not any(key in numbers for key in ("segmentation", "depth", "correspondences")):
+    if not any(key in numbers for key in ("segmentation", "depth", "detection", "correspondences")):
         raise EvaluateError(f"{data.source} has no truth that could be measured against")
     return 0
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dino_perception.training.features import FeatureCache
     from dino_perception.training.fit import Recipe
 
-HELP = "train a segmentation or depth head on the frozen backbone"
+HELP = "train a segmentation, depth or detection head on the frozen backbone"
 
 
 class TrainError(ValueError):
@@ -33,7 +33,7 @@ class TrainError(ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("head", type=trainable, help="what the head is to tell: segmentation or depth")
+    parser.add_argument("head", type=trainable, help="what the head is to tell: segmentation, depth or detection")
     add_data_arguments(parser)
     parser.add_argument(
         "--out",
@@ -47,7 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arch",
         default="",
         help="light (several layers, convolutions; default), fine (also finds what is smaller than half a patch) or linear "
-        "(one layer, as in DINOv3's evaluation)",
+        "(one layer, as in DINOv3's evaluation); a detector has fcos alone",
+    )
+    model.add_argument(
+        "--option",
+        type=option,
+        nargs="+",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="the architecture's own numbers, such as width=48",
     )
     model.add_argument(
         "--taps", type=numbers, default=None, metavar="I,J,..", help="backbone layers to read, 0 is the first"
@@ -129,6 +137,14 @@ def trainable(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def option(text: str) -> tuple[str, int | float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no NAME=NUMBER, such as width=48") from None
+
+
 def run(args: argparse.Namespace) -> int:
     import torch
 
@@ -163,7 +179,8 @@ def run(args: argparse.Namespace) -> int:
             backbone,
             args.arch,
             taps=args.taps,
-            **task_of(args.head).options(data.labels, args.depth_range),
+            **task_of(args.head).options(task_of(args.head).labels(data), args.depth_range),
+            **dict(args.option),
         )
         cache = FeatureCache(
             cache_folder(args),
@@ -325,7 +342,7 @@ def _parts(args: argparse.Namespace, data: Dataset, stages: Stages) -> tuple[Dat
 def _same_classes(other: Dataset, data: Dataset, kind: str) -> None:
     from dino_perception.training.tasks import task_of
 
-    wanted, found = ([label.name for label in d.labels] for d in (data, other))
+    wanted, found = ([label.name for label in task_of(kind).labels(d)] for d in (data, other))
     if task_of(kind).classed and wanted != found:
         raise TrainError(
             f"{other.source} has the classes {', '.join(found)}, and {data.source} {', '.join(wanted)}; give both "
@@ -361,12 +378,13 @@ def _tell(console: Console, args, head, outcome, metrics: dict[str, Any], times:
     table.add_column("")
     for name in metrics:
         table.add_column(name, justify="right")
-    keys = [k for k in next((m for m in metrics.values() if m), {}) if k not in ("iou", "data", "looks", "up_to_m")]
-    for key in keys:
-        table.add_row(key, *(f"{m[key]:.3f}" if key in m else "-" for m in metrics.values()))
+    left_out = ("iou", "ap50_of", "objects", "data", "looks", "up_to_m")
+    for key in (k for k in next((m for m in metrics.values() if m), {}) if k not in left_out):
+        table.add_row(key, *("-" if m.get(key) is None else f"{m[key]:.3f}" for m in metrics.values()))
+    of, words = ("ap50_of", "AP50") if head.spec.kind == "detection" else ("iou", "IoU")
     for label in head.spec.labels:
-        values = [m.get("iou", {}).get(label.name) for m in metrics.values()]
-        table.add_row(f"IoU {label.name}", *("-" if v is None else f"{v:.3f}" for v in values))
+        values = [m.get(of, {}).get(label.name) for m in metrics.values()]
+        table.add_row(f"{words} {label.name}", *("-" if v is None else f"{v:.3f}" for v in values))
     console.print(table)
     ended = "ended early" if outcome.stopped_early else "ended"
     console.print(

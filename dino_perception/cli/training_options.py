@@ -23,8 +23,14 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True
         required=required,
         default=[],
         metavar="DATA",
-        help="a folder with images/ and masks/ or depth/, AI4Mars, RELLIS-3D, RUGD, a bag, rendered drives, or "
-        "terrain:SEEDS; several are joined",
+        help="a folder with images/ and masks/ or depth/, AI4Mars, RELLIS-3D, RUGD, COCO's JSON or YOLO's labels/ of boxes, "
+        "a bag, rendered drives, or terrain:SEEDS; several are joined",
+    )
+    data.add_argument(
+        "--objects",
+        default="",
+        metavar="CLASS,..",
+        help="detection: classes of the masks whose connected parts are boxed, for data without boxes",
     )
     data.add_argument(
         "--labels", default="", metavar="FILE", help="labels.yaml to use instead of the data's own classes"
@@ -71,6 +77,7 @@ def opened(args: argparse.Namespace, sources: list[str], stages: Stages) -> Data
     options = dict(
         cache=cache_folder(args),
         labels=args.labels,
+        objects=[name.strip() for name in args.objects.split(",") if name.strip()],
         partial_labels=args.partial,
         image_topic=args.image_topic,
         depth_topic=args.depth_topic,

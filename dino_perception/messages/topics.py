@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
+from dino_perception.messages.detections import annotations, detections_2d, detections_3d
 from dino_perception.messages.percepts import (
     correspondences,
     global_descriptor,
@@ -23,6 +24,7 @@ from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
 from dino_perception.perception.frame import Percept, array_of
 from dino_perception.perception.ground_drawing import ground_overlay
+from dino_perception.perception.lifted_boxes import lifted_boxes
 from dino_perception.perception.obstacles import obstacle_points
 from dino_perception.perception.points import perceive_points
 from dino_perception.perception.settings import Settings
@@ -124,13 +126,13 @@ def _image(head: str, output: str, shows: str, encoding: str, name: str = "") ->
     return OutputTopic(f"{head}/{name or output}", "sensor_msgs/msg/Image", (head,), make, shows, output=output)
 
 
-def _overlay(head: str) -> OutputTopic:
+def _overlay(head: str, name: str = "") -> OutputTopic:
     """The picture of what a head says."""
 
     def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
         return image(types, header, drawing.overlay(percept, head, settings), "rgb8")
 
-    return OutputTopic(f"{head}/overlay", "sensor_msgs/msg/Image", (head,), make, "picture", "picture")
+    return OutputTopic(f"{name or head}/overlay", "sensor_msgs/msg/Image", (head,), make, "picture", "picture")
 
 
 def _camera(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -177,6 +179,19 @@ def _for_rtabmap(types: Any, header: Any, percept: Percept, settings: Settings) 
     return global_descriptor(types, header, percept.others["place"]["vector"])
 
 
+def _boxes(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return detections_2d(types, header, percept.answer("detection"))
+
+
+def _boxes_in_space(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    lifted = lifted_boxes(percept, settings)
+    return None if lifted is None else detections_3d(types, header, percept.answer("detection"), lifted)
+
+
+def _annotations(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return annotations(types, header, percept, percept.answer("detection"))
+
+
 def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, specs["segmentation"].labels)
 
@@ -218,6 +233,18 @@ _ROWS = (
     _vector("place"),
     OutputTopic("place/global_descriptor", "rtabmap_msgs/msg/GlobalDescriptor", ("place",), _for_rtabmap, ""),
     _overlay("place"),
+    OutputTopic("detections", "vision_msgs/msg/Detection2DArray", ("detection",), _boxes, "boxes"),
+    OutputTopic(
+        "detections_3d",
+        "vision_msgs/msg/Detection3DArray",
+        ("detection", "depth", "segmentation"),
+        _boxes_in_space,
+        "boxes in space",
+    ),
+    OutputTopic(
+        "detections/annotations", "foxglove_msgs/msg/ImageAnnotations", ("detection",), _annotations, "", "picture"
+    ),
+    _overlay("detection", "detections"),
     _overlay("features"),
 )
 TOPICS: Mapping[str, OutputTopic] = {topic.name: topic for topic in _ROWS}

@@ -40,6 +40,96 @@ int32 type
 uint8[] info
 uint8[] data
 """,
+    "foxglove_msgs/msg/Color": """\
+float64 r
+float64 g
+float64 b
+float64 a
+""",
+    "foxglove_msgs/msg/Point2": """\
+float64 x
+float64 y
+""",
+    "foxglove_msgs/msg/CircleAnnotation": """\
+builtin_interfaces/Time timestamp
+foxglove_msgs/Point2 position
+float64 diameter
+float64 thickness
+foxglove_msgs/Color fill_color
+foxglove_msgs/Color outline_color
+""",
+    "foxglove_msgs/msg/PointsAnnotation": """\
+uint8 UNKNOWN=0
+uint8 POINTS=1
+uint8 LINE_LOOP=2
+uint8 LINE_STRIP=3
+uint8 LINE_LIST=4
+builtin_interfaces/Time timestamp
+uint8 type
+foxglove_msgs/Point2[] points
+foxglove_msgs/Color outline_color
+foxglove_msgs/Color[] outline_colors
+foxglove_msgs/Color fill_color
+float64 thickness
+""",
+    "foxglove_msgs/msg/TextAnnotation": """\
+builtin_interfaces/Time timestamp
+foxglove_msgs/Point2 position
+string text
+float64 font_size
+foxglove_msgs/Color text_color
+foxglove_msgs/Color background_color
+""",
+    "foxglove_msgs/msg/ImageAnnotations": """\
+foxglove_msgs/CircleAnnotation[] circles
+foxglove_msgs/PointsAnnotation[] points
+foxglove_msgs/TextAnnotation[] texts
+""",
+    "vision_msgs/msg/Point2D": """\
+float64 x
+float64 y
+""",
+    "vision_msgs/msg/Pose2D": """\
+vision_msgs/Point2D position
+float64 theta
+""",
+    "vision_msgs/msg/BoundingBox2D": """\
+vision_msgs/Pose2D center
+float64 size_x
+float64 size_y
+""",
+    "vision_msgs/msg/BoundingBox3D": """\
+geometry_msgs/Pose center
+geometry_msgs/Vector3 size
+""",
+    "vision_msgs/msg/ObjectHypothesis": """\
+string class_id
+float64 score
+""",
+    "vision_msgs/msg/ObjectHypothesisWithPose": """\
+vision_msgs/ObjectHypothesis hypothesis
+geometry_msgs/PoseWithCovariance pose
+""",
+    "vision_msgs/msg/Detection2D": """\
+std_msgs/Header header
+vision_msgs/ObjectHypothesisWithPose[] results
+vision_msgs/BoundingBox2D bbox
+string id
+""",
+    "vision_msgs/msg/Detection2DArray": """\
+std_msgs/Header header
+vision_msgs/Detection2D[] detections
+""",
+    "vision_msgs/msg/Detection3D": """\
+std_msgs/Header header
+vision_msgs/ObjectHypothesisWithPose[] results
+vision_msgs/BoundingBox3D bbox
+string id
+""",
+    "vision_msgs/msg/Detection3DArray": """\
+std_msgs/Header header
+vision_msgs/Detection3D[] detections
+""",
     "vision_msgs/msg/VisionClass": """\
 uint16 class_id
 string class_name

@@ -125,4 +125,8 @@ _ENTRIES = (
         f"{DINOV3_ROS}/head_depth/weights/model.pth", depth_range=(0.001, 100.0), note=_SQUARE,
         sha256="fd1a1357dccc129273e195dff119ad05ae003b047bf26d0310e5604e2f2bde88",
     ),
+    HeadEntry(
+        "dinov3-vits16plus", "dinov3-ros-objects", "detection", "fcos", "COCO", "dinov3_ros_detection_head.pth",
+        f"{DINOV3_ROS}/head_detection/weights/model.pth", label_set="coco", note=_SQUARE,
+    ),
 )  # fmt: skip

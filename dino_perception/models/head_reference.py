@@ -330,6 +330,54 @@ def _ros_segmentation(case: Case):
     return backbone, state, wanted
 
 
+def _ros_detection(case: Case):
+    backbone = untrained(catalog.get(case.backbone))
+    c, w = backbone.spec.dim, 192
+    shapes: dict[str, tuple[int, ...]] = {
+        "fpn.proj.0.weight": (w, c, 1, 1),
+        "fpn.proj.1.weight": (w,),
+        "fpn.proj.1.bias": (w,),
+    }
+    towers = [f"head.{tower}.{i}" for tower in ("cls_tower", "reg_tower") for i in range(4)]
+    for name in ("fpn.down1", "fpn.down2", "fpn.smooth3", "fpn.smooth4", "fpn.smooth5", *towers):
+        shapes.update({f"{name}.conv.weight": (w, w, 3, 3), f"{name}.gn.weight": (w,), f"{name}.gn.bias": (w,)})
+    for name, n in (("cls_logits", 80), ("bbox_reg", 4), ("centerness", 1)):
+        shapes.update({f"head.{name}.weight": (n, w, 3, 3), f"head.{name}.bias": (n,)})
+    p = drawn(shapes)
+    p.update({f"head.scales.{i}": torch.tensor(20.0 + 10 * i) for i in range(3)})
+
+    def step(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        x = F.conv2d(x, p[f"{name}.conv.weight"], stride=stride, padding=1)
+        return F.group_norm(x, 32, p[f"{name}.gn.weight"], p[f"{name}.gn.bias"]).relu()
+
+    def last(x: Tensor, name: str) -> Tensor:
+        return F.conv2d(x, p[f"head.{name}.weight"], p[f"head.{name}.bias"], padding=1)
+
+    def wanted(image: Tensor) -> Tensor:
+        (x,), _ = _features(backbone, image, (backbone.spec.depth - 1,), True)
+        x = F.group_norm(F.conv2d(x, p["fpn.proj.0.weight"]), 32, p["fpn.proj.1.weight"], p["fpn.proj.1.bias"]).relu()
+        middle = step(x, "fpn.down1", 2)
+        coarse = step(middle, "fpn.down2", 2)
+        middle = step(middle + F.interpolate(coarse, size=middle.shape[2:]), "fpn.smooth4")
+        fine = step(x + F.interpolate(middle, size=x.shape[2:]), "fpn.smooth3")
+        rows = []
+        for i, level in enumerate((fine, middle, step(coarse, "fpn.smooth5"))):
+            classes = boxes = level
+            for k in range(4):
+                classes, boxes = step(classes, f"head.cls_tower.{k}"), step(boxes, f"head.reg_tower.{k}")
+            distances = F.softplus(last(boxes, "bbox_reg")) * p[f"head.scales.{i}"]
+            stride = 16 * 2**i
+            y, x = torch.meshgrid(
+                *(torch.arange(n) * stride + (stride - 1) / 2 for n in level.shape[2:]), indexing="ij"
+            )
+            own = torch.stack([x, y, torch.full_like(x, stride)])[None].expand(len(image), -1, -1, -1)
+            found = torch.cat([last(classes, "cls_logits"), distances, last(boxes, "centerness"), own], dim=1)
+            rows.append(found.flatten(2).transpose(1, 2))
+        return torch.cat(rows, dim=1)
+
+    return backbone, p, wanted
+
+
 _SMALL, _ROS = "dinov2-vits14", "dinov3-vits16plus"
 _OURS = "torch, from the description"
 CASES = (
@@ -341,5 +389,6 @@ CASES = (
     Case("Depth Anything V2 metric", "depth", "depth-anything-v2-small-vkitti", "depth_anything_v2_metric_vkitti_vits.pth",
          "transformers", _depth_anything),
     Case("dinov3_ros ASPP", "segmentation", _ROS, "dinov3_ros_segmentation_head.pth", _OURS, _ros_segmentation),
+    Case("dinov3_ros DinoFCOSHead", "detection", _ROS, "dinov3_ros_detection_head.pth", _OURS, _ros_detection),
     Case("dinov3_ros DepthHeadLite", "depth", _ROS, "dinov3_ros_depth_head.pth", _OURS, _ros_depth),
 )  # fmt: skip

@@ -135,6 +135,8 @@ def _set(text: str, first: int = 1) -> tuple[Label, ...]:
     return tuple(Label(i, name, _voc_colour(i + first)) for i, (name, _) in enumerate(_pairs(text)))
 
 
+_COCO = [(label.name, label.colour) for label in _set(_COCO_PANOPTIC, 0)[1:81]]
+"""COCO's 80 things."""
 _CITY_COLOURS = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
@@ -145,6 +147,7 @@ LABEL_SETS: Mapping[str, tuple[Label, ...]] = {
     "ade20k": _set(_ADE20K),
     "voc2012": _set(_VOC2012, 0),
     "coco-panoptic": _set(_COCO_PANOPTIC, 0),
+    "coco": tuple(Label(i, *_COCO[i]) for i in range(80)),
     "cityscapes": tuple(Label(i, n, c) for i, ((n, _), c) in enumerate(zip(_pairs(_CITYSCAPES), _CITY_COLOURS))),
 }
 GROUP_LABELS = (

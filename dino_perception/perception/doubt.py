@@ -11,7 +11,7 @@ import torch
 
 from dino_perception.models.domain import Domain, summary
 from dino_perception.models.heads.base import Head
-from dino_perception.perception.frame import IGNORE, Depth, Segmentation
+from dino_perception.perception.frame import IGNORE, Answer, Depth, Segmentation
 from dino_perception.perception.geometry import Letterbox
 
 
@@ -63,4 +63,15 @@ def doubted(answer: Any, strangeness: float, ignore: bool) -> Any:
     if isinstance(answer, Depth):
         metres = np.full_like(answer.metres, np.nan) if ignore else answer.metres
         return dataclasses.replace(answer, metres=metres, confidence=lowered)
+    if isinstance(answer, Answer):
+        boxes = {
+            o.name: _doubted_boxes(answer[o.name], strangeness, ignore) for o in answer.outputs if o.meaning == "boxes"
+        }
+        return dataclasses.replace(answer, arrays={**answer.arrays, **boxes}) if boxes else answer
     return answer
+
+
+def _doubted_boxes(boxes: np.ndarray, strangeness: float, ignore: bool) -> np.ndarray:
+    lowered = boxes.copy()
+    lowered[:, 4] *= belief(strangeness)
+    return lowered[:0] if ignore else lowered

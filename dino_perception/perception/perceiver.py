@@ -298,7 +298,7 @@ class Perceiver:
             if self._off_cpu:
                 self._match(one)  # on its way beside what follows
         else:
-            said = answer(kind, self.specs[kind], self.outputs[kind], arrays, one.box)
+            said = answer(self.specs[kind], self.outputs[kind], arrays, one.box, self.settings.head[kind])
             if kind == "segmentation" and self._group_ids is not None:
                 said = dataclasses.replace(said, mask=self._group_ids[said.mask])
             strange = one.strangeness.get(kind, 0.0)

@@ -86,6 +86,17 @@ class DepthSettings(HeadSettings):
 
 
 @dataclass(frozen=True)
+class DetectionSettings(HeadSettings):
+    min_score: float = setting(
+        0.0,
+        "Least score of a detection that is told; 0 takes that of the head's file.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class FeatureSettings(HeadSettings):
     basis: str = setting(
         "",
@@ -318,6 +329,7 @@ def default_heads(names) -> dict[str, HeadSettings]:
         "correspondences": CorrespondenceSettings,
         "segmentation": SegmentationSettings,
         "depth": DepthSettings,
+        "detection": DetectionSettings,
         "features": FeatureSettings,
     }
     return {name: own.get(name, HeadSettings)() for name in names}

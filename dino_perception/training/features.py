@@ -23,7 +23,6 @@ from dino_perception.perception.geometry import Letterbox, letterbox
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.datasets.base import text_key
-from dino_perception.training.evaluation.sampling import nearest
 from dino_perception.training.looks import Look
 from dino_perception.training.tasks import task_of
 
@@ -145,13 +144,7 @@ class FeatureCache:
         image = sample.read_image()
         task = task_of(kind)
         truth = task.learnt(sample, sample.truth(kind, image))
-        box = self.box(image, stride)
-        x, y = box.output_scale
-        scale = (x * image.shape[1] / truth.shape[1], y * image.shape[0] / truth.shape[0])
-        content = nearest(view.truth(truth), box.output_height, box.output_width, scale)
-        whole = np.full((box.grid_height, box.grid_width), task.empty)
-        whole[: box.output_height, : box.output_width] = content
-        _store(path, whole)
+        _store(path, task.placed(truth, view, self.box(image, stride)))
 
     def _write_features(self, sample: Sample, view: Look, item: Item) -> None:
         image = view.image(sample.read_image())

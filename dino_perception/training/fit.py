@@ -176,7 +176,8 @@ def _begin_small(head: Head) -> None:
     for module in head.modules():
         if isinstance(module, Residual):
             module.second.weight.zero_()
-    head.net.out.weight.mul_(0.3)
+    if hasattr(head.net, "out"):
+        head.net.out.weight.mul_(0.3)
 
 
 def _endless(count: int, batch: int, generator: torch.Generator):

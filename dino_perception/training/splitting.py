@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from dino_perception.training.datasets import DataError, Dataset
@@ -19,7 +21,7 @@ def with_truth(data: Dataset, kind: str) -> Dataset:
     new = {old: place for place, old in enumerate(has)}
     splits = {name: tuple(new[i] for i in part if i in new) for name, part in data.splits.items()}
     chosen = data.chosen(has)
-    return Dataset(chosen.source, chosen.samples, data.labels, data.continuous, {n: p for n, p in splits.items() if p})
+    return dataclasses.replace(chosen, splits={n: p for n, p in splits.items() if p})
 
 
 def limited(data: Dataset, count: int, seed: int) -> Dataset:

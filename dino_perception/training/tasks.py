@@ -13,7 +13,12 @@ from torch import Tensor
 
 from dino_perception.models.heads import Head
 from dino_perception.perception.frame import IGNORE
+from dino_perception.perception.geometry import Letterbox
+from dino_perception.training.detection_loss import detection_losses
+from dino_perception.training.evaluation.detection_score import DetectionScore
 from dino_perception.training.evaluation.metrics import DepthScore, SegmentationScore
+from dino_perception.training.evaluation.sampling import nearest
+from dino_perception.training.looks import Look
 from dino_perception.training.losses import class_weights, depth_loss, overlap_loss, segmentation_loss
 
 
@@ -33,6 +38,12 @@ class Task:
     empty: Any = None
     classed = False
     """Whether the classes of the data decide what the head tells."""
+    dense = True
+    """Whether the truth says something of each pixel, and so has the picture's aspect."""
+
+    def labels(self, data: Any) -> Sequence[Any]:
+        """The classes of a dataset that such a head tells apart."""
+        return data.labels
 
     def reader(self, sample: Any) -> Callable[[], np.ndarray] | None:
         """What reads a sample's truth; None where it has none."""
@@ -41,6 +52,16 @@ class Task:
     def learnt(self, sample: Any, truth: np.ndarray) -> np.ndarray:
         """A sample's truth as a head is to learn it."""
         return truth
+
+    def placed(self, truth: np.ndarray, view: Look, box: Letterbox) -> np.ndarray:
+        """The truth of a look, for an image that lies in the network's input as `box` says: an array of one shape for all
+        images, to be loaded in batches."""
+        x, y = box.output_scale
+        scale = (x * box.image_width / truth.shape[1], y * box.image_height / truth.shape[0])
+        whole = np.full((box.grid_height, box.grid_width), self.empty)
+        content = nearest(view.truth(truth), box.output_height, box.output_width, scale)
+        whole[: box.output_height, : box.output_width] = content
+        return whole
 
     def options(self, labels: Sequence[Any], depth_range: Sequence[float] | None) -> dict[str, Any]:
         """What `create_head` is told: the data's classes, or the range that the user names."""
@@ -168,7 +189,61 @@ class DepthTask(Task):
         return {**{k: round(v, 5) for k, v in score.numbers().items()}, "up_to_m": score.farthest}
 
 
-TASKS: Mapping[str, Task] = {task.kind: task for task in (SegmentationTask(), DepthTask())}
+class DetectionTask(Task):
+    kind, truth_name, truths_name, measured = "detection", "boxes", "boxes", "AP50"
+    classed, dense = True, False
+    MOST = 128
+    """Objects of a frame that are learnt and judged by, the largest first."""
+
+    def labels(self, data):
+        return data.box_labels
+
+    def reader(self, sample):
+        return sample.read_boxes
+
+    def placed(self, truth, view, box):
+        """(MOST, 6), in pixels of the network's input; class -1 in rows that hold nothing."""
+        truth = truth[np.argsort(-(truth[:, 2] - truth[:, 0]) * (truth[:, 3] - truth[:, 1]), kind="stable")][
+            : self.MOST
+        ]
+        whole = np.full((self.MOST, 6), -1, np.float32)
+        if view.mirrored:
+            truth = truth[:, [2, 1, 0, 3, 4, 5]] * [-1, 1, -1, 1, 1, 1] + np.array(
+                [box.image_width - 1, 0] * 2 + [0, 0]
+            )
+        whole[: len(truth)] = truth
+        whole[: len(truth), :4] = box.to_input(truth[:, :4].reshape(-1, 2)).reshape(-1, 4)
+        return whole
+
+    def options(self, labels, depth_range):
+        return {"labels": labels}
+
+    def unknown(self, head, truths):
+        if any((read()[:, 4] >= 0).any() for read in truths):
+            return ""
+        return "hold no object; check the classes"
+
+    def begin(self, head, truths):
+        head.begin()
+
+    def loss(self, head, raw, truth, weights, recipe):
+        return sum(detection_losses(raw, truth[:, : max(1, int((truth[..., 4] >= 0).sum(dim=1).max()))]))
+
+    def score(self, head):
+        return DetectionScore(len(head.spec.labels))
+
+    def add(self, score, truth, arrays):
+        score.add(truth, arrays["boxes"])
+
+    def number(self, score):
+        return score.mean
+
+    def report(self, head, score):
+        own = {label.name: _rounded(v) for label, v in zip(head.spec.labels, score.ap50)}
+        return {"ap50": _rounded(score.mean), "ap50_of": own, "objects": int(score.objects.sum())}
+
+
+TASKS: Mapping[str, Task] = {task.kind: task for task in (SegmentationTask(), DepthTask(), DetectionTask())}
 """Every kind of head that can be trained."""
 
 

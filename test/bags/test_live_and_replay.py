@@ -21,16 +21,18 @@ from dino_perception.bags.storage.topic import Record, Topic  # noqa: E402
 from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
 from dino_perception.messages.topics import offered as offered_topics  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
+from dino_perception.models.checkpoints import load_backbone  # noqa: E402
+from dino_perception.models.heads import create_head, save_head  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 
-HEADS = [*Settings().heads, "features", "place"]
-TOPICS = {name: topic for name, topic in offered_topics(HEADS).items() if TYPES.available(topic.type)}
-ONLY_REPLAYED = set(offered_topics(HEADS)) - set(TOPICS)
-"""Of message types that are not installed here, of which a replay has no need."""
+HEADS = [*Settings().heads, "detection", "features", "place"]
+OFFERED = offered_topics(HEADS)
+TOPICS = {name: about for name, about in OFFERED.items() if TYPES.available(about.type)}
+"""Those whose messages this ROS installation knows, as the node offers them."""
 
 NODE = "/dino_perception/"
-PARAMETERS = {**SMALL, "heads": HEADS, "precision": "float32", "max_age": 3600.0}
+PARAMETERS = {**SMALL, "precision": "float32", "max_age": 3600.0, "heads": HEADS}
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -62,11 +64,13 @@ def frames(count=7):
 def both(tmp_path_factory, ros):
     """(live bytes by topic, output bag, QoS that the live node offers by topic, whether the labels came)."""
     folder = tmp_path_factory.mktemp("both")
+    save_head(create_head("detection", load_backbone("rover-tiny"), candidates=50), folder / "random.safetensors")
+    parameters = {**PARAMETERS, "detection.weights": str(folder / "random.safetensors")}
     sent = list(frames())
     node, client = (
         LiveNode(
             {
-                **PARAMETERS,
+                **parameters,
                 **{f"qos_overrides./{name}.subscription.reliability": "reliable" for name in ("image", "camera_info")},
             }
         ),
@@ -113,7 +117,7 @@ def both(tmp_path_factory, ros):
             kind = f"sensor_msgs/msg/{type(message).__name__}"
             writer.write([Record(Topic(name, kind), 1_000_000 * number, serialize_message(message))])
     writer.close()
-    settings = Settings.from_flat(PARAMETERS)
+    settings = Settings.from_flat(parameters)
     result = run(
         Job(folder / "in.mcap", folder / "out.mcap", settings, overlays=True),
         lambda: Perceiver(settings, report=lambda line: None),
@@ -166,15 +170,19 @@ def test_the_matches_are_real_ones(both):
     assert counts[0] == 0 and counts[5] == 0 and min(counts[1:5]) > 0 and sum(counts) > 300
 
 
+def test_the_detections_are_some(both):
+    with BagReader(both[1]) as bag:
+        for name in ("detections", "detections_3d"):
+            assert min(len(bag.decode(record).detections) for record in bag.messages([NODE + name])) > 0
+
+
 def test_topics_and_qos_in_the_bag_are_what_the_node_offers(both):
     heard, output, offered, _ = both
     silent = {name for name, about in TOPICS.items() if about.followed and not heard[name]}
     with BagReader(output) as bag:
         own = {name.removeprefix(NODE): topic for name, topic in bag.topics.items() if name.startswith(NODE)}
-    assert set(own) == (set(TOPICS) | ONLY_REPLAYED) - silent and ONLY_REPLAYED <= {"place/global_descriptor"}
-    for name, topic in own.items():
-        if name in ONLY_REPLAYED:
-            continue
+    assert set(own) == set(OFFERED) - silent
+    for name, topic in ((name, own[name]) for name in TOPICS if name in own):
         assert topic.type == TOPICS[name].type
         assert topic.latched == (offered[name].durability == DurabilityPolicy.TRANSIENT_LOCAL)
         assert ("reliability: reliable" in topic.qos) == (offered[name].reliability == ReliabilityPolicy.RELIABLE)

@@ -78,6 +78,7 @@ def test_every_backbone_exports_to_operators_of_tensorrt(spec: catalog.BackboneS
         ("depth", "fine"),
         ("depth", "linear"),
         ("correspondences", "cosine"),
+        ("detection", "fcos"),
     ],
 )
 @pytest.mark.parametrize("backbone_id", ["rover-tiny", "dinov3-convnext-tiny"])

@@ -6,7 +6,7 @@ import pytest
 
 from dino_perception.models.label_sets import GROUPS, LABEL_SETS, group, groups
 
-COUNTS = {"terrain": 5, "ade20k": 150, "voc2012": 21, "coco-panoptic": 134, "cityscapes": 19}
+COUNTS = {"terrain": 5, "ade20k": 150, "voc2012": 21, "coco-panoptic": 134, "coco": 80, "cityscapes": 19}
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -29,6 +29,9 @@ def made(request):
     )
     right = {"segmentation": np.array([[0, 1], [1, 2]], np.uint8), "depth": np.array([[1, 2], [3, 4]], np.float32)}
     wrong = {"segmentation": np.array([[2, 2], [0, 1]], np.uint8), "depth": np.array([[2, 4], [6, 8]], np.float32)}
+    # Two boxes, with their class in the column of a truth and in that of an answer.
+    right["detection"] = np.array([[0, 0, 9, 9, 1, 1], [9, 9, 20, 22, 1, 1]], np.float32)
+    wrong["detection"] = np.array([[0, 0, 4, 9, 1, 1], [9, 9, 20, 22, 1, 2]], np.float32)
     return Made(head, right[request.param], wrong[request.param])
 
 
@@ -48,7 +51,9 @@ def test_the_number_that_decides_is_best_for_the_truth_itself(made):
     assert numbers[0] > numbers[1]
 
 
+@pytest.mark.parametrize("made", [kind for kind in sorted(TASKS) if TASKS[kind].dense], indirect=True)
 def test_what_is_empty_costs_nothing(made):
+    """Where there is no object, a detector learns that there is none (test_detection.py)."""
     task, head = task_of(made.head.spec.kind), made.head
     raw = torch.rand(1, len(head.spec.labels) or 1, 2, 2) + 1
     nothing = torch.from_numpy(np.full((1, 2, 2), task.empty))

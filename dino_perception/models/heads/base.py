@@ -314,8 +314,8 @@ def _released(kind: str, backbone: Backbone, content: Any, labels, depth_range, 
         raise HeadError(f"{path} was trained on {entry.backbone}, not on {b.id}")
     if found.backbone and _hash_in(path, b.id) != backbone.weights_hash:
         raise HeadError(f"{path} holds the backbone that it was trained with; load that one by 'weights: {path}'")
-    outputs = len(found.tensors["out.bias"])
-    if kind == "segmentation":
+    outputs = len(found.tensors["classes.bias" if kind == "detection" else "out.bias"])
+    if kind != "depth":
         labels = labels or (entry.labels if entry else label_sets.numbered(outputs))
         if len(labels) != outputs:
             raise HeadError(f"{path} tells {outputs} classes apart; {len(labels)} labels were given")

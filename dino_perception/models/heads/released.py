@@ -150,6 +150,23 @@ def _dinov3_ros_segmentation(state: Mapping[str, Tensor], spec: BackboneSpec) ->
     return Release("segmentation", "branches", "dinov3_ros", (Tap(spec.depth - 1),), tensors, options)
 
 
+def _dinov3_ros_detection(state: Mapping[str, Tensor], spec: BackboneSpec) -> Release:
+    tensors = _renamed(state, "", [
+        (r"^fpn\.proj\.0\.", "project."), (r"^fpn\.proj\.1\.", "project_norm."),
+        *((rf"^fpn\.down{i + 1}\.", f"down.{i}.") for i in range(2)),
+        *((rf"^fpn\.smooth{i + 3}\.", f"smooth.{i}.") for i in range(3)),
+        (r"^head\.cls_tower\.", "class_tower."), (r"^head\.reg_tower\.", "box_tower."), (r"\.gn\.", ".norm."),
+        (r"^head\.cls_logits\.", "classes."), (r"^head\.bbox_reg\.", "boxes."), (r"^head\.centerness\.", "centre."),
+        (r"^head\.scales\.", "scales."),
+    ])  # fmt: skip
+    width, read = tensors["project.weight"].shape[:2]
+    _same(read, spec)
+    convolutions = sum(re.fullmatch(r"class_tower\.\d+\.conv\.weight", name) is not None for name in tensors)
+    shape = dict(width=width, convolutions=convolutions, up=0, down=2, groups=32)
+    told = dict(root=False, least=0.2, overlap=0.1)  # as its node is configured
+    return Release("detection", "fcos", "dinov3_ros", (Tap(spec.depth - 1),), tensors, {**shape, **told})
+
+
 _LAYOUTS: Sequence[tuple[str, Callable[[Mapping[str, Tensor], BackboneSpec], Release]]] = (
     ("decode_head.conv_seg.weight", _dinov2_segmentation),
     ("decode_head.conv_depth.weight", _dinov2_linear_depth),
@@ -157,6 +174,7 @@ _LAYOUTS: Sequence[tuple[str, Callable[[Mapping[str, Tensor], BackboneSpec], Rel
     ("depth_head.scratch.output_conv1.weight", _depth_anything),
     ("fuse0.res.0.dw.weight", _dinov3_ros_depth),
     ("branches_bn.0.weight", _dinov3_ros_segmentation),
+    ("fpn.proj.0.weight", _dinov3_ros_detection),
 )
 
 

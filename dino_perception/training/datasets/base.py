@@ -32,7 +32,8 @@ class Sample:
     changes whenever its picture does, `truth_key` when its truth does. `read_image` gives (H, W, 3) uint8 RGB;
     `read_classes` (h, w) uint8 ids of the dataset's labels, IGNORE where unlabelled; `read_depth` (h, w) float32
     metres, NaN where unknown. Truth may have another size than the image, but shows the same. `pose` (4, 4) brings
-    points of the camera's optical frame into the world of the scene. `far_class` is the id of a class that lies beyond every
+    points of the camera's optical frame into the world of the scene. `read_boxes` gives (M, 6) float32: left, top, right,
+    bottom in pixels of the image, id of the dataset's `box_labels`, and depth in metres or NaN. `far_class` is the id of a class that lies beyond every
     depth, as the sky does, for classes of the depth's size.
     """
 
@@ -48,6 +49,7 @@ class Sample:
     number: int = 0
     truth_key: str = ""
     far_class: int | None = None
+    read_boxes: Callable[[], np.ndarray] | None = None
 
     def frame(self) -> Frame:
         """The frame as the node would see it."""
@@ -63,13 +65,16 @@ class Sample:
         if read is None:
             raise DataError(f"{self.name} has no {task.truth_name}")
         truth = read()
+        if not task.dense:
+            return truth
         same_shape(truth, image.shape[:2], f"the {task.truth_name} of {self.name}")
         return truth
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`samples` in the order of their drives; `labels` are empty when there are no masks.
+    """`samples` in the order of their drives; `labels` are empty when there are no masks, `box_labels` when there are no
+    boxes.
 
     `source` tells what it is in one line. `continuous` says that neighbouring samples are neighbouring frames of a
     drive, which look alike. `splits` are the parts that the data itself is divided into: a name and indices of
@@ -81,6 +86,7 @@ class Dataset:
     labels: tuple[Label, ...] = ()
     continuous: bool = False
     splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    box_labels: tuple[Label, ...] = ()
 
     def chosen(self, indices: Sequence[int]) -> Dataset:
         """The dataset of these samples only."""
@@ -108,11 +114,12 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
     if len(datasets) == 1:
         return first
     for other in datasets[1:]:
-        if other.labels and first.labels and [l.name for l in other.labels] != [l.name for l in first.labels]:
-            raise DataError(
-                f"{first.source} and {other.source} have different classes ({names(first.labels)}; "
-                f"{names(other.labels)}); give both the same --labels"
-            )
+        for one, two in ((first.labels, other.labels), (first.box_labels, other.box_labels)):
+            if one and two and names(one) != names(two):
+                raise DataError(
+                    f"{first.source} and {other.source} have different classes ({names(one)}; "
+                    f"{names(two)}); give both the same --labels"
+                )
     samples, splits, start = [], {}, 0
     for number, data in enumerate(datasets):
         samples += [dataclasses.replace(s, scene=f"{number}/{s.scene}") for s in data.samples]
@@ -126,6 +133,7 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
         first.labels or datasets[-1].labels,
         any(d.continuous for d in datasets),
         splits if divided else {},
+        first.box_labels or datasets[-1].box_labels,
     )
 
 

@@ -95,6 +95,7 @@ def _render(path: Path, seed: int, style: str, size: tuple[int, int], frames: Se
             depth=np.concatenate([s.depth for s in seen]),
             classes=np.concatenate([s.classes for s in seen]),
             pose=drive[list(frames)],
+            rocks=np.concatenate([s.rocks + np.eye(1, 8) * i for i, s in enumerate(seen)]).astype(np.float32),
             number=np.array(frames),
             intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
         )

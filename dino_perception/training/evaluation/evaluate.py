@@ -17,6 +17,7 @@ from dino_perception.models.label_sets import Label
 from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.training.datasets import DataError, Dataset, Sample
+from dino_perception.training.evaluation import detections
 from dino_perception.training.evaluation.baselines import MATCHERS, ColourNeighbours, FlatGround, descent
 from dino_perception.training.evaluation.metrics import DepthScore, MatchScore, SegmentationScore
 from dino_perception.training.evaluation.reprojection import end_point_errors
@@ -64,6 +65,7 @@ class Evaluation:
     """At the size of the truth, where that is finer than what is published."""
     depth: DepthScore | None = None
     depth_baseline: DepthScore | None = None
+    objects: detections.ObjectJudge | None = None
     matches: dict[int, dict[str, MatchScore]] = field(default_factory=dict)
     """By gap, then by "dino", "orb" and "lk"."""
     galleries: dict[str, Gallery] = field(default_factory=dict)
@@ -118,10 +120,14 @@ class _FrameJudge:
             result.depth, result.depth_baseline = DepthScore(farthest=farthest), DepthScore(farthest=farthest)
             self.grounds: dict[tuple[str, int], FlatGround] = {}
             self.wanted.add("depth")
-        for kind in sorted({"segmentation", "depth"} & set(kinds) - self.wanted):
-            result.notes.append(f"{data.source} has no truth for {kind}")
         for kind in self.wanted:
             result.galleries[kind] = Gallery()
+        if "detection" in kinds and any(s.read_boxes for s in data.samples):
+            result.objects = detections.ObjectJudge(data, perceiver.specs["detection"].labels, perceiver.settings)
+            result.notes += [why] if (why := detections.lacking()) else []
+            self.wanted.add("detection")
+        for kind in sorted({"segmentation", "depth", "detection"} & set(kinds) - self.wanted):
+            result.notes.append(f"{data.source} has no truth for {kind}")
 
     def fit(self, tell: Progress) -> None:
         """Show the baselines their half of the frames: fold 0 learns from odd frames and is judged on even ones."""
@@ -147,6 +153,8 @@ class _FrameJudge:
     def judge(self, number: int, sample: Sample) -> None:
         frame, fold = sample.frame(), number % 2
         percept = self.perceiver.perceive([frame], [self.wanted])[0]
+        if "detection" in self.wanted and sample.read_boxes:
+            self.result.objects.judge(sample, percept)
         if "segmentation" in self.wanted and sample.read_classes:
             full = self.table[sample.truth("segmentation", frame.image)]
             truth, mask, confidence = common_grid(

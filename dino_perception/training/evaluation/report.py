@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def as_data(evaluation: Evaluation) -> dict[str, Any]:
-    """The numbers, ready for JSON; what is not known is None. `segmentation.full_size` is there when the truth is finer
+    """The numbers, ready for JSON; what is not known is None. `detection` is as `ObjectJudge.numbers` gives it. `segmentation.full_size` is there when the truth is finer
     than what is published.
 
     `segmentation` {miou, iou, pixel_accuracy, ece, baseline_miou, ...}, `depth` {abs_rel, rmse, delta1 .. delta3,
@@ -33,6 +33,8 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         data["segmentation"] = _segmentation(evaluation)
     if evaluation.depth:
         data["depth"] = _depth(evaluation)
+    if evaluation.objects:
+        data["detection"] = evaluation.objects.numbers()
     if evaluation.matches:
         data["correspondences"] = {
             str(gap): {
@@ -127,6 +129,8 @@ def tables(data: dict[str, Any]) -> list[Table]:
         found.append(table)
         if d.get("by_confidence"):
             found.append(_by_confidence(d["by_confidence"]))
+    if data.get("detection"):
+        found.append(_objects(data))
     if data.get("correspondences"):
         table = _table(
             "Matches: share within so many pixels",
@@ -150,6 +154,29 @@ def tables(data: dict[str, Any]) -> list[Table]:
                 )
         found.append(table)
     return found
+
+
+def _objects(data: dict[str, Any]) -> Table:
+    d = data["detection"]
+    table = _table(f"Objects, {d['objects']} in {data['frames']} frames", "", "this", "parts of the mask")
+    rows = [
+        ("ap50", "AP50"),
+        ("ap", "AP, mean of 0.5 to 0.95"),
+        ("ap75", "AP75"),
+        ("recall", "found, of all"),
+        ("precision", "right, of those told"),
+        ("range_error", "range error, median"),
+        ("range_error_m", "range error, median (m)"),
+        ("range_known", "with a range, of those found"),
+    ]
+    for key, name in rows:
+        if key in d:
+            table.add_row(name, number(d[key]), number(d.get(f"baseline_{key}")))
+    if len(d["ap50_of"]) > 1:
+        table.add_section()
+        for name, value in d["ap50_of"].items():
+            table.add_row(f"AP50 {name}", number(value), number(d.get("baseline_ap50_of", {}).get(name)))
+    return table
 
 
 def _by_confidence(rows: list[dict[str, Any]]) -> Table:

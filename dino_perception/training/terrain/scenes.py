@@ -3,7 +3,7 @@
     python -m dino_perception.training.terrain.scenes --out SCENES --worlds 400 --size 240x320
 
 A scene is an .npz with rgb (K, H, W, 3) uint8, depth (K, H, W) float16 metres with NaN in the sky, classes (K, H, W)
-uint8, pose (K, 4, 4) float64 camera to world and intrinsics (4,) fx fy cx cy. Its name holds style and seed; a file
+uint8, pose (K, 4, 4) float64 camera to world, intrinsics (4,) fx fy cx cy and rocks (M, 8) (rock_boxes.py). Its name holds style and seed; a file
 that is there already is kept, so an interrupted run goes on where it stopped.
 """
 
@@ -83,6 +83,7 @@ def render(job: RenderJob) -> Path:
                     depth=seen.depth[frames].astype(np.float16),
                     classes=seen.classes[frames],
                     pose=drive,
+                    rocks=_of_frames(seen.rocks, frames),
                     intrinsics=np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
                 )
             os.replace(part, paths[number])
@@ -108,6 +109,13 @@ def beside(world, drive: np.ndarray, rng: np.random.Generator, metres: float) ->
     )
     moved[:, 2, 3] += (after - before).double().cpu().numpy()
     return moved
+
+
+def _of_frames(rocks: np.ndarray, frames: slice) -> np.ndarray:
+    """The rows of some frames, which are then numbered from 0."""
+    own = rocks[(rocks[:, 0] >= frames.start) & (rocks[:, 0] < frames.stop)]
+    own[:, 0] -= frames.start
+    return own
 
 
 def main() -> None:

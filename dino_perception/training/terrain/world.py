@@ -21,6 +21,7 @@ from dino_perception.training.terrain.ground import NEAR_MEAN, WIDE_MEAN, Ground
 from dino_perception.training.terrain.light import Light, Shade, mean_heights, raised_grids
 from dino_perception.training.terrain.noise import stream, uniform
 from dino_perception.training.terrain.ray_batch import RayBatch
+from dino_perception.training.terrain.rock_boxes import rock_boxes
 from dino_perception.training.terrain.rocks import Rocks
 from dino_perception.training.terrain.sensor import Sensor
 from dino_perception.training.terrain.styles import CLASSES, HELD_OUT_STYLES, STYLES, TRAIN_STYLES
@@ -58,11 +59,12 @@ class PinholeCamera:
 @dataclass(frozen=True)
 class Rendered:
     """`rgb` (N, H, W, 3) uint8, or None; `depth` (N, H, W) float32 metres along the optical axis, NaN in the sky;
-    `classes` (N, H, W) uint8, ids of CLASSES."""
+    `classes` (N, H, W) uint8, ids of CLASSES; `rocks` (M, 8) float32, see rock_boxes.py."""
 
     rgb: np.ndarray | None
     depth: np.ndarray
     classes: np.ndarray
+    rocks: np.ndarray
 
 
 class World:
@@ -157,8 +159,15 @@ class World:
         parts = [
             self._render(poses[i : i + batch], camera, first_frame + i, colour) for i in range(0, len(poses), batch)
         ]
-        rgb, depth, classes = zip(*parts)
-        return Rendered(np.concatenate(rgb) if colour else None, np.concatenate(depth), np.concatenate(classes))
+        rgb, depth, classes, rocks = zip(*parts)
+        for i, own in enumerate(rocks):
+            own[:, 0] += i * batch
+        return Rendered(
+            np.concatenate(rgb) if colour else None,
+            np.concatenate(depth),
+            np.concatenate(classes),
+            np.concatenate(rocks),
+        )
 
     def _render(self, poses: np.ndarray, camera, first: int, colour: bool):
         view = RayBatch(self, poses, camera)
@@ -171,7 +180,7 @@ class World:
             middle = self._middle()
             seeds = [(self.light_seed * 100_003 + first + i) & 0x7FFFFFFF for i in range(len(poses))]
             rgb = np.stack([self.sensor.develop(r, middle, seed).cpu().numpy() for r, seed in zip(radiance, seeds)])
-        return rgb, depth.cpu().numpy(), classes.cpu().numpy()
+        return rgb, depth.cpu().numpy(), classes.cpu().numpy(), rock_boxes(view)
 
     def _middle(self) -> float:
         """Radiance of average ground in this light: the exposure of a whole drive hangs on it, not on one frame."""
