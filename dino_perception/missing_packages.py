@@ -12,6 +12,7 @@ WHEELS = {
     "av": "av",
     "backports": "backports.zstd",
     "cv2": "opencv-python-headless",
+    "evo": "evo",
     "huggingface_hub": "huggingface_hub",
     "lz4": "lz4",
     "matplotlib": "matplotlib",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dino_perception.measuring.costmaps.score import CostmapScore, score  # noqa: E402
-from dino_perception.measuring.costmaps.views import views  # noqa: E402
+from dino_perception.measuring.costmaps.views import by_own_odometry, views  # noqa: E402
 from dino_perception.measuring.markdown_tables import fill  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
@@ -25,23 +25,31 @@ COSTMAPS = (
     "local_costmap_points",
     "global_costmap_semantic",
 )
+MAP = "local_costmap_traversability"
 STEP = 5
 """Every fifth frame: two a second."""
 
 
-def results(step: int = STEP, **settings) -> dict[tuple[str, str], CostmapScore]:
-    """(costmap, "truth" or "model") -> what it finds on the sample drive, with eager float32 torch."""
+def results(step: int = STEP, odometry: bool = False, **settings) -> dict[tuple[str, str], CostmapScore]:
+    """(costmap, "truth" or "model") -> what it finds on the sample drive, with eager float32 torch; with `odometry` also
+    what the map finds at the poses of the node's own."""
     perceiver = Perceiver(Settings.from_flat({"engine": "torch", **settings}), report=lambda line: None)
     with tempfile.TemporaryDirectory() as cache:
-        samples = open_dataset(ROOT / "data" / "sample_drive", cache=Path(cache)).samples[::step]
-        truth, seen = views(samples, perceiver)
+        samples = open_dataset(ROOT / "data" / "sample_drive", cache=Path(cache)).samples
+        truth, seen = views(samples[::step], perceiver)
+        own = by_own_odometry(samples, perceiver, step) if odometry else []
     names = {label.id: label.name for label in perceiver.labels}
     perceiver.close()
-    return {
+    found = {
         (name, what): score(parameters(name), truth, given, names)
         for name in COSTMAPS
         for what, given in (("truth", truth), ("model", seen))
     }
+    if own:
+        stamps = {view.seconds for view in own}
+        alike = [view for view in truth if view.seconds in stamps]
+        found[MAP, "model, own odometry"] = score(parameters(MAP), alike, own, names)
+    return found
 
 
 def parameters(name: str) -> dict:
@@ -64,6 +72,6 @@ def table(found: dict[tuple[str, str], CostmapScore]) -> list[str]:
 
 
 if __name__ == "__main__":
-    lines = table(results())
+    lines = table(results(odometry=True))
     fill(ROOT / "docs" / "nav2.md", "costmaps", lines)
     print("\n".join(lines))

@@ -25,6 +25,7 @@ GROUPS = {
     "obstacles": "~/obstacles and the ground below them",
     "traversability": "~/traversability, the map that any Nav2 reads",
     "domain": "Whether a frame looks like what a head was trained on.",
+    "odometry": "~/odometry, by what is seen",
     "overlay": "The pictures for people; each is drawn only while somebody watches it.",
     "segmentation": "Heads: one group for each name in `heads`.",
 }

@@ -24,6 +24,7 @@ TOLERANCES = {
     "grid": (0.0, "largest share of a map's cells that differ"),
     "matches": (0.0, "largest share of a frame's matches without one within 1 pixel at both ends in the other bag"),
     "overlay": (0.0, "largest mean difference of a picture, in grey levels"),
+    "pose": (0.0, "largest difference of a frame's pose, in metres or radians"),
     "boxes": (0.0, "largest share of a frame's detections without one of their class that is alike in the other bag"),
     "vector": (0.0, "largest difference of a frame's descriptor, as 1 - cosine"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -196,7 +197,12 @@ class Segment:
 
 def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: int) -> list[Frame]:
     """The first `count` frames of a part, decoded; images that cannot be used are left out."""
-    kept: list[Frame] = []
+    return list(itertools.islice(each_frame(bag, cameras, part), count))
+
+
+def each_frame(bag: BagReader, cameras: Sequence[CameraTopics], part: Part) -> Iterator[Frame]:
+    """The frames of a part one after another, by the first calibration of their camera; images that cannot be used are left
+    out."""
     by_topic = {camera.image: camera for camera in cameras}
     calibrations = {camera.info: Calibrations(bag, camera.info).models() for camera in cameras}
     pictures = _pictures(bag, cameras, part)
@@ -206,8 +212,6 @@ def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: i
     for record in bag.messages(by_topic, part.start_ns, part.stop_ns):
         camera = by_topic[record.topic.name]
         seen[camera.name] = seen.get(camera.name, 0) + 1
-        if len(kept) == count:
-            break
         try:
             message = bag.decode(record)
             pixels = pictures[camera.image].decode(message)
@@ -216,8 +220,7 @@ def frames(bag: BagReader, cameras: Sequence[CameraTopics], part: Part, count: i
         if (seen[camera.name] - 1) % part.every == 0:
             stamp = message.header.stamp
             stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-            kept.append(_frame(message, camera, stamp_ns, calibrations[camera.info], pixels))
-    return kept
+            yield _frame(message, camera, stamp_ns, calibrations[camera.info], pixels)
 
 
 def _pictures(bag: BagReader, cameras: Sequence[CameraTopics], part: Part) -> dict[str, Pictures]:

@@ -188,6 +188,16 @@ def _vector(x: Any, y: Any) -> dict[str, float]:
     }
 
 
+def _odometry(x: Any, y: Any) -> dict[str, float]:
+    """Metres and radians between two poses."""
+    p, q = (m.pose.pose for m in (x, y))
+    far = np.linalg.norm([getattr(p.position, a) - getattr(q.position, a) for a in "xyz"])
+    same = abs(sum(getattr(p.orientation, a) * getattr(q.orientation, a) for a in "xyzw"))
+    if x.child_frame_id != y.child_frame_id:
+        return {"header": float("inf")}
+    return {"pose": float(max(far, 2 * np.arccos(min(1.0, same)))), **_header(x, y)}
+
+
 def _boxes(x: Any, y: Any) -> dict[str, float]:
     """Detections without a partner of their class whose box overlaps theirs by 0.9 (IoU), as a share of all."""
     p, q = (_detections(m, lambda b: (b.center.position.x, b.center.position.y, b.size_x, b.size_y)) for m in (x, y))
@@ -233,6 +243,7 @@ MEASURES: Mapping[str, tuple[str, Measure]] = {
     "matches": ("matches", _matches),
     "classes": ("", _labels),
     "vector": ("vector", _vector),
+    "odometry": ("pose", _odometry),
     "boxes": ("boxes", _boxes),
     "boxes in space": ("boxes", _boxes_in_space),
 }

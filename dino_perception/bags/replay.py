@@ -18,8 +18,9 @@ from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
 from dino_perception.bags.outcome import Outcome, note_troubles, outcome
-from dino_perception.bags.output_topics import output_topics
+from dino_perception.bags.output_topics import output_topics, transforms_topic
 from dino_perception.bags.replay_threads import BoundedQueue, Closed, Stopper, started
+from dino_perception.bags.robot import told_by_robot
 from dino_perception.bags.state import State
 from dino_perception.bags.storage.problems import BagError, Problem
 from dino_perception.bags.storage.reader import BagReader
@@ -27,6 +28,7 @@ from dino_perception.bags.storage.topic import Record
 from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.messages.images import ImageError
 from dino_perception.messages.intake import Intake
+from dino_perception.messages.odometry import TF
 from dino_perception.messages.topics import TOPICS
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.frame import Percept
@@ -100,10 +102,13 @@ class Replay:
         own = {topic.name for mine in self._topics.values() for topic in mine.values()}
         for name in sorted(own & set(part.copy)):
             bag.note(Problem("", f"topic {name} of the input is not copied: the replay writes it anew"))
+        if settings.odometry.tf:  # beside what the input says on /tf, not instead of it
+            self._topics[cameras[0].name][TF] = bag.topics.get(TF) or transforms_topic(self._types)
         self._part = dataclasses.replace(part, copy=tuple(name for name in part.copy if name not in own))
         self._begin = self._state = state or State()
         self._farm = perceiver if isinstance(perceiver, Farm) else None
         self._intake = Intake(perceiver, settings, self._types)
+        told_by_robot(self._intake.odometry, bag, settings)
         self._intake.recall(self._begin.demand)
         self._intake.told = set(self._begin.labelled)
         recall(perceiver, self._begin.tracks)
@@ -236,7 +241,7 @@ class Replay:
     def _messages(self, done: _Done) -> list[Record]:
         mine = self._topics[done.work.camera]
         messages = self._intake.messages(done.percept, done.topics)
-        messages.update(self._intake.once(done.work.camera, mine))
+        messages.update(self._intake.once(done.work.camera, set(mine) - {TF}))
         return [
             Record(mine[name], done.work.record.time_ns, self._types.serialize(messages[name]))
             for name in mine

@@ -23,6 +23,7 @@ COMMANDS = (
     "teach",
     "calibrate",
     "evaluate",
+    "odometry",
     "benchmark",
     "compile",
     "models",

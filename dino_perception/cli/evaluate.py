@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--farthest", type=positive, default=30.0, metavar="M", help="metres up to which depth is judged (default: 30)"
     )
+    what.add_argument(
+        "--odometry",
+        action="store_true",
+        help="drive along whole drives with poses, too: how far odometry drifts, beside SIFT and ORB (needs evo)",
+    )
     parser.add_argument("--json", type=results.file, metavar="FILE", help="write the numbers")
     parser.add_argument("--page", type=results.page, metavar="FILE", help="put the tables into this Markdown page")
     parser.add_argument(
@@ -93,7 +98,14 @@ def run(args: argparse.Namespace) -> int:
         stages("starting the perception", 1, 1)
         try:
             result = evaluate(
-                perceiver, data, gaps=gaps, pairs=args.pairs, limit=args.limit, farthest=args.farthest, progress=stages
+                perceiver,
+                data,
+                gaps=gaps,
+                pairs=args.pairs,
+                limit=args.limit,
+                farthest=args.farthest,
+                odometry=args.odometry,
+                progress=stages,
             )
             model = perceiver.describe()
         finally:
@@ -119,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         from dino_perception.training.evaluation import plots
 
         console.print("plots: " + ", ".join(str(path) for path in plots.write(result, args.plots)), soft_wrap=True)
-    if not any(key in numbers for key in ("segmentation", "depth", "detection", "correspondences")):
+    if not any(key in numbers for key in ("segmentation", "depth", "detection", "correspondences", "odometry")):
         raise EvaluateError(f"{data.source} has no truth that could be measured against")
     return 0
 

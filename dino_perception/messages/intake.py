@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_perception.messages.demand import Demand
-from dino_perception.messages.topics import ON_GROUND, latched, outputs
+from dino_perception.messages.odometry import TF, transform
+from dino_perception.messages.topics import ON_GROUND, latched, need_pose, outputs
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Percept
 from dino_perception.perception.obstacles import Obstacles, obstacles
+from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.traversability import Maps
 
@@ -40,6 +42,8 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self.odometry = Odometry()
+        """Where each camera is."""
         self._colours = FeatureColours(settings, perceiver)
         self._ground: dict[str, Obstacles | None] = {}
         """What each camera saw last of the ground, where somebody asked for it."""
@@ -52,10 +56,14 @@ class Intake:
         if back_ns > 0:
             self._perceiver.reset_tracks(camera)
         self._last_stamp[camera] = stamp_ns
+        if self.settings.odometry.tf:
+            listened = {*listened, "odometry"}
         heads = {name: self.settings.head[name] for name in self.settings.heads}
         topics, wanted = self._demand.decide(camera, stamp_ns, listened, heads)
         if "depth" in wanted and heads["depth"].camera_height_scaling:
             wanted = {*wanted, "segmentation"}  # it tells what is ground
+        if self.settings.camera_height and "segmentation" in heads and need_pose(topics):
+            wanted = {*wanted, "segmentation"}  # the same, for how long the odometry's metres are
         return Order(topics, wanted, max(0, back_ns) / 1e9)
 
     def scaled(self, percept: Percept) -> Percept:
@@ -65,6 +73,8 @@ class Intake:
     def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
         """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,
         in order, by one thread."""
+        if need_pose(topics):
+            percept = self.odometry.placed(percept, self.settings)
         if not ON_GROUND & set(topics):
             return percept
         found = obstacles(percept, self.settings)
@@ -93,8 +103,14 @@ class Intake:
         return stamp_ns < self._last_stamp.get(camera, stamp_ns)
 
     def messages(self, percept: Percept, topics: Collection[str]) -> dict[str, Any]:
-        """The messages of a percept, by relative topic name, for those of `topics` that it can fill."""
-        return outputs(self._types, percept, self.settings, topics)
+        """The messages of a percept, by relative topic name, for those of `topics` that it can fill; and with the odometry,
+        where it is asked for, its transform under the name of TF."""
+        messages = outputs(self._types, percept, self.settings, topics)
+        if self.settings.odometry.tf and "odometry" in messages:
+            turned = transform(self._types, percept, self.settings)
+            if turned is not None:
+                messages[TF] = turned
+        return messages
 
     def once(self, camera: str, topics: Collection[str]) -> dict[str, Any]:
         """The latched messages of a camera, for those of `topics`; nothing when they were given before."""
@@ -112,6 +128,7 @@ class Intake:
         """Time starts anew: forget tracks, rates and stamps."""
         self._demand.reset()
         self.depth_scale.reset()
+        self.odometry.reset()
         self._maps.reset()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
@@ -121,6 +138,7 @@ class Intake:
         return {
             "stamps": dict(self._last_stamp),
             "depth_scale": self.depth_scale.memory(),
+            "odometry": self.odometry.memory(),
             "colours": self._colours.memory(),
             "maps": self._maps.memory(),
             **self._demand.memory(),
@@ -131,5 +149,6 @@ class Intake:
         self._last_stamp = dict(memory.get("stamps", {}))
         self._demand.recall(memory)
         self.depth_scale.recall(memory.get("depth_scale", {}))
+        self.odometry.recall(memory.get("odometry", {}))
         self._colours.recall(memory.get("colours", {}))
         self._maps.recall(memory.get("maps", {}))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.detections import annotations, detections_2d, detections_3d
+from dino_perception.messages.odometry import odometry
 from dino_perception.messages.percepts import (
     correspondences,
     global_descriptor,
@@ -116,6 +117,11 @@ def known(name: str) -> OutputTopic | None:
     return max(found, key=lambda topic: len(topic.name), default=None)
 
 
+def need_pose(names: Collection[str]) -> bool:
+    """Whether one of these topics needs the pose of the camera."""
+    return any(TOPICS[name].placed for name in names)
+
+
 def _image(head: str, output: str, shows: str, encoding: str, name: str = "") -> OutputTopic:
     """One of a head's arrays as an image."""
 
@@ -158,7 +164,7 @@ def _ground(types: Any, header: Any, percept: Percept, settings: Settings) -> An
 def _traversability(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
     if percept.traversability is None:
         return None
-    return occupancy_grid(types, types.header(percept.frame.stamp_ns, ODOM), percept.traversability)
+    return occupancy_grid(types, types.header(percept.frame.stamp_ns, settings.odometry.frame), percept.traversability)
 
 
 def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -196,9 +202,6 @@ def _labels(types: Any, specs: Mapping[str, HeadSpec]) -> Any:
     return label_info(types, specs["segmentation"].labels)
 
 
-ODOM = "odom"
-"""The frame of the map (REP 105)."""
-
 _ROWS = (
     _image("segmentation", "mask", "labels", "mono8"),
     _image("segmentation", "confidence", "levels", "mono8"),
@@ -228,6 +231,7 @@ _ROWS = (
     ),
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
+    OutputTopic("odometry", "nav_msgs/msg/Odometry", ("correspondences", "depth"), odometry, "odometry", placed=True),
     _vector("descriptor"),
     _overlay("descriptor"),
     _vector("place"),

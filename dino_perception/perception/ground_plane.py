@@ -67,17 +67,18 @@ def fit(
     most: int = MOST,
     hypotheses: int = HYPOTHESES,
     least: float = 0.5,
+    fewest: int = LEAST,
     rounds: int = 8,
 ) -> GroundPlane | None:
     """The plane of (h, w, 3) points in the optical frame, metres, NaN where unknown, of those that are `ground` (h, w).
 
-    At most `most` points are looked at, and so many `hypotheses`. None when fewer than `LEAST` of them are near, or when less than the share `least` of them agree on a plane below the camera.
-    The same input gives the same plane.
+    At most `most` points are looked at, and so many `hypotheses`. None when fewer than `fewest` of them are near, or when
+    less than the share `least` of them agree on a plane below the camera. The same input gives the same plane.
     """
     with np.errstate(invalid="ignore"):
         near = (points[..., 2] >= NEAREST) & (points[..., 2] <= FARTHEST) & ground & np.isfinite(points).all(-1)
     chosen = points[near].astype(np.float64)
-    if len(chosen) < LEAST:
+    if len(chosen) < fewest:
         return None
     generator = np.random.default_rng(seed)
     if len(chosen) > most:

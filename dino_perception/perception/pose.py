@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,8 @@ class Pose:
     twist: np.ndarray | None = None
     twist_covariance: np.ndarray | None = None
     reason: str = ""
+    mount: np.ndarray | None = None
+    """(4, 4): the optical frame in `odometry.child_frame`; None where that is not set, or not known."""
 
     def __post_init__(self) -> None:
         if self.health not in HEALTHS or self.source not in SOURCES:
@@ -54,6 +57,31 @@ class Pose:
         whole[:3, :3], whole[:3, 3] = self.rotation, self.position
         return whole
 
+    def of_child(self) -> Pose | None:
+        """The pose of the frame that the camera is mounted on, its twist in that frame's axes; None without a mount."""
+        if self.mount is None:
+            return None
+        child = self.matrix @ np.linalg.inv(self.mount)
+        move = np.eye(6)
+        move[:3, 3:] = -cross_matrix(child[:3, 3] - self.position)  # a small turn moves what is off the camera
+        covariance = None if self.covariance is None else move @ self.covariance @ move.T
+        twist, twist_covariance = self.twist, self.twist_covariance
+        if twist is not None:
+            turned = self.mount[:3, :3]
+            whole = np.zeros((6, 6))
+            whole[:3, :3] = whole[3:, 3:] = turned
+            whole[:3, 3:] = cross_matrix(self.mount[:3, 3]) @ turned
+            twist, twist_covariance = whole @ twist, whole @ twist_covariance @ whole.T
+        return dataclasses.replace(
+            self, position=child[:3, 3], rotation=child[:3, :3], covariance=covariance, twist=twist,
+            twist_covariance=twist_covariance, mount=np.eye(4),
+        )  # fmt: skip
+
     def to_odom(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 3) of the camera's optical frame in odom, in their own dtype."""
         return points @ self.rotation.T.astype(points.dtype) + self.position.astype(points.dtype)
+
+
+def cross_matrix(v: np.ndarray) -> np.ndarray:
+    """(3, 3): its product with w is v x w."""
+    return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])

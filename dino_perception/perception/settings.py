@@ -191,6 +191,27 @@ class DomainSettings:
 
 
 @dataclass(frozen=True)
+class OdometrySettings:
+    frame: str = setting("odom", "Frame that ~/odometry is in.", live=True)
+    child_frame: str = setting(
+        "",
+        "Frame whose motion ~/odometry tells, such as base_link; the fixed transforms of TF must lead from it to the "
+        "camera. Empty: the camera's own optical frame.",
+        live=True,
+    )
+    wheels: str = setting(
+        "",
+        "Topic of the robot's own odometry (nav_msgs/Odometry, of wheels or whatever knows metres), whose distances set the "
+        "scale of ~/odometry. Empty: estimated depth does, and camera_height where it is given.",
+    )
+    tf: bool = setting(
+        False,
+        "Publish the transform from odometry.frame to odometry.child_frame on /tf too, by the first camera. Leave it to "
+        "robot_localization where that runs.",
+    )
+
+
+@dataclass(frozen=True)
 class OverlaySettings:
     alpha: float = setting(0.5, "Opacity of the class colours in ~/segmentation/overlay.", low=0.0, high=1.0, live=True)
     legend: bool = setting(True, "Draw the class names into the overlay.", live=True)
@@ -277,6 +298,7 @@ class Settings:
     obstacles: ObstacleSettings = field(default_factory=ObstacleSettings)
     traversability: TraversabilitySettings = field(default_factory=TraversabilitySettings)
     domain: DomainSettings = field(default_factory=DomainSettings)
+    odometry: OdometrySettings = field(default_factory=OdometrySettings)
     overlay: OverlaySettings = field(default_factory=OverlaySettings)
     head: Mapping[str, HeadSettings] = field(
         default_factory=lambda: default_heads(["segmentation", "depth", "correspondences"])

@@ -51,7 +51,7 @@ class StaticFrames:
 
     def __init__(self, node: Node, transforms: type | None):
         """`transforms` is tf2_msgs/msg/TFMessage, None where that package is not installed."""
-        self._tree, self._heard = TransformTree(), 0
+        self.tree, self._heard = TransformTree(), 0
         if transforms is not None:
             latched = QoSProfile(
                 depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -61,10 +61,10 @@ class StaticFrames:
     def height(self, frame: str, ground: str) -> float | None:
         """Metres of a frame's origin over that of the frame `ground`, along the latter's z; None when no fixed
         transforms lead from the one to the other."""
-        if not (frame and self._tree.knows(frame)):
+        if not (frame and self.tree.knows(frame)):
             return None
-        poses = [self._tree.pose(name, 0) for name in (frame, ground)]
-        if any(pose is None for pose in poses) or self._tree.root(frame) != self._tree.root(ground):
+        poses = [self.tree.pose(name, 0) for name in (frame, ground)]
+        if any(pose is None for pose in poses) or self.tree.root(frame) != self.tree.root(ground):
             return None
         camera, base = poses
         return float(base[:3, 2] @ (camera[:3, 3] - base[:3, 3]))
@@ -73,7 +73,7 @@ class StaticFrames:
         self._heard += 1
         for one in message.transforms:
             move, turn = one.transform.translation, one.transform.rotation
-            self._tree.add(
+            self.tree.add(
                 one.header.frame_id,
                 one.child_frame_id,
                 self._heard,  # fixed transforms have no time; the one that came last is right

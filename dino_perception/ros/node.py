@@ -14,6 +14,7 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.qos import qos_profile_sensor_data as SENSOR
 from std_srvs.srv import SetBool, Trigger
 
 from dino_perception.messages.intake import Intake
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuri
     from dino_perception.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
 BAD_ARGUMENTS, DEVICE_LOST = 2, 3
 """Exit codes of a node whose arguments cannot be used, and of one that has lost its GPU."""
 GOODBYE_S = 2.0
@@ -60,6 +62,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._worker: Worker | None = None
         self._cameras: dict[str, Camera] = {}
         self._account = Account(())
+        self._wheels: Any = None
         self._settings = Settings()
         self._enabled = True
         self._doing, self._begun = "", 0.0
@@ -75,8 +78,8 @@ class PerceptionNode(PatientLifecycleNode):
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
         offer_teaching(self, self._types, self._teach)
         answer_always(self, self.callback_errors)
-        transforms = "tf2_msgs/msg/TFMessage"
-        self._frames = StaticFrames(self, self._types.type(transforms) if self._types.available(transforms) else None)
+        known = self._types.type(TRANSFORMS) if self._types.available(TRANSFORMS) else None
+        self._frames = StaticFrames(self, known)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_jump,
@@ -147,9 +150,15 @@ class PerceptionNode(PatientLifecycleNode):
         self._perceiver = Perceiver(settings, report=self._report)
         self._intake = Intake(self._perceiver, settings, self._types)
         self._account = Account(settings.cameras)
+        self._intake.odometry.frames = self._frames.tree
+        self._wheels = self._listen_to_wheels(settings)
         topics = self._topics(settings)
+        transforms = settings.odometry.tf and self._types.available(TRANSFORMS)
+        if settings.odometry.tf and not transforms:
+            self._warn("odometry.tf is true, but nothing goes to /tf: the package tf2_msgs is not installed")
         for camera, prefix in names.items():
-            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn)
+            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn, transforms)
+            transforms = False  # one camera's odometry is the robot's
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
             inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)
@@ -162,6 +171,22 @@ class PerceptionNode(PatientLifecycleNode):
             f"configured in {time.monotonic() - self._begun:.1f} s: {settings.backbone} on "
             f"{about['engine']} {about['precision']} ({about['device']}); {about['reason']}"
         )
+
+    def _listen_to_wheels(self, settings: Settings) -> Any:
+        """Subscribe to the robot's own odometry, where it is named."""
+        topic, kind = settings.odometry.wheels, "nav_msgs/msg/Odometry"
+        if not topic:
+            return None
+        if not self._types.available(kind):
+            self._warn(f"odometry.wheels is {topic}, but nothing is heard there: the package nav_msgs is not installed")
+            return None
+        hear = self._intake.odometry.wheels.hear
+
+        def heard(message: Any) -> None:
+            at, stamp = message.pose.pose.position, message.header.stamp
+            hear(stamp.sec * 1_000_000_000 + stamp.nanosec, (at.x, at.y, at.z))
+
+        return self.create_subscription(self._types.type(kind), topic, heard, SENSOR)
 
     def _topics(self, settings: Settings) -> list[str]:
         """The output topics that the loaded heads can fill and whose message types are installed."""
@@ -213,6 +238,9 @@ class PerceptionNode(PatientLifecycleNode):
             self._diagnostics.remove(f"camera {name}")
             camera.outputs.close()
         self._cameras = {}
+        if self._wheels is not None:
+            self.destroy_subscription(self._wheels)
+            self._wheels = None
         perceiver, self._perceiver, self._intake = self._perceiver, None, None
         if perceiver is not None:
             perceiver.close()
@@ -308,7 +336,8 @@ class PerceptionNode(PatientLifecycleNode):
             self._mast(camera),
         )
         ground = self._intake.ground(camera) if self._intake is not None else {}
-        finding = finding._replace(values={**finding.values, **ground})
+        odometry = self._intake.odometry.health(camera) if self._intake is not None else {}
+        finding = finding._replace(values={**finding.values, **odometry, **ground})
         depth = self._settings.head.get("depth")
         if depth is None or not depth.camera_height_scaling:
             return finding

@@ -10,6 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from dino_perception.messages.odometry import TF
 from dino_perception.messages.topics import TOPICS
 from dino_perception.ros.large_messages import VARIABLES
 
@@ -25,16 +26,31 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+TRANSFORMS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""As tf2's broadcaster has it."""
 
 FITS = 450_000
 """Bytes that Fast DDS's own shared-memory segment (512 KiB) passes on to a best-effort reader without loss."""
 
 
 class CameraOutputs:
-    """Publishers of one camera from construction to `close`. `warn` is told once when a message is larger than the
+    """Publishers of one camera from construction to `close`; with `transforms`, of /tf too. `warn` is told once when a message is larger than the
     middleware passes on as it is set up."""
 
-    def __init__(self, node: Node, prefix: str, topics: Collection[str], types: Any, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        node: Node,
+        prefix: str,
+        topics: Collection[str],
+        types: Any,
+        warn: Callable[[str], None],
+        transforms: bool = False,
+    ):
         self._node, self._warn = node, warn
         self._publishers = {
             name: node.create_publisher(
@@ -42,6 +58,8 @@ class CameraOutputs:
             )
             for name in topics
         }
+        if transforms:
+            self._publishers[TF] = node.create_publisher(types.type("tf2_msgs/msg/TFMessage"), TF, TRANSFORMS)
         self._watch_sizes = needs_profile()
 
     @property
@@ -54,12 +72,14 @@ class CameraOutputs:
         return {
             name
             for name, publisher in self._publishers.items()
-            if not TOPICS[name].latched and publisher.get_subscription_count() > 0
+            if name != TF and not TOPICS[name].latched and publisher.get_subscription_count() > 0
         }
 
     def publish(self, messages: Mapping[str, Any]) -> None:
         """Send messages by relative topic name."""
         for name, message in messages.items():
+            if name == TF and name not in self._publishers:
+                continue
             if self._watch_sizes and len(getattr(message, "data", ())) > FITS:
                 self._too_large(name, len(message.data))
             self._publishers[name].publish(message)

@@ -179,10 +179,10 @@ class Worker:
             if sight.pending:  # mask, depth and points do not wait for matches
                 self._delivery.send(sight.percept, parts[sight.percept.frame.camera], without=waiting(sight.pending))
         heads = {frame.camera: names for frame, names in zip(batch.frames, batch.wanted)}
-        percepts = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
+        whole = [p for sight in sights if (p := self._completed(sight, heads, alone=len(sights) == 1)) is not None]
+        percepts = [self._followed(percept, batch.topics[percept.frame.camera]) for percept in whole]
         for stage_ms in {id(p.stage_ms): p.stage_ms for p in percepts}.values():  # frames of one pass share theirs
             self._account.spent(stage_ms)
-        percepts = [self._intake.followed(percept, batch.topics[percept.frame.camera]) for percept in percepts]
         for percept in percepts:
             self._delivery.send(percept, parts[percept.frame.camera])
         self._perceiver.prepare()
@@ -221,6 +221,15 @@ class Worker:
                 return None
         again = self._sights([frame], [heads[frame.camera]])
         return self._completed(again[0], heads, alone=True) if again else None
+
+    def _followed(self, percept: Percept, topics: set[str]) -> Percept:
+        """The percept with its pose and its ground, where they are asked for; a defect there keeps nothing else from being
+        sent."""
+        try:
+            return self._intake.followed(percept, topics)
+        except Exception as error:
+            self._fail([percept.frame.camera], error)
+            return percept
 
     def _hopeless(self, cameras: list[str], error: Exception) -> bool:
         """Whether nothing more can be had of these cameras' frames; if so, they are counted."""

@@ -22,6 +22,7 @@ from dino_perception.perception.frame import (
 from dino_perception.perception.ground_plane import GroundPlane
 from dino_perception.perception.local_ground import LocalGround
 from dino_perception.perception.obstacles import Obstacles
+from dino_perception.perception.pose import Pose
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.traversability import TraversabilityGrid
 
@@ -54,6 +55,9 @@ def percept(height=24, width=32, matches=37, camera=True, frame_id="front_optica
             rng.integers(2**40, size=matches, dtype=np.uint64),
             *floats,
             rng.random(matches, np.float32),
+        ),
+        pose=Pose(
+            rng.random(3), np.eye(3)[[2, 0, 1]], np.diag(rng.random(6)), twist=rng.random(6), twist_covariance=np.eye(6)
         ),
     )
     full["obstacles"] = seen_ground(rng, height, width)
@@ -179,7 +183,7 @@ def test_one_stamp_one_frame_one_size():
     p = percept()
     messages = written(RosbagsTypes(), p)
     assert set(messages) == set(DATA)
-    for message in messages.values():
+    for name, message in messages.items():
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == divmod(STAMP, 10**9)
     for name in set(DATA) - MAPS:
         assert messages[name].header.frame_id == "front_optical"

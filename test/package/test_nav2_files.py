@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dino_perception.messages.topics import ODOM, TOPICS
+from dino_perception.messages.topics import TOPICS
 from dino_perception.models.heads import LABELS
+from dino_perception.perception.settings import Settings
 from dino_perception.share import share
 
 NODE = "/dino_perception/"
@@ -142,7 +143,7 @@ def test_the_static_layer_takes_the_nodes_map_with_its_costs():
     assert not layer["map_subscribe_transient_local"], "the node offers it volatile"
     assert not TOPICS["traversability"].latched
     assert not parameters["trinary_costmap"] and parameters["lethal_cost_threshold"] == 100
-    assert parameters["global_frame"] == ODOM
+    assert parameters["global_frame"] == Settings().odometry.frame
 
 
 @pytest.mark.parametrize("name", SEMANTIC)

@@ -9,11 +9,13 @@ import numpy as np
 
 from dino_perception.measuring.costmaps.score import Observation
 from dino_perception.measuring.demo_score import resampled
+from dino_perception.messages.intake import Intake
+from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception import geometry
 from dino_perception.perception.frame import Depth, Percept
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.points import perceive_points
-from dino_perception.perception.pose import Pose
+from dino_perception.perception.pose import LOST, Pose
 from dino_perception.training.datasets.base import Sample
 
 
@@ -22,6 +24,34 @@ def views(samples: Sequence[Sample], perceiver: Perceiver) -> tuple[list[Observa
     and classes; classes that are not the model's have no truth."""
     pairs = [_pair(sample, perceiver) for sample in samples]
     return [true for true, _ in pairs], [seen for _, seen in pairs]
+
+
+def by_own_odometry(samples: Sequence[Sample], perceiver: Perceiver, step: int) -> list[Observation]:
+    """The model's view of every `step`-th sample, at the pose that the node's own odometry gives it after all the frames
+    before, laid over the recording's poses at the first frame. Frames without a pose are left out."""
+    intake, start, found = Intake(perceiver, perceiver.settings, RosbagsTypes()), None, []
+    for number, sample in enumerate(samples):
+        (percept,) = perceiver.perceive([sample.frame()], [{"segmentation", "depth", "correspondences"}])
+        percept = intake.followed(intake.scaled(percept), {"odometry"})
+        pose = percept.pose
+        if pose is None or pose.health == LOST:
+            continue
+        if start is None:
+            start = sample.pose @ np.linalg.inv(pose.matrix)
+        if number % step == 0:
+            at = start @ pose.matrix
+            placed = dataclasses.replace(
+                percept, pose=dataclasses.replace(pose, position=at[:3, 3], rotation=at[:3, :3])
+            )
+            cloud = perceive_points(placed, perceiver.settings)
+            points = placed.pose.to_odom(np.stack([cloud[a] for a in "xyz"], -1).reshape(-1, 3).astype(np.float64))
+            said = placed.segmentation
+            found.append(
+                Observation(
+                    sample.stamp_ns / 1e9, points, said.mask.ravel(), said.confidence.ravel(), at[:3, 3], placed
+                )
+            )
+    return found
 
 
 def _pair(sample: Sample, perceiver: Perceiver) -> tuple[Observation, Observation]:

@@ -20,6 +20,7 @@ from dino_perception.training.datasets import DataError, Dataset, Sample
 from dino_perception.training.evaluation import detections
 from dino_perception.training.evaluation.baselines import MATCHERS, ColourNeighbours, FlatGround, descent
 from dino_perception.training.evaluation.metrics import DepthScore, MatchScore, SegmentationScore
+from dino_perception.training.evaluation.odometry import OdometryScore, judge_odometry
 from dino_perception.training.evaluation.reprojection import end_point_errors
 from dino_perception.training.evaluation.sampling import nearest
 
@@ -68,6 +69,7 @@ class Evaluation:
     objects: detections.ObjectJudge | None = None
     matches: dict[int, dict[str, MatchScore]] = field(default_factory=dict)
     """By gap, then by "dino", "orb" and "lk"."""
+    odometry: list[OdometryScore] = field(default_factory=list)
     galleries: dict[str, Gallery] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -81,11 +83,12 @@ def evaluate(
     pairs: int = 40,
     limit: int = 0,
     farthest: float = 30.0,
+    odometry: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Every number that the data has truth for. `kinds` are the heads to judge, by default all that are loaded; `pairs`
     the frame pairs a gap and `limit` the frames at most (0: all), spread evenly; `farthest` the metres up to which
-    depth is judged.
+    depth is judged. With `odometry`, all frames of each drive are driven too.
 
     Leaves the perceiver without tracks. Raises DataError, FrameError.
     """
@@ -101,6 +104,8 @@ def evaluate(
             judge.judge(number, sample)
     if "correspondences" in kinds:
         _judge_matches(perceiver, data, gaps, pairs, result, tell)
+    if odometry:
+        result.odometry = judge_odometry(perceiver, data, tell)
     return result
 
 

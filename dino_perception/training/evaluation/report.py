@@ -15,6 +15,7 @@ from dino_perception.training.evaluation.metrics import (
     DepthScore,
     SegmentationScore,
 )
+from dino_perception.training.evaluation.odometry import STRETCH, summary
 
 if TYPE_CHECKING:
     from dino_perception.training.evaluation.evaluate import Evaluation
@@ -44,6 +45,9 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
             }
             for gap, scores in evaluation.matches.items()
         }
+    if evaluation.odometry:
+        drives = [{k: v for k, v in vars(score).items() if k != "path"} for score in evaluation.odometry]
+        data["odometry"] = {"rows": summary(evaluation.odometry), "drives": drives, "stretch_m": STRETCH}
     return plain(data)
 
 
@@ -153,7 +157,25 @@ def tables(data: dict[str, Any]) -> list[Table]:
                     end_section=i == 2,
                 )
         found.append(table)
+    if data.get("odometry"):
+        found.append(_odometry(data["odometry"]))
     return found
+
+
+def _odometry(data: dict[str, Any]) -> Table:
+    rows = data["rows"]
+    table = _table(
+        f"Odometry, {rows[0]['drives']} drives of {rows[0]['metres']:.1f} m in all; drift over {data['stretch_m']:g} m",
+        "matches", "depth", "drift", "drift, scaled to fit", "ATE (m)", "end", "degrees/m", "good", "NEES (3)", "ms",
+    )  # fmt: skip
+    names = {"dino": "this", "orb": "ORB", "sift": "SIFT"}
+    for row in rows:
+        shares = [f"{100 * row[k]:.2f} %" if row[k] is not None else "-" for k in ("drift", "scaled_drift", "end")]
+        table.add_row(
+            names.get(row["front_end"], row["front_end"]), row["depth"], *shares[:2], number(row["ate"]), shares[2],
+            number(row["degrees"], 2), f"{100 * row['good']:.0f} %", number(row["nees"], 1), number(row["ms"], 1),
+        )  # fmt: skip
+    return table
 
 
 def _objects(data: dict[str, Any]) -> Table:

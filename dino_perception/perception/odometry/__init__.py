@@ -1,0 +1,1 @@
+"""Visual odometry of one camera, from the points that are followed and from estimated depth."""
