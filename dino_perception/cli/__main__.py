@@ -14,6 +14,7 @@ from dino_perception.missing_packages import missing
 
 COMMANDS = (
     "demo",
+    "drive",
     "replay",
     "play",
     "extract",

@@ -53,7 +53,11 @@ def test_it_is_one_page_that_loads_nothing(page):
     assert not parsed.open and parsed.loads and all(load.startswith("data:image/jpeg;base64,") for load in parsed.loads)
     assert not re.search(r"https?://|@import|url\(|<script|<link", page[2])
     assert [p.name for p in (page[0] / "report").iterdir()] == ["index.html"]
-    assert page[2].index("<img") < page[2].index("<svg")  # pictures first
+    above = page[2][: page[2].index("<svg")]
+    assert (
+        above.count('class="row"') == 9 and "The other 4 pictures" in above
+    )  # pictures first, and then charts at once
+    assert above.partition("<details>")[0].count('class="row"') == 5
 
 
 def test_it_says_what_happened(page):

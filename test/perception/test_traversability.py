@@ -6,8 +6,10 @@ import dataclasses
 import json
 
 import numpy as np
-from ground_views import box, pose_of, view
+from ground_views import HEIGHT, PITCH, box, pose_of, view
 
+from dino_perception.messages.intake import Intake
+from dino_perception.messages.types import RosbagsTypes
 from dino_perception.perception.obstacles import obstacle_points, obstacles
 from dino_perception.perception.pose import LOST
 from dino_perception.perception.settings import Settings
@@ -121,3 +123,18 @@ def test_every_number_that_a_robot_may_have_gives_a_map():
                 if found is not None:
                     cloud = obstacle_points(percept, found, settings.obstacles.min_confidence)
                     assert all(np.isfinite(cloud[name]).all() for name in ("x", "y", "z", "confidence", "height"))
+
+
+def test_nothing_is_computed_unless_somebody_asks_and_diagnostics_say_how_the_ground_lies():
+    door, percept = Intake(None, SETTINGS, RosbagsTypes()), view(ROCK, pose_of())
+    assert door.followed(percept, {"depth/image", "points"}) is percept and door.ground("camera") == {}
+    looked = door.followed(percept, {"obstacles"})
+    assert looked.obstacles is not None and looked.traversability is None
+    said = door.ground("camera")
+    assert said["ground"] == "seen" and said["pixels in the way"] == looked.obstacles.mask.sum() > 0
+    assert said["ground slope [deg]"] < 2 and abs(said["ground below camera [m]"] - HEIGHT) < 0.03
+    up = np.array([float(value) for value in said["ground normal (optical)"].split()])
+    assert np.abs(up - [0, -np.cos(PITCH), -np.sin(PITCH)]).max() < 0.03
+    blind = dataclasses.replace(percept, depth=dataclasses.replace(percept.depth, metres=percept.depth.metres * np.nan))
+    assert door.followed(blind, {"obstacles"}).obstacles is None and door.ground("camera") == {"ground": "not seen"}
+    assert not door.messages(door.followed(blind, {"obstacles"}), {"obstacles"})

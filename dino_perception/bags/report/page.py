@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dino_perception.models.palette import CURVES, as_hex
 
 _COLOURS = [as_hex(colour) for colour in CURVES]
 _GREY = "#8a8f98"
+SHOWN = 6
+"""Most rows of pictures above the charts; the others unfold."""
 
 
 def write_report(
@@ -186,15 +189,20 @@ def _notes(notes: Sequence[str]) -> str:
 def _gallery(pictures: Sequence[ReportPicture], origin: int) -> str:
     if not pictures:
         return ""
-    rows = []
-    for picture in pictures:
-        tiles = "".join(
-            f'<img loading="lazy" alt="{html.escape(name)}" title="{html.escape(name)}" '
-            f'src="data:image/jpeg;base64,{data}">'
-            for name, data in picture.tiles.items()
-        )
-        rows.append(f'<div class="row"><time>{(picture.time_ns - origin) / 1e9:.1f} s</time>{tiles}</div>')
-    return f"<section class='gallery'>{''.join(rows)}</section>"
+    first = set(range(0, len(pictures), math.ceil(len(pictures) / SHOWN)))
+    shown = "".join(_row(pictures[i], origin) for i in sorted(first))
+    others = "".join(_row(picture, origin) for i, picture in enumerate(pictures) if i not in first)
+    if others:
+        others = f"<details><summary>The other {len(pictures) - len(first)} pictures</summary>{others}</details>"
+    return f"<section class='gallery'>{shown}{others}</section>"
+
+
+def _row(picture: ReportPicture, origin: int) -> str:
+    tiles = "".join(
+        f'<img loading="lazy" alt="{html.escape(name)}" title="{html.escape(name)}" src="data:image/jpeg;base64,{data}">'
+        for name, data in picture.tiles.items()
+    )
+    return f'<div class="row"><time>{(picture.time_ns - origin) / 1e9:.1f} s</time>{tiles}</div>'
 
 
 def _table(name: str, table: Mapping[str, Any]) -> str:

@@ -113,6 +113,28 @@ def settle(
     ground: Ground, x: np.ndarray, y: np.ndarray, yaw: np.ndarray, rate_hz: float, rng: torch.Generator
 ) -> np.ndarray:
     """Puts four wheels on the ground, averages over a wheel's size and the suspension's time, adds a little shake."""
+    half = max(1, round(0.25 * rate_hz))
+    z, pitch, roll = _attitude({wheel: _smooth(heights, half) for wheel, heights in _wheels(ground, x, y, yaw).items()})
+    shake = torch.randn((3, len(x)), generator=rng, dtype=torch.float64).numpy()
+    base = np.tile(np.eye(4), (len(x), 1, 1))
+    for i in range(len(x)):
+        base[i, :3, :3] = rotation(yaw[i], pitch[i] + 0.0015 * shake[0, i], roll[i] + 0.0015 * shake[1, i])
+        base[i, :3, 3] = x[i], y[i], z[i] + 0.0012 * shake[2, i]
+    return base
+
+
+def standing(ground: Ground, x: float, y: float, yaw: float) -> np.ndarray:
+    """(4, 4) base_link to world of a rover that stands still, its middle at (x, y) metres, heading `yaw` radians."""
+    place = (np.array([value]) for value in (x, y, yaw))
+    (z,), (pitch,), (roll,) = _attitude(_wheels(ground, *place))
+    base = np.eye(4)
+    base[:3, :3] = rotation(yaw, pitch, roll)
+    base[:3, 3] = x, y, z
+    return base
+
+
+def _wheels(ground: Ground, x: np.ndarray, y: np.ndarray, yaw: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """The ground's mean height under each wheel, by (1 front or -1 back, 1 left or -1 right)."""
     c, s = np.cos(yaw), np.sin(yaw)
     heights = {}
     for forward in (-1, 1):
@@ -124,16 +146,16 @@ def settle(
                     px, py = x + c * fx - s * fy, y + s * fx + c * fy
                     place = (torch.tensor(v, dtype=torch.float32, device=ground.device) for v in (px, py))
                     total = total + ground.height_at(*place).double().cpu().numpy() / 6
-            heights[forward, left] = _smooth(total, max(1, round(0.25 * rate_hz)))
+            heights[forward, left] = total
+    return heights
+
+
+def _attitude(heights: dict[tuple[int, int], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Height in metres, pitch and roll in radians (REP 103) on wheels of these heights."""
     z = sum(heights.values()) / 4
     pitch = -np.arctan((heights[1, 1] + heights[1, -1] - heights[-1, 1] - heights[-1, -1]) / (2 * WHEELBASE))
     roll = np.arctan((heights[1, 1] + heights[-1, 1] - heights[1, -1] - heights[-1, -1]) / (2 * TRACK))
-    shake = torch.randn((3, len(x)), generator=rng, dtype=torch.float64).numpy()
-    base = np.tile(np.eye(4), (len(x), 1, 1))
-    for i in range(len(x)):
-        base[i, :3, :3] = rotation(yaw[i], pitch[i] + 0.0015 * shake[0, i], roll[i] + 0.0015 * shake[1, i])
-        base[i, :3, 3] = x[i], y[i], z[i] + 0.0012 * shake[2, i]
-    return base
+    return z, pitch, roll
 
 
 def _smooth(values: np.ndarray, half: int) -> np.ndarray:

@@ -91,7 +91,7 @@ def write(out: Path, world: World, drive: Drive, quality: int) -> None:
         def put(topic: str, stamp: int, message) -> None:
             bag.write(topics[topic], stamp, messages.store.serialize_cdr(message, TOPICS[topic]))
 
-        put("/tf_static", START_NS, messages.transforms(START_NS, _mounting(drive.mount)))
+        put("/tf_static", START_NS, messages.transforms(START_NS, mounting(drive.mount)))
         for i, pose in enumerate(drive.camera):
             stamp = START_NS + round(float(drive.seconds[i]) * 1e9)
             rgb = world.render(pose[None], camera, first_frame=i).rgb[0]
@@ -144,7 +144,7 @@ def _from_start(base: np.ndarray) -> np.ndarray:
     return np.linalg.inv(start) @ base
 
 
-def _mounting(mount: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+def mounting(mount: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     """base_link -> camera_link (x forward) -> camera_optical_frame (z forward), as REP 103 has it."""
     optical = np.eye(4)
     optical[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]

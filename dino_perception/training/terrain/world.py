@@ -88,8 +88,9 @@ class World:
         with torch.inference_mode():
             self.ground = Ground(seed, self.style, self.device, slope=slope, ditches=ditches)
             self.rocks = Rocks(seed, self.style, self.ground)
-            self._raised = raised_grids(self.ground, self.rocks)
-            near, wide = zip(*mean_heights(self._raised))
+            self.raised = raised_grids(self.ground, self.rocks)
+            """The heights of the three levels with the rocks on them, (SIZE, SIZE) each, rows along y."""
+            near, wide = zip(*mean_heights(self.raised))
             self.ground.surface[:, NEAR_MEAN] = torch.cat([m.flatten() for m in near])
             self.ground.surface[:, WIDE_MEAN] = torch.cat([m.flatten() for m in wide])
             self.colours = self._palette()
@@ -101,7 +102,7 @@ class World:
         self.light = light or Light.draw(light_seed, self.style)
         self.sensor = sensor or Sensor.draw(light_seed)
         with torch.inference_mode():
-            self.shade = Shade(self._raised, self.light.sun)
+            self.shade = Shade(self.raised, self.light.sun)
             self.textures = Textures(self.seed, self.light.sun, self.style.wind, self.device)
 
     def drive(
