@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image-topic", default="", help="camera topic, when there are several")
     parser.add_argument("--mask-topic", default="", help="topic of the recording's own masks, when there are several")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where engines are kept")
+    parser.add_argument("--cache", type=results.folder, metavar="DIR", help="where engines are kept")
     parser.add_argument("--json", type=results.file, metavar="FILE", help="write the table as data")
     add_backbone_arguments(parser)
 

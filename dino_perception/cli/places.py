@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (fit, match):
         action.add_argument("--image-topic", default="", help="camera topic of a bag, when it has several")
         action.add_argument(
-            "--cache", type=Path, metavar="DIR", help="where engines are kept (default: ~/.cache/dino_perception)"
+            "--cache",
+            type=results.folder,
+            metavar="DIR",
+            help="where engines are kept (default: ~/.cache/dino_perception)",
         )
         add_backbone_arguments(action)
 
