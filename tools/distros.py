@@ -102,7 +102,9 @@ def tested(distribution: Distribution, rooms: list[str]) -> tuple[bool, str]:
         check=True,
     ).stdout.split()
     result = re.search(r"\d+ (passed|failed).*(?= in )", done.stdout)
-    cells = [d.name, d.python, *versions, "yes" if d.ros else "no", result.group(0) if result else "did not run"]
+    said = result.group(0) if result else "did not run"
+    said += "" if done.returncode in (0, 1) else "; it did not come to its end"
+    cells = [d.name, d.python, *versions, "yes" if d.ros else "no", said]
     return done.returncode == 0, f"| {' | '.join(cells)} | {(time.monotonic() - start) / 60:.0f} |"
 
 

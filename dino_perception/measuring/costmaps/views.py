@@ -26,10 +26,14 @@ def views(samples: Sequence[Sample], perceiver: Perceiver) -> tuple[list[Observa
     return [true for true, _ in pairs], [seen for _, seen in pairs]
 
 
-def by_own_odometry(samples: Sequence[Sample], perceiver: Perceiver, step: int) -> list[Observation]:
+def by_own_odometry(
+    samples: Sequence[Sample], perceiver: Perceiver, step: int, camera_height: float = 0.0
+) -> list[Observation]:
     """The model's view of every `step`-th sample, at the pose that the node's own odometry gives it after all the frames
-    before, laid over the recording's poses at the first frame. Frames without a pose are left out."""
-    intake, start, found = Intake(perceiver, perceiver.settings, RosbagsTypes()), None, []
+    before, laid over the recording's poses at the first frame. With a `camera_height` in metres depth and odometry are scaled by
+    it. Frames without a pose are left out."""
+    told = {"camera_height": camera_height, "depth.camera_height_scaling": True} if camera_height else {}
+    intake, start, found = Intake(perceiver, perceiver.settings.changed(told), RosbagsTypes()), None, []
     for number, sample in enumerate(samples):
         (percept,) = perceiver.perceive([sample.frame()], [{"segmentation", "depth", "correspondences"}])
         percept = intake.followed(intake.scaled(percept), {"odometry"})
