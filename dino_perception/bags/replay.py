@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from dino_perception.bags.camera_height import height_in
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.farm import Farm
 from dino_perception.bags.feed import Feed, Part, Work
@@ -107,7 +108,7 @@ class Replay:
         self._part = dataclasses.replace(part, copy=tuple(name for name in part.copy if name not in own))
         self._begin = self._state = state or State()
         self._farm = perceiver if isinstance(perceiver, Farm) else None
-        self._intake = Intake(perceiver, settings, self._types)
+        self._intake = Intake(perceiver, settings, self._types, height_in(bag, settings))
         told_by_robot(self._intake.odometry, bag, settings)
         self._intake.recall(self._begin.demand)
         self._intake.told = set(self._begin.labelled)

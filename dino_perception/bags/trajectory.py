@@ -68,7 +68,7 @@ def trajectories(
             percept = perceiver.perceive([frame], [order.heads])[0]
         except FrameError:
             continue
-        pose = intake.placed(intake.scaled(percept), order.topics).pose
+        pose = intake.followed(intake.scaled(percept), order.topics).pose
         perceiver.prepare()
         if pose is not None and settings.odometry.child_frame:
             pose = pose.of_child()

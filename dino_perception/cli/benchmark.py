@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--size", default="", metavar="HxW,..", help="input sizes (default: the configuration's)")
     what.add_argument("--batch", default="1", metavar="N,N", help="frames at once, each of its own camera (default: 1)")
     what.add_argument("--heads", default="", metavar="A,B", help="heads (default: the configuration's)")
+    what.add_argument(
+        "--released",
+        default="",
+        metavar="A+B,C",
+        help="released heads by name (models --heads), compared in one run; + joins those that run together. Those that "
+        "are not here get random weights",
+    )
     what.add_argument("--bag", type=Path, help="where the frames come from (default: the sample drive)")
     what.add_argument(
         "--rounds", type=whole, default=20, metavar="N", help="times that everything is measured in turn (default: 20)"
@@ -72,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise BenchmarkError(f"--batch {args.batch} --rounds {args.rounds}: at least 1 frame and 3 rounds are needed")
     console = wide_console()
     block = "benchmark gpu" if benchmark_run.machine()["gpu"] else "benchmark cpu"
+    block = "released heads" if args.released else block
     check(args.page, block)
     variants = _variants(args)
     frames = benchmark_run.frames(args.bag, 12)
@@ -90,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         _show(console, row)
     _summary(console, measured)
     if args.page:
-        fill(args.page, block, _markdown(measured))
+        fill(args.page, block, _released_heads(measured) if args.released else _markdown(measured))
     return 0
 
 
@@ -142,7 +151,9 @@ def _variants(args: argparse.Namespace) -> list:
     variants = []
     for size in _sizes(args.size) or [(base.input_height, base.input_width)]:
         for backbone in args.backbone.split(",") if args.backbone else [base.backbone]:
-            for engine in args.engine.split(",") if args.engine else [base.engine]:
+            for engine, heads in itertools.product(
+                args.engine.split(",") if args.engine else [base.engine], _heads(args, backbone)
+            ):
                 mine: dict[str, Any] = {
                     "input_height": size[0],
                     "input_width": size[1],
@@ -150,12 +161,30 @@ def _variants(args: argparse.Namespace) -> list:
                     "engine": engine,
                     "allow_untrained": True,  # random weights take as long as trained ones
                 }
-                if args.heads:
-                    mine["heads"] = args.heads.split(",")
+                mine.update(heads)
                 if args.precision and engine != "torch":
                     mine["precision"] = args.precision
                 variants.append(configuration.settings_of(args, **mine))
     return variants
+
+
+def _heads(args: argparse.Namespace, backbone: str) -> list[dict[str, Any]]:
+    """What the command line says of heads, as settings: one entry for each set that is compared. Raises BenchmarkError."""
+    from dino_perception.models import head_catalog
+
+    if not args.released:
+        return [{"heads": args.heads.split(",")} if args.heads else {}]
+    found = []
+    for text in args.released.split(","):
+        entries = [head_catalog.find(backbone, name) for name in text.split("+")]
+        kinds = [entry.task for entry in entries if entry]
+        if None in entries or len(set(kinds)) < len(kinds):
+            known = ", ".join(name for task in ("segmentation", "depth") for name in head_catalog.names(backbone, task))
+            raise BenchmarkError(
+                f"--released {text}: accepted are released heads of {backbone}, one of a kind: {known or 'there are none'}"
+            )
+        found.append({"heads": kinds, **{f"{entry.task}.weights": entry.name for entry in entries}})
+    return found
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
@@ -177,7 +206,7 @@ def _show(console: Console, row: dict[str, Any]) -> None:
         "median ms",
         "p95",
         "p99",
-        title=f"{row['backbone']} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
+        title=f"{row['backbone']}{_named(row)} {row['input'][0]}x{row['input'][1]}, batch {row['batch']}: "
         f"{row['engine']} {row['precision']}",
     )
     for stage, ms in row["stages_ms"].items():
@@ -196,6 +225,12 @@ def _show(console: Console, row: dict[str, Any]) -> None:
     if row["rss_mb"]:
         lines.append(f"peak memory of a process with a warm cache: {row['rss_mb']:.0f} MB")
     console.print("\n".join(lines), soft_wrap=True)
+
+
+def _named(row: dict[str, Any]) -> str:
+    """Which files its heads are of, where they are not the bundled ones."""
+    names = [name for name in row["heads"].values() if name]
+    return f" with {' + '.join(names)}" if names else ""
 
 
 def _summary(console: Console, measured: dict[str, Any]) -> None:
@@ -239,6 +274,30 @@ def _markdown(measured: dict[str, Any]) -> list[str]:
     ]
     busy = " Other work was running: these numbers are too high." if _was_busy(measured["machine"]) else ""
     return [*lines, "", f"{_about(measured['machine'])}.{busy}"]
+
+
+def _released_heads(measured: dict[str, Any]) -> list[str]:
+    """A row a set of heads: what each head costs, and what that is of the bare backbone."""
+    lines = [
+        "| heads | bare backbone ms | segmentation ms | depth ms | all, image to messages, ms |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in measured["runs"]:
+        bare = row["bare_backbone_ms"]
+        cells = [f"{bare:.0f} ({row['precision']})"]
+        for kind in ("segmentation", "depth"):
+            ms = row["stages_ms"].get(kind, {}).get("median")
+            cells.append("-" if ms is None else f"{ms:.0f} = {ms / bare:.2f} ({row['head_precisions'][kind]})")
+        cells.append(f"{row['pipeline_ms']:.0f} = {row['overhead_ratio']:.2f}")
+        lines.append(f"| {' + '.join(row['heads'].values())} | {' | '.join(cells)} |")
+    first, weights = measured["runs"][0], "released weights"
+    if not all(row["trained"] for row in measured["runs"]):
+        weights = "random weights where the released ones are not here"
+    height, width = first["input"]
+    busy = " Other work was running: these numbers are too high." if _was_busy(measured["machine"]) else ""
+    lines += ["", f"{first['backbone']} at {height}x{width} on {first['engine']}, {weights}; after = the ratio to the bare "
+              f"backbone of its run. {_about(measured['machine'])}.{busy}"]  # fmt: skip
+    return lines
 
 
 def _ratios(measured: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ HELP = (
 PLACE = "unlike the training"
 """Of the table in a page."""
 COLUMNS = ("pictures", "count", "told as unlike", "distance: least", "median", "most", "confidence before", "after")
+
+
+FARTHEST = 30.0
+"""Metres up to which depth is judged, as `evaluate` does."""
 
 
 class CalibrateError(ValueError):
@@ -55,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the statistics of another head's file, of the same backbone and last layer, and look at nothing",
     )  # fmt: skip
     parser.add_argument(
+        "--confidence", nargs="+", default=[], metavar="DATA",
+        help="frames with true depth: learn what a depth head's confidence is worth",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit", type=int, default=400, metavar="N", help="frames to take, evenly spread (default: 400)"
     )
     parser.add_argument(
@@ -76,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     from dino_perception.models.checkpoints import load_backbone
     from dino_perception.models.heads import load_head, packed_head
 
-    if not (args.data or args.bag or args.same_as):
+    if args.confidence and args.head != "depth":
+        raise CalibrateError("--confidence is about depth; the confidence of segmentation is trained with its classes")
+    if not (args.data or args.bag or args.same_as or args.confidence):
         raise CalibrateError("say with --bag or --data what usual frames are")
     check(args.page, PLACE)
     console = wide_console()
@@ -87,11 +98,13 @@ def run(args: argparse.Namespace) -> int:
         head = load_head(args.head, backbone, args.head_weights)
         if not (backbone.trained and head.trained):
             raise CalibrateError("the backbone or the head is untrained, so that its answers mean nothing anyway")
+        rows = []
         if args.same_as:
             head.domain = _taken(args.same_as, head)
-            rows = []
-        else:
+        elif args.data or args.bag:
             rows = _looked(args, backbone, head, stages)
+        if args.confidence:
+            head.spec = dataclasses.replace(head.spec, worth=_worth(args, backbone, head, stages))
         out = results.keep(args.out, packed_head(head)) or args.out
     use = f"Use it with {args.head}.weights: {out}"
     if rows:
@@ -100,6 +113,34 @@ def run(args: argparse.Namespace) -> int:
         use = f"distances are in thresholds: over 1 is unlike. {use}"
     console.print(use, soft_wrap=True)
     return 0
+
+
+def _worth(args: argparse.Namespace, backbone, head, stages) -> tuple[int, ...]:
+    """What levels of the head's confidence are worth on `--confidence`."""
+    from dino_perception.cli.training_options import opened
+    from dino_perception.training.depth_confidence import seen, worth
+    from dino_perception.training.evaluation.evaluate import spread
+
+    data = opened(args, args.confidence, stages)
+    data = data.chosen(spread(range(len(data.samples)), args.limit))
+    (cache,) = _caches(args, backbone, head, [args.input])
+    try:
+        return worth(*seen(cache, head, data, FARTHEST, stages))
+    finally:
+        cache.close()
+
+
+def _caches(args: argparse.Namespace, backbone, head, sizes) -> list:
+    from dino_perception.cli.training_options import cache_folder
+    from dino_perception.training.features import FeatureCache
+
+    return [
+        FeatureCache(
+            cache_folder(args), backbone, head.spec.taps, *size, engine=args.engine, precision=args.precision,
+            threads=args.threads, report=lambda line: None,
+        )
+        for size in sizes
+    ]  # fmt: skip
 
 
 def _fitted_basis(args: argparse.Namespace, backbone, console, stages) -> int:
@@ -156,18 +197,11 @@ def _taken(path: Path, head):
 
 def _looked(args: argparse.Namespace, backbone, head, stages) -> list[dict]:
     """Give the head its statistics; the rows of the table."""
-    from dino_perception.cli.training_options import cache_folder, opened
+    from dino_perception.cli.training_options import opened
     from dino_perception.training.evaluation.evaluate import spread
-    from dino_perception.training.features import FeatureCache
     from dino_perception.training.usual_frames import Spectator, looks_at, pictures_in, read, senseless, split, usual
 
-    caches = [
-        FeatureCache(
-            cache_folder(args), backbone, head.spec.taps, *size, engine=args.engine, precision=args.precision,
-            threads=args.threads, report=lambda line: None,
-        )
-        for size in (args.input, *args.also)
-    ]  # fmt: skip
+    caches = _caches(args, backbone, head, (args.input, *args.also))
     spectators = [Spectator(cache, head) for cache in caches]
 
     def seen(name: str, reads: list, by=spectators[:1]):

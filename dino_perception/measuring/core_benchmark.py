@@ -89,7 +89,7 @@ def measure(
     ratios = {}
     for a in subjects:
         for b in subjects:
-            same = (a.settings.backbone, a.batch) == (b.settings.backbone, b.batch)
+            same = _network(a) == _network(b)
             if a is not b and same and a.median("bare_backbone") < b.median("bare_backbone"):
                 name = f"{_name(a)} / {_name(b)} ({a.settings.backbone}, batch {a.batch})"
                 ratios[name] = {
@@ -156,6 +156,9 @@ def _row(subject: Subject, rss_mb: float | None) -> dict[str, Any]:
         "engine": about["engine"],
         "precision": about["precision"],
         "backbone": settings.backbone,
+        "heads": _weights(settings),
+        "head_precisions": {graph["name"]: graph["precision"] for graph in about["graphs"]},
+        "trained": about["trained"],
         "input": about["input"],
         "batch": batch,
         "stages_ms": {name: _percentiles(ms) for name, ms in subject.times.items()},
@@ -167,6 +170,16 @@ def _row(subject: Subject, rss_mb: float | None) -> dict[str, Any]:
         "peak_gflops": subject.rate.gflops,
         "rss_mb": rss_mb,
     }
+
+
+def _network(subject: Subject) -> tuple[Any, ...]:
+    """What runs, whatever the engine."""
+    return subject.settings.backbone, subject.batch, _weights(subject.settings)
+
+
+def _weights(settings: Settings) -> dict[str, str]:
+    """The heads, and of which weights, "" for the bundled ones."""
+    return {kind: settings.head[kind].weights for kind in settings.heads}
 
 
 def _percentiles(ms: Sequence[float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ frames give the same messages through either."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.settings import Settings
 from dino_perception.perception.traversability import Maps
 
+Height = Callable[[str, str], float | None]
+
 
 @dataclass(frozen=True)
 class Order:
@@ -32,9 +34,10 @@ class Order:
 
 class Intake:
     """Follows the frames of all cameras. `perceiver` is a Perceiver, or what stands in for one; `settings` hold until
-    `change`. One thread calls `order`, `change` and `reset`; another one may call `messages` and `once`."""
+    `change`; `height` gives metres of a camera's frame over another one by fixed transforms, None where they do not say.
+    One thread calls `order`, `change` and `reset`; another one may call `messages` and `once`."""
 
-    def __init__(self, perceiver: Any, settings: Settings, types: Any):
+    def __init__(self, perceiver: Any, settings: Settings, types: Any, height: Height = lambda frame, ground: None):
         self.settings = settings
         self.told: set[str] = set()
         """The cameras whose latched messages were given."""
@@ -42,6 +45,7 @@ class Intake:
         self._demand = Demand()
         self.depth_scale = DepthScale()
         """By what each camera's depth is multiplied."""
+        self._height = height
         self.odometry = Odometry()
         """Where each camera is."""
         self._colours = FeatureColours(settings, perceiver)
@@ -68,7 +72,11 @@ class Intake:
 
     def scaled(self, percept: Percept) -> Percept:
         """The percept as it is to be told. Once a frame, in order, by the thread that calls `order`."""
-        return self._colours.coloured(self.depth_scale.scaled(percept, self.settings), self.settings)
+        by_tf = None
+        if self.depth_scale.asks(self.settings):
+            by_tf = self._height(percept.frame.frame_id, self.settings.ground_frame)
+        scaled = self.depth_scale.scaled(percept, self.settings, by_tf)
+        return self._colours.coloured(scaled, self.settings)
 
     def followed(self, percept: Percept, topics: Collection[str]) -> Percept:
         """The whole percept, once all its heads have answered, with what `topics` need of the frames before. Once a frame,

@@ -39,10 +39,10 @@ def check_scaling(settings: Settings) -> None:
             f"'depth.focal_length_scaling' is {wanted.focal_length_scaling:g} and 'depth.camera_height_scaling' is true; the "
             "height sets the scale whatever the lens, so set one of them"
         )
-    if not settings.camera_height:
+    if not (settings.camera_height or settings.ground_frame):
         raise SettingError(
             "'depth.camera_height_scaling' is true and 'camera_height' is 0; set it to the height of the camera over the "
-            "ground in metres"
+            "ground in metres, or 'ground_frame' to the TF frame whose origin lies on the ground"
         )
     if "segmentation" not in settings.heads:
         raise SettingError(
@@ -52,16 +52,19 @@ def check_scaling(settings: Settings) -> None:
 
 
 class DepthScale:
-    """Scales the depth of every camera's frames, in the order in which they come."""
+    """Scales the depth of every camera's frames, in the order in which they come. A stamp that goes back begins anew."""
 
     def __init__(self) -> None:
+        self._stamps: dict[str, int] = {}
+        self._unknown: set[str] = set()
         self._scales: dict[str, collections.deque[float]] = {}
         self._looked: dict[str, int] = {}
         self._refused: dict[str, int] = {}
 
-    def scaled(self, percept: Percept, settings: Settings) -> Percept:
-        """The percept with its depth as the settings ask. Depth is NaN where the camera's focal length is asked for and
-        not known: metres that are wrong by an unknown factor are worse than none."""
+    def scaled(self, percept: Percept, settings: Settings, height: float | None = None) -> Percept:
+        """The percept with its depth as the settings ask; `height` is the camera's over the ground in metres, where
+        `settings.camera_height` is 0 and something else says it. Depth is NaN where the camera's focal length is asked for
+        and not known: metres that are wrong by an unknown factor are worse than none."""
         wanted = settings.head.get("depth")
         if percept.depth is None or wanted is None:
             return percept
@@ -69,10 +72,16 @@ class DepthScale:
         if wanted.focal_length_scaling > 0:
             return _times(percept, geometry.focal_scale(percept, *size, wanted.focal_length_scaling))
         if wanted.camera_height_scaling:
-            self._look(percept, settings.camera_height)
+            self._look(percept, settings.camera_height or height or 0.0)
             scale = self.scale(percept.frame.camera)
             return percept if scale is None else _times(percept, scale)
         return percept
+
+    @staticmethod
+    def asks(settings: Settings) -> bool:
+        """Whether it wants to be told the camera's height, which the settings ask for and do not say."""
+        depth = settings.head.get("depth")
+        return bool(depth and depth.camera_height_scaling and not settings.camera_height)
 
     def scale(self, camera: str) -> float | None:
         """By what the camera's depth is multiplied for its height; None while too little ground was seen."""
@@ -82,6 +91,11 @@ class DepthScale:
     def health(self, camera: str) -> str:
         """How far the scale by height can be believed, in words."""
         scales, refused = self._scales.get(camera, ()), self._refused.get(camera, 0)
+        if camera in self._unknown:
+            return (
+                "depth is as the head says: the camera's height is not known; set camera_height, or have fixed transforms of "
+                "TF lead to ground_frame"
+            )
         if refused >= LEAST:
             return f"the last {refused} heights are off by more than {BOUNDS[1]:g} times and are not taken"
         if len(scales) < LEAST:
@@ -90,25 +104,36 @@ class DepthScale:
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self._scales.clear()
-        self._looked.clear()
-        self._refused.clear()
+        for memory in self._memories():
+            memory.clear()
 
     def memory(self) -> dict[str, Any]:
         """What it remembers, as plain data."""
         scales = {camera: list(kept) for camera, kept in self._scales.items()}
-        return {"scales": scales, "looked": dict(self._looked), "refused": dict(self._refused)}
+        rest = {"looked": dict(self._looked), "refused": dict(self._refused), "stamps": dict(self._stamps)}
+        return {"scales": scales, **rest}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take up again what `memory` gave."""
         scales = memory.get("scales", {})
         self._scales = {camera: collections.deque(kept, maxlen=KEPT) for camera, kept in scales.items()}
-        self._looked, self._refused = dict(memory.get("looked", {})), dict(memory.get("refused", {}))
+        self._looked, self._refused, self._stamps = (dict(memory.get(n, {})) for n in ("looked", "refused", "stamps"))
+
+    def _memories(self) -> tuple[dict[str, Any], ...]:
+        return self._scales, self._looked, self._refused, self._stamps
 
     def _look(self, percept: Percept, height: float) -> None:
         camera, stamp_ns = percept.frame.camera, percept.frame.stamp_ns
+        if stamp_ns < self._stamps.get(camera, stamp_ns):
+            for memory in self._memories():
+                memory.pop(camera, None)
+        self._stamps[camera] = stamp_ns
+        if not height:
+            self._unknown.add(camera)
+            return
+        self._unknown.discard(camera)
         last = self._looked.get(camera)
-        if percept.segmentation is None or (last is not None and 0 <= stamp_ns - last < LOOK_NS):
+        if percept.segmentation is None or (last is not None and stamp_ns - last < LOOK_NS):
             return
         self._looked[camera] = stamp_ns
         names = {l.name for l in percept.segmentation.labels if group(l.name) == "traversable"}

@@ -22,6 +22,9 @@ def answer(
     """The answer of a head about one frame, as memory of its own on the host. `arrays` have no batch axis."""
     kind = spec.kind
     own = {o.name: _KEPT.get(o.meaning, _whole)(t, box) for o, t in zip(outputs, arrays)}
+    if spec.worth:
+        worth = np.array(spec.worth, np.uint8)
+        own.update({o.name: worth[own[o.name]] for o in outputs if o.meaning == "levels"})
     least = getattr(settings, "min_score", 0.0) or spec.options.get("least", 0.0)
     for output in outputs:
         if output.meaning == "boxes":

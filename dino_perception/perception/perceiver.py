@@ -72,7 +72,10 @@ class Perceiver:
         self.settings = settings
         check_scaling(settings)
         backbone = load_backbone(settings.backbone, settings.weights)
-        heads = {kind: load_head(kind, backbone, settings.head[kind].weights) for kind in settings.heads}
+        heads = {
+            kind: load_head(kind, backbone, settings.head[kind].weights, untrained=settings.allow_untrained)
+            for kind in settings.heads
+        }
         if not heads:
             raise SettingError("'heads' is empty; name at least one of segmentation, depth, correspondences")
         self._heads, self._loaded = tuple(heads), frozenset(heads)

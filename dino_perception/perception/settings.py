@@ -81,7 +81,7 @@ class DepthSettings(HeadSettings):
     camera_height_scaling: bool = setting(
         False,
         "Multiply depth such that the ground lies camera_height below the camera (median of recent frames, between half "
-        "and twice). Needs camera_height and the segmentation head.",
+        "and twice). Needs camera_height, or TF to ground_frame, and the segmentation head.",
     )
 
 
@@ -113,7 +113,8 @@ class PointSettings:
     )
     min_depth_confidence: float = setting(
         0.0,
-        "Least confidence (0..1) of a point's depth, 1 - its relative spread; heads that do not say are believed.",
+        "Least confidence (0..1) of a point's depth, 1 - the relative error to expect where its head was calibrated; heads "
+        "that do not say are believed.",
         low=0.0,
         high=1.0,
         live=True,
@@ -202,7 +203,7 @@ class OdometrySettings:
     wheels: str = setting(
         "",
         "Topic of the robot's own odometry (nav_msgs/Odometry, of wheels or whatever knows metres), whose distances set the "
-        "scale of ~/odometry. Empty: estimated depth does, and camera_height where it is given.",
+        "scale of ~/odometry; needs odometry.child_frame. Empty: estimated depth does, and camera_height where it is given.",
     )
     tf: bool = setting(
         False,
@@ -275,8 +276,8 @@ class Settings:
     )
     camera_height: float = setting(
         0.0,
-        "Height of the camera over the ground in metres, which its depth is compared with in diagnostics; 0: as the fixed "
-        "transforms of TF say, to ground_frame.",
+        "Height of the camera over the ground in metres, which its depth is compared with in diagnostics and scaled by "
+        "where that is asked for; 0: as the fixed transforms of TF say, to ground_frame.",
         low=0.0,
         high=1000.0,
         live=True,

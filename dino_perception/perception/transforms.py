@@ -1,8 +1,9 @@
-"""Where a frame of reference was at a time, from the transforms of a bag (REP 105's tree)."""
+"""Where a frame of reference was at a time, from the transforms of a bag or of a robot (REP 105's tree)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ class TransformTree:
 
     def __init__(self):
         self._edges: dict[str, _Edge] = {}
+        self._heard = 0
 
     def add(self, parent: str, child: str, stamp_ns: int, translation, rotation_xyzw, *, static: bool = False) -> None:
         """One transform: `translation` (3,) metres, `rotation_xyzw` a quaternion. One of another parent replaces what
@@ -24,6 +26,16 @@ class TransformTree:
         if edge is None or edge.parent != parent:
             edge = self._edges[child] = _Edge(parent, static)
         edge.add(stamp_ns, np.asarray(translation, np.float64), np.asarray(rotation_xyzw, np.float64))
+
+    def add_fixed(self, message: Any) -> None:
+        """What a tf2_msgs/TFMessage of /tf_static says. Fixed transforms have no time: the one that came last is right."""
+        self._heard += 1
+        for one in message.transforms:
+            move, turn = one.transform.translation, one.transform.rotation
+            self.add(
+                one.header.frame_id, one.child_frame_id, self._heard,
+                (move.x, move.y, move.z), (turn.x, turn.y, turn.z, turn.w), static=True,
+            )  # fmt: skip
 
     def knows(self, child: str) -> bool:
         return child.lstrip("/") in self._edges
@@ -46,6 +58,16 @@ class TransformTree:
         """The frame that stands at the top of this one's tree."""
         chain = self._chain(frame)
         return chain[-1].parent if chain else frame.lstrip("/")
+
+    def height(self, frame: str, ground: str) -> float | None:
+        """Metres of a frame's origin over that of the frame `ground`, along the latter's z; None when no fixed transforms
+        lead from the one to the other."""
+        if not (frame and self.knows(frame)) or self.root(frame) != self.root(ground):
+            return None
+        if self.moving(frame) or self.moving(ground):
+            return None
+        camera, base = (self.pose(name, 0) for name in (frame, ground))
+        return float(base[:3, 2] @ (camera[:3, 3] - base[:3, 3]))
 
     def _chain(self, frame: str) -> list[_Edge]:
         frame, chain, seen = frame.lstrip("/"), [], set()

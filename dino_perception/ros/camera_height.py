@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import statistics
+import threading
 import time
 
 from rclpy.node import Node
@@ -51,7 +52,7 @@ class StaticFrames:
 
     def __init__(self, node: Node, transforms: type | None):
         """`transforms` is tf2_msgs/msg/TFMessage, None where that package is not installed."""
-        self.tree, self._heard = TransformTree(), 0
+        self.tree, self._lock = TransformTree(), threading.Lock()
         if transforms is not None:
             latched = QoSProfile(
                 depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -60,27 +61,13 @@ class StaticFrames:
 
     def height(self, frame: str, ground: str) -> float | None:
         """Metres of a frame's origin over that of the frame `ground`, along the latter's z; None when no fixed
-        transforms lead from the one to the other."""
-        if not (frame and self.tree.knows(frame)):
-            return None
-        poses = [self.tree.pose(name, 0) for name in (frame, ground)]
-        if any(pose is None for pose in poses) or self.tree.root(frame) != self.tree.root(ground):
-            return None
-        camera, base = poses
-        return float(base[:3, 2] @ (camera[:3, 3] - base[:3, 3]))
+        transforms lead from the one to the other. Any thread may ask."""
+        with self._lock:
+            return self.tree.height(frame, ground)
 
     def _add(self, message) -> None:
-        self._heard += 1
-        for one in message.transforms:
-            move, turn = one.transform.translation, one.transform.rotation
-            self.tree.add(
-                one.header.frame_id,
-                one.child_frame_id,
-                self._heard,  # fixed transforms have no time; the one that came last is right
-                (move.x, move.y, move.z),
-                (turn.x, turn.y, turn.z, turn.w),
-                static=True,
-            )
+        with self._lock:
+            self.tree.add_fixed(message)
 
 
 def disagreement(by_depth: float | None, told: float | None, by: str) -> str:

@@ -148,7 +148,7 @@ class PerceptionNode(PatientLifecycleNode):
         from dino_perception.perception.perceiver import Perceiver
 
         self._perceiver = Perceiver(settings, report=self._report)
-        self._intake = Intake(self._perceiver, settings, self._types)
+        self._intake = Intake(self._perceiver, settings, self._types, self._frames.height)
         self._account = Account(settings.cameras)
         self._intake.odometry.frames = self._frames.tree
         self._wheels = self._listen_to_wheels(settings)

@@ -18,6 +18,9 @@ KEYS = [
     "engine",
     "precision",
     "backbone",
+    "heads",
+    "head_precisions",
+    "trained",
     "input",
     "batch",
     "stages_ms",
@@ -131,6 +134,31 @@ def test_the_page_holds_the_same_numbers(measured):
     assert "openvino float32 / torch float32" in page or "torch float32 / openvino float32" in page
 
 
+def test_released_heads_are_compared_by_name_and_stand_in_for_each_other_when_they_are_not_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_PERCEPTION_WEIGHTS", str(tmp_path / "empty"))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- released heads -->\n<!-- end -->\n")
+    flags = ["--backbone", "dinov2-vits14", "--size", "56x84", "--released", "ade20k+kitti-linear,ade20k+kitti-dpt"]
+    flags += [
+        "--set",
+        "output_height=28",
+        "--set",
+        "output_width=42",
+        "--engine",
+        "torch",
+        "--rounds",
+        "3",
+        "--no-memory",
+    ]
+    files = ["--cache", str(tmp_path), "--json", str(tmp_path / "b.json"), "--page", str(page)]
+    assert main(["benchmark", *flags, *files]) == 0
+    linear, dpt = json.loads((tmp_path / "b.json").read_text())["runs"]
+    assert linear["heads"] == {"segmentation": "ade20k", "depth": "kitti-linear"} and not linear["trained"]
+    assert dpt["stages_ms"]["depth"]["median"] > 2 * linear["stages_ms"]["depth"]["median"]
+    share = dpt["stages_ms"]["depth"]["median"] / dpt["bare_backbone_ms"]
+    assert f"= {share:.2f} (float32) |" in page.read_text() and "random weights" in page.read_text()
+
+
 def test_the_matrix_rate_is_that_of_numpys_products():
     """The same order as an independent library's on the same machine."""
     import time
@@ -159,6 +187,8 @@ def test_the_sample_drive_gives_the_frames():
         (["--size", "480"], "--size 480 is no HxW such as 480x640"),
         (["--rounds", "1"], "at least 1 frame and 3 rounds are needed"),
         (["--backbone", "resnet"], "resnet"),
+        (["--backbone", "dinov2-vits14", "--released", "kitti-dpt+nyu-dpt"], "one of a kind: ade20k, ade20k-ms"),
+        (["--released", "ade20k"], "accepted are released heads of rover-tiny, one of a kind: there are none"),
         (["--size", "100x100"], "100x100"),
     ],
 )

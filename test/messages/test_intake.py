@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
+
 from dino_perception.messages.intake import Intake
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads.base import load_head
+from dino_perception.perception.frame import Depth, Frame, Percept
 from dino_perception.perception.settings import Settings
 
 TOPICS = {"segmentation/mask", "depth/image"}
@@ -78,3 +81,20 @@ def test_a_reset_forgets_stamps_rates_and_tracks():
     assert perceiver.resets == [None]
     order = door.order("front", 9 * 10**9 + 1, TOPICS)
     assert "depth" in order.heads and order.back_s == 0
+
+
+def test_the_height_of_a_cameras_frame_is_asked_for_only_where_the_settings_do_not_say_it():
+    asked = []
+
+    def height(frame, ground):
+        asked.append((frame, ground))
+
+    seen = Percept(
+        Frame("front", 1, "optical", np.zeros((4, 4, 3), np.uint8), None), 4, 4, None,
+        depth=Depth(np.ones((4, 4), np.float32)),
+    )  # fmt: skip
+    scaling = {"depth.camera_height_scaling": True, "ground_frame": "base_link"}
+    for more, wanted in (({}, [("optical", "base_link")]), ({"camera_height": 1.0}, [])):
+        door = Intake(Noting(), Settings.from_flat({**scaling, **more}), RosbagsTypes(), height)
+        assert door.scaled(seen) is seen and asked == wanted
+        asked.clear()

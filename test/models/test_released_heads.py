@@ -29,6 +29,24 @@ def test_a_released_head_computes_what_independent_code_computes(case) -> None:
         assert parity.largest > 0.5
 
 
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_where_a_released_file_is_not_here_a_random_head_of_its_layout_can_stand_in(
+    case, tmp_path, monkeypatch
+) -> None:
+    if case.against == "transformers":
+        pytest.importorskip("transformers")
+    monkeypatch.setenv("DINO_PERCEPTION_WEIGHTS", str(tmp_path / "empty"))
+    backbone, path = saved(case, tmp_path)
+    name = head_catalog.by_file(case.file).name
+    with pytest.raises(HeadError, match="models --download"):
+        load_head(case.kind, backbone, name)
+    head, released = load_head(case.kind, backbone, name, untrained=True), load_head(case.kind, backbone, path)
+    assert not head.trained and released.trained
+    assert {n: t.shape for n, t in head.state_dict().items()} == {n: t.shape for n, t in released.state_dict().items()}
+    for field in ("arch", "taps", "labels", "depth_range", "options"):
+        assert getattr(head.spec, field) == getattr(released.spec, field)
+
+
 def saved(case, folder: Path):
     backbone, state, _ = case.prepare(case)
     torch.save(state, folder / case.file)

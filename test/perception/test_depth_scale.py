@@ -18,6 +18,8 @@ OFF = Settings.from_flat({})
 BY_LENS = Settings.from_flat({"depth.focal_length_scaling": 700.0})
 BY_HEIGHT = Settings.from_flat({"depth.camera_height_scaling": True, "camera_height": HEIGHT})
 
+BY_TF = BY_HEIGHT.changed({"camera_height": 0.0})
+
 
 def percept(error: float = 1.0, stamp_ns: int = 0, camera: bool = True) -> Percept:
     """Level ground seen from 1.2 m, its depth `error` times what it is: y = 1.2 at every ray, so z = 1.2 / ray's y."""
@@ -81,6 +83,30 @@ def test_frames_of_one_moment_count_once() -> None:
     assert scale.scale("camera") is None and "1 of 5 views" in scale.health("camera")
 
 
+def test_a_stamp_that_goes_back_begins_anew() -> None:
+    """A bag that starts again, or another one: what it learnt of the drive before may be of another rig."""
+    scale = DepthScale()
+    for i in range(6):
+        scale.scaled(percept(1.25, (100 + i) * 10**9), BY_HEIGHT)
+    assert scale.scale("camera") == pytest.approx(0.8, rel=1e-4)
+    seen = percept(0.9, 10**9)
+    assert scale.scaled(seen, BY_HEIGHT) is seen and "1 of 5 views" in scale.health("camera")
+    for i in range(2, 7):
+        scale.scaled(percept(0.9, i * 10**9), BY_HEIGHT)
+    assert scale.scale("camera") == pytest.approx(1 / 0.9, rel=1e-4)
+
+
+def test_a_height_that_something_else_knows_is_taken_and_the_parameter_wins() -> None:
+    by_tf, both, none = DepthScale(), DepthScale(), DepthScale()
+    for i in range(6):
+        by_tf.scaled(percept(1.25, i * 10**9), BY_TF, HEIGHT)
+        both.scaled(percept(1.25, i * 10**9), BY_HEIGHT, 2 * HEIGHT)
+        seen = percept(1.25, i * 10**9)
+        assert none.scaled(seen, BY_TF, None) is seen
+    assert by_tf.scale("camera") == both.scale("camera") == pytest.approx(0.8, rel=1e-4)
+    assert none.scale("camera") is None and "the camera's height is not known" in none.health("camera")
+
+
 def test_it_goes_on_where_it_stopped() -> None:
     whole, first, second = DepthScale(), DepthScale(), DepthScale()
     frames = [percept(1 + 0.02 * i, i * 10**9) for i in range(8)]
@@ -95,7 +121,7 @@ def test_it_goes_on_where_it_stopped() -> None:
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ({"camera_height": 0.0}, "'camera_height' is 0; set it to the height"),
+        ({"camera_height": 0.0, "ground_frame": ""}, "'camera_height' is 0; set it to the height"),
         ({"depth.focal_length_scaling": 500.0}, "set one of them"),
     ],
 )
@@ -105,4 +131,5 @@ def test_what_cannot_be_scaled_is_refused_with_a_sentence(values, sentence: str)
     with pytest.raises(SettingError, match="it needs segmentation"):
         check_scaling(dataclasses.replace(BY_HEIGHT, heads=["depth"]))
     check_scaling(BY_HEIGHT)
+    check_scaling(BY_TF)
     check_scaling(BY_LENS)

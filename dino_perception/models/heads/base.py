@@ -42,7 +42,8 @@ class HeadSpec:
 
     `taps` are the backbone layers that it reads (a layer alone is that with the final norm and without the CLS token),
     and `channels` their widths. `backbone_hash` is `Backbone.weights_hash` of the weights it was trained on. `depth_range` is in metres. `options` are the
-    architecture's own numbers. `training` and `metrics` are the trainer's to fill with plain data.
+    architecture's own numbers. `worth` says what each of the 256 levels of the network's own confidence was found to be
+    worth, 0 to 255; () takes them as they are. `training` and `metrics` are the trainer's to fill with plain data.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class HeadSpec:
     labels: tuple[Label, ...] = ()
     depth_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    worth: tuple[int, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -181,6 +183,7 @@ def load_head(
     *,
     labels: Sequence[Label] | None = None,
     depth_range: tuple[float, float] | None = None,
+    untrained: bool = False,
 ) -> Head:
     """The head with its weights, checked against `backbone`; float32, eval mode, no gradients. Raises HeadError.
 
@@ -188,10 +191,16 @@ def load_head(
     file, or the name of a released head in the weights folder (head_catalog.py, weights_folder.py). The file may
     be a head that others released (released.py); as such files do not say so themselves, `labels` name its classes
     (else the catalogue's for a file of that name, else "class_0", ...) and `depth_range` is how far it reaches in metres.
+    With `untrained`, a released head that is not here becomes one of its layout with random weights.
     """
     try:
         named = weights_folder.head_file(backbone.spec.id, kind, weights)
     except weights_folder.MissingWeights as error:
+        entry = head_catalog.find(backbone.spec.id, str(weights)) if untrained else None
+        if entry and entry.task == kind:
+            from dino_perception.models.heads.stand_in import stand_in
+
+            return stand_in(entry, backbone).requires_grad_(False)
         raise HeadError(f"{kind}.weights: {error}") from None
     if named and not backbone.trained:
         raise HeadError(
@@ -265,9 +274,10 @@ def spec_from(data: Mapping[str, Any], path: str | Path) -> HeadSpec:
             Label(int(l["id"]), str(l["name"]), tuple(l["colour"] or CLASSES[l["name"]])) for l in data.pop("labels")
         )
         n = data.pop("normalisation")
-        reach = data.pop("depth_range")
+        reach, worth = data.pop("depth_range"), tuple(data.pop("worth", ()))
         return HeadSpec(
             **{**data, "taps": tuple(data["taps"]), "channels": tuple(data["channels"])},
+            worth=worth,
             labels=labels,
             normalisation=Normalisation(tuple(n["mean"]), tuple(n["std"])),
             depth_range=tuple(reach) if reach else None,

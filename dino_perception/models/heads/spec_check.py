@@ -104,6 +104,10 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "normalisation": (_normalisation, "a mean and a standard deviation of three numbers each"),
     "labels": (lambda value: _list(value, _label, 0, 255), "a list of labels, each an id, a name and a colour of three numbers 0 to 255"),
     "depth_range": (_depth_range, f"two distances in metres, the nearer first, from {NEAREST:g} to {FARTHEST:g}"),
+    "worth": (
+        lambda value: _list(value, lambda n: _whole(n, 0, 255), 0, 256) and len(value) in (0, 256),
+        "256 whole numbers from 0 to 255, or none",
+    ),
     "options": (_options, f"names with plain values, whole numbers up to {LARGEST_OPTION}"),
     **{name: (lambda value: isinstance(value, Mapping), "names with values") for name in ("training", "metrics")},
 }  # fmt: skip

@@ -141,10 +141,13 @@ def begun(view: View, matches: Correspondences, which: np.ndarray, factor: float
     return Keyframe(view, ids, rays, float(known.mean()) if len(which) else 0.0)
 
 
-def handed_over(old: Keyframe, view: View, matches: Correspondences, sigma: float) -> tuple[Keyframe, float | None]:
+def handed_over(
+    old: Keyframe, view: View, matches: Correspondences, sigma: float, divided: float = 1.0, factor: float | None = None
+) -> tuple[Keyframe, float | None]:
     """The key frame at `view`, with the points of `matches` against it: those of the old one with the depth that both views
     give, the others as estimated. Also the median of a depth as known from before over that estimated here, None where
-    too few say. `sigma` is the error of a match on the plane z = 1."""
+    too few say. `sigma` is the error of a match on the plane z = 1; the depth of old points is `divided`, that of new ones is
+    what was estimated times `factor`, by default as many times as the old ones say."""
     theirs, own = old.find(matches.track_id)
     motion = between(old.view.pose, view.pose)
     seen = view.rays(matches.reference_x[theirs], matches.reference_y[theirs])
@@ -163,8 +166,9 @@ def handed_over(old: Keyframe, view: View, matches: Correspondences, sigma: floa
     ids = matches.track_id[theirs]
     order = spread(np.argsort(ids, kind="stable"), MOST)
     kept = Keyframe(view, ids[order], Rays(seen[order], inverse[order], variance[order]), 1.0)
+    kept = rescaled(kept, 1 / divided)
     rest = spread(np.setdiff1d(np.arange(len(matches.track_id)), theirs), MOST - len(kept))
-    fresh = begun(view, matches, rest, ratio or 1.0)
+    fresh = begun(view, matches, rest, factor or ratio or 1.0)
     return _joined(kept, fresh), ratio
 
 

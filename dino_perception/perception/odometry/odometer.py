@@ -20,7 +20,7 @@ from dino_perception.perception.odometry.keyframe import (
     spread,
 )
 from dino_perception.perception.odometry.motion import FEWEST, Motion, Rays, deepen, turn, turned_by
-from dino_perception.perception.odometry.scale import Scale
+from dino_perception.perception.odometry.scale import OF_HEIGHT, Scale
 from dino_perception.perception.odometry.start import start
 from dino_perception.perception.odometry.wheels import Wheels
 from dino_perception.perception.pose import GOOD, LOST, WEAK, Pose
@@ -67,6 +67,7 @@ class Odometer:
         self.mount: np.ndarray | None = None
         """(4, 4): the optical frame in that of the robot, where that is asked for and known."""
         self.scale = Scale()
+        self.depth_factor = 1.0  # of estimated depth, as wheels or a height have taught it
         self.era = 0
         self.levelled = ""
         self.keyframe: Keyframe | None = None
@@ -124,29 +125,25 @@ class Odometer:
             self.relative = np.zeros((6, 6))
             return begun(view, matches, spread(np.arange(len(matches.x)), MOST))
         self.scale.handed_on()
-        made, ratio = handed_over(old, view, matches, self._sigma(view.camera, view.scale))
         self.relative = np.zeros((6, 6))
-        return rescaled(made, 1 / self._measured(old.view, made, ratio))
-
-    def _measured(self, before: View, made: Keyframe, by_depth: float | None) -> float:
-        """By what the depth of a new key frame's points is to be divided, so that metres stay metres."""
+        sigma = self._sigma(view.camera, view.scale)
+        rolled = self.scale.told(self._by_wheels(old.view, view))
+        if rolled is not None:
+            self.depth_factor = float(np.clip(self.depth_factor / rolled[1], 0.5, 2.0))
+            return handed_over(old, view, matches, sigma, rolled[0], self.depth_factor)[0]
+        if self.scale.source == "wheels":  # they say nothing just now
+            return handed_over(old, view, matches, sigma, 1.0, self.depth_factor)[0]
+        made, by_depth = handed_over(old, view, matches, sigma)
         height, self.height = self.height, None
-        ratios = {
-            "wheels": self._by_wheels(before, made.view),
-            "height": height / self.camera_height if height and self.camera_height else None,
-            "depth": by_depth,
-        }
-        divided = 1.0
-        for source, ratio in ratios.items():
-            divided *= self.scale.measured(None if ratio is None else ratio / divided, source)
-        return divided
+        divided = self.scale.measured(height / self.camera_height, OF_HEIGHT) if height and self.camera_height else 1.0
+        return rescaled(made, 1 / (divided * self.scale.measured(by_depth and by_depth / divided)))
 
     def _by_wheels(self, before: View, view: View) -> float | None:
         """Metres by odometry over those by the wheels, between two key frames; None where they are too near to each other to
         tell, or where the robot turned: its camera went another way than its middle."""
-        if self.wheels is None:
+        if self.wheels is None or self.mount is None:  # a camera on a mast goes another way than the wheels below it
             return None
-        step = np.linalg.inv(before.pose) @ view.pose
+        step = self.mount @ np.linalg.inv(before.pose) @ view.pose @ np.linalg.inv(self.mount)
         seen = float(np.linalg.norm(step[:3, 3]))
         rolled = self.wheels.metres(before.stamp_ns, view.stamp_ns)
         if rolled is None or min(seen, rolled) < SHORTEST_ROLL or np.linalg.norm(turned_by(step[:3, :3])) > TURNED:

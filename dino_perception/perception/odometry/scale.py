@@ -14,44 +14,55 @@ OF_A_FRAME = 0.04
 """Relative error of the depth of one frame as a whole."""
 WANDER = 0.01
 """Relative error that handing on adds."""
-SOURCES = ("depth", "height", "wheels")
-"""From the worst to the best."""
-BIAS = {"depth": 0.05, "height": 0.04, "wheels": 0.02}
+BIAS = {"depth": 0.05, "wheels": 0.02}
 """Relative error that all that one source says on a drive has in common; no filter sees it."""
-ERROR = {"depth": OF_A_FRAME, "height": 0.06, "wheels": 0.03}
-"""Relative error of one ratio: of a frame's depth as a whole, of uneven ground, of a short way between key frames."""
+OF_HEIGHT, OF_WHEELS = 0.07, 0.03
+"""Relative error of what one look at the ground says by the camera's height, for ground is uneven, and of what wheels say of
+one short stretch."""
 WILD = 0.5
 """A ratio more than e to this off is not believed."""
 
 
 @dataclass
 class Scale:
-    """`variance` of the logarithm of the scale, of what the filter can know; `source` is the best that has told it."""
+    """`variance` of the logarithm of the scale, of what the filter can know; `source` is what tells it: "depth"
+    or "wheels"."""
 
     variance: float = OF_A_FRAME**2
     source: str = "depth"
+    count: int = 0
+    """How often wheels have told it."""
 
     def handed_on(self) -> None:
         """A new key frame was begun."""
         self.variance += WANDER**2
 
-    def measured(self, ratio: float | None, source: str) -> float:
-        """By what to divide the odometry's metres, where a source says that they are `ratio` times as many as they should be.
-        Depth counts less once the height of the camera is known, and not at all beside wheels."""
-        if ratio is None or not ratio > 0 or abs(math.log(ratio)) > WILD or SOURCES.index(source) < self._ignored():
+    def measured(self, ratio: float | None, error: float = OF_A_FRAME) -> float:
+        """By what to divide the odometry's metres, where the depth of a frame, or something of another relative `error`, says
+        that they are `ratio` times as many as they should be."""
+        if not _sane(ratio):
             return 1.0
-        if SOURCES.index(source) > SOURCES.index(self.source):
-            self.variance += BIAS[self.source] ** 2  # what it began with
-            self.source = source
-        error = ERROR[source] if source == self.source else math.hypot(ERROR[source], BIAS[source])
         gain = self.variance / (self.variance + error**2)
         self.variance *= 1 - gain
         return math.exp(gain * math.log(ratio))
 
-    def _ignored(self) -> int:
-        return SOURCES.index("wheels") if self.source == "wheels" else 0
+    def told(self, ratio: float | None) -> tuple[float, float] | None:
+        """Where wheels say that the last stretch came out `ratio` times as long as it was: by what to divide the depth of the
+        points that measured it, and by what that of points to come; None where they say nothing that can be believed."""
+        if not _sane(ratio):
+            return None
+        self.source, self.count = "wheels", self.count + 1
+        self.variance = OF_WHEELS**2 / min(self.count, 4)
+        off = BIAS["depth"] ** 2 + OF_A_FRAME**2
+        gain = off / (off + OF_WHEELS**2)
+        learnt = gain * max(0.3, 1 / self.count)
+        return math.exp(gain * math.log(ratio)), math.exp(learnt * math.log(ratio))
 
     @property
     def error(self) -> float:
         """Relative error (one standard deviation) of the length of the way."""
         return math.hypot(BIAS[self.source], math.sqrt(self.variance))
+
+
+def _sane(ratio: float | None) -> bool:
+    return ratio is not None and ratio > 0 and abs(math.log(ratio)) <= WILD

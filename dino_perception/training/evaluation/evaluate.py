@@ -1,6 +1,6 @@
 """How good the perception is on data with truth, each number beside that of a simple baseline on the same frames.
 
-What is judged is what the node publishes: percepts of `Perceiver`, every published pixel against the truth where its
+What is judged is what the node publishes: percepts of `Perceiver`, their depth scaled where the settings ask for it, every published pixel against the truth where its
 centre lies (or, where the truth is the coarser one, every pixel of the truth against the published value there). Where
 the truth is finer, masks are judged a second time at its size. Baselines are judged alike. They are fitted on the other
 half of the same frames (every second one), which favours them.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dino_perception.models.label_sets import Label
+from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.training.datasets import DataError, Dataset, Sample
@@ -133,6 +134,11 @@ class _FrameJudge:
             self.wanted.add("detection")
         for kind in sorted({"segmentation", "depth", "detection"} & set(kinds) - self.wanted):
             result.notes.append(f"{data.source} has no truth for {kind}")
+        self.scale = DepthScale()
+        scaled = "depth" in self.wanted and perceiver.settings.head["depth"].camera_height_scaling
+        self.asked = {*self.wanted, "segmentation"} if scaled else self.wanted  # which tells what is ground
+        if scaled and not perceiver.settings.camera_height:
+            result.notes.append("depth is not scaled by height: camera_height is 0, and TF is not read here")
 
     def fit(self, tell: Progress) -> None:
         """Show the baselines their half of the frames: fold 0 learns from odd frames and is judged on even ones."""
@@ -157,7 +163,7 @@ class _FrameJudge:
 
     def judge(self, number: int, sample: Sample) -> None:
         frame, fold = sample.frame(), number % 2
-        percept = self.perceiver.perceive([frame], [self.wanted])[0]
+        percept = self.scale.scaled(self.perceiver.perceive([frame], [self.asked])[0], self.perceiver.settings)
         if "detection" in self.wanted and sample.read_boxes:
             self.result.objects.judge(sample, percept)
         if "segmentation" in self.wanted and sample.read_classes:

@@ -19,7 +19,7 @@ PCK_PIXELS = (1, 2, 4, 8, 16)
 DEPTH_EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0)
 """Metres between which depth errors are also given apart."""
 
-SURE_EDGES = (*range(0, 256, 32), 256)
+SURE_EDGES = (0, 64, 96, 128, 160, 192, 208, 216, 224, 232, 240, 256)
 """Levels of the depth's confidence between which depth errors are also given apart."""
 
 
