@@ -197,6 +197,7 @@ def built_files() -> list[Path]:
             ROOT / "package.xml",
             ROOT / "CMakeLists.txt",
             *(ROOT / "msg").glob("*.msg"),
+            *(ROOT / "srv").glob("*.srv"),
             *(ROOT / "bin").iterdir(),
             *(ROOT / "src" / "matching").iterdir(),
             *(path for path in (ROOT / "tools" / "interfaces").rglob("*") if path.is_file()),

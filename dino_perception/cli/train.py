@@ -306,10 +306,12 @@ def _curve(
     )
     stages.stop()
     table = Table(title=f"Label efficiency, {len(test.samples)} frames never seen", title_justify="left")
-    for column in ("labelled frames", "mIoU", f"spread of {args.draws} draws", "colour k-NN"):
+    for column in ("labelled frames", "mIoU", f"spread of {args.draws} draws", "only shown", "colour k-NN"):
         table.add_column(column, justify="right")
     for row in rows:
-        table.add_row(str(row["frames"]), *(f"{row[key]:.3f}" for key in ("miou", "spread", "baseline_miou")))
+        table.add_row(
+            str(row["frames"]), *(f"{row[key]:.3f}" for key in ("miou", "spread", "shown_miou", "baseline_miou"))
+        )
     console.print(table)
     _write_json(args, {"data": train.source, "test": test.source, "test_frames": len(test.samples), "rows": rows})
     if args.page:

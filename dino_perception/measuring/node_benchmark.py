@@ -363,7 +363,6 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
     import torch
 
     heads = list(perceiver.settings.heads)
-    taps = perceiver.graphs.head_taps
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         for i in range(-2, count):
@@ -373,7 +372,7 @@ def _graphs(perceiver: Any, pixels: Sequence[Any], count: int) -> dict[str, list
             sample["backbone"] = _since(start, perceiver.device)
             for head in heads:
                 start = time.perf_counter()
-                perceiver.graphs.graph(head)(*(maps[tap] for tap in taps[head]))
+                perceiver.graphs.graph(head)(*perceiver.graphs.inputs(head, maps))
                 sample[head] = _since(start, perceiver.device)
             sample["all"] = sum(sample.values())
             if i >= 0:

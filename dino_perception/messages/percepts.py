@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from dino_perception.perception.frame import Correspondences
 from dino_perception.perception.traversability import TraversabilityGrid
 
 _POINT_FIELD = {"uint8": 2, "uint32": 6, "float32": 7}  # sensor_msgs/PointField's numbers
+_CV_32FC1 = 5
+_NETWORK = 1  # of rtabmap's kinds of descriptors the one whose vectors it compares by their cosine
 
 
 def label_info(
@@ -84,6 +88,20 @@ def occupancy_grid(types: Any, header: Any, grid: TraversabilityGrid) -> Any:
     )
     return types.make(
         "nav_msgs/msg/OccupancyGrid", header=header, info=info, data=np.ascontiguousarray(grid.cells).reshape(-1)
+    )
+
+
+def global_descriptor(types: Any, header: Any, vector: np.ndarray) -> Any:
+    """The rtabmap_msgs/GlobalDescriptor of a unit vector (D,): one row of OpenCV's 32FC1, as rtabmap compresses a matrix
+    (zlib, then rows, columns and type as int32)."""
+    row = np.ascontiguousarray(vector, "<f4")
+    packed = zlib.compress(row.tobytes()) + struct.pack("<3i", 1, row.size, _CV_32FC1)
+    return types.make(
+        "rtabmap_msgs/msg/GlobalDescriptor",
+        header=header,
+        type=_NETWORK,
+        info=np.zeros(0, np.uint8),
+        data=np.frombuffer(packed, np.uint8),
     )
 
 

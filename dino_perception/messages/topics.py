@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from dino_perception.messages.camera_info import camera_info
 from dino_perception.messages.detections import annotations, detections_2d, detections_3d
 from dino_perception.messages.odometry import odometry
-from dino_perception.messages.percepts import correspondences, image, label_info, occupancy_grid, point_cloud
+from dino_perception.messages.percepts import (
+    correspondences,
+    global_descriptor,
+    image,
+    label_info,
+    occupancy_grid,
+    point_cloud,
+)
 from dino_perception.models.outputs import Output
 from dino_perception.perception import drawing
 from dino_perception.perception.frame import Percept, array_of
@@ -164,9 +171,18 @@ def _matches(types: Any, header: Any, percept: Percept, settings: Settings) -> A
     return correspondences(types, header, percept.correspondences)
 
 
-def _descriptor(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
-    answer = percept.others["descriptor"]
-    return types.make("dino_perception/msg/Descriptor", header=header, model=answer.model, vector=answer["vector"])
+def _vector(head: str) -> OutputTopic:
+    """A head's unit vector, with what made it: only vectors of one model can be compared."""
+
+    def make(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+        answer = percept.others[head]
+        return types.make("dino_perception/msg/Descriptor", header=header, model=answer.model, vector=answer["vector"])
+
+    return OutputTopic(head, "dino_perception/msg/Descriptor", (head,), make, "vector")
+
+
+def _for_rtabmap(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
+    return global_descriptor(types, header, percept.others["place"]["vector"])
 
 
 def _boxes(types: Any, header: Any, percept: Percept, settings: Settings) -> Any:
@@ -216,8 +232,11 @@ _ROWS = (
     OutputTopic("correspondences", "dino_perception/msg/Correspondences", ("correspondences",), _matches, "matches"),
     _overlay("correspondences"),
     OutputTopic("odometry", "nav_msgs/msg/Odometry", ("correspondences", "depth"), odometry, "odometry", placed=True),
-    OutputTopic("descriptor", "dino_perception/msg/Descriptor", ("descriptor",), _descriptor, "vector"),
+    _vector("descriptor"),
     _overlay("descriptor"),
+    _vector("place"),
+    OutputTopic("place/global_descriptor", "rtabmap_msgs/msg/GlobalDescriptor", ("place",), _for_rtabmap, ""),
+    _overlay("place"),
     OutputTopic("detections", "vision_msgs/msg/Detection2DArray", ("detection",), _boxes, "boxes"),
     OutputTopic(
         "detections_3d",

@@ -34,6 +34,12 @@ std_msgs/Header header
 string model
 float32[] vector
 """,
+    "rtabmap_msgs/msg/GlobalDescriptor": """\
+std_msgs/Header header
+int32 type
+uint8[] info
+uint8[] data
+""",
     "foxglove_msgs/msg/Color": """\
 float64 r
 float64 g
@@ -168,6 +174,11 @@ class RclpyTypes:
     def type(self, name: str) -> type:
         """The class of "package/msg/Name". Raises ImportError where the package is not installed."""
         return self._known(name)[0]
+
+    def service(self, name: str) -> type:
+        """The class of "package/srv/Name". Raises ImportError where it is not installed."""
+        package, _, leaf = name.split("/")
+        return getattr(importlib.import_module(f"{package}.srv"), leaf)
 
     def make(self, name: str, /, **fields: Any) -> Any:
         """A message of type "package/msg/Name". A numpy array becomes what rclpy's setters take without walking over

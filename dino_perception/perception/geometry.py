@@ -129,6 +129,13 @@ def touched_patches(box: Letterbox, rows: int, columns: int) -> tuple[int, int]:
     return -(-box.content_height * rows // box.input_height), -(-box.content_width * columns // box.input_width)
 
 
+def image_shares(box: Letterbox, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns) float32: the share of each patch of such a map that is image and not padding."""
+    down = np.clip(box.content_height * rows / box.input_height - np.arange(rows), 0, 1)
+    across = np.clip(box.content_width * columns / box.input_width - np.arange(columns), 0, 1)
+    return np.outer(down, across).astype(np.float32)
+
+
 def patch_matrix(box: Letterbox, rows: int, columns: int, scale: tuple[float, float]) -> np.ndarray:
     """(2, 3) float64: where a pixel (x, y, 1) of the image resized by `scale` (x, y) lies on such a map, its patches'
     centres at integers."""

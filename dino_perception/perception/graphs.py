@@ -18,10 +18,12 @@ from dino_perception.engines.parity_pictures import parity_inputs
 from dino_perception.models import taps
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head
+from dino_perception.perception.geometry import Letterbox, image_shares
 from dino_perception.perception.settings import SettingError, Settings
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
+_KEPT_SHARES = 64
 
 
 class Graphs:
@@ -48,6 +50,10 @@ class Graphs:
         self._taps = taps.union(tap for head in heads.values() for tap in head.spec.taps)
         self.head_taps = {kind: taps.places(self._taps, head.spec.taps) for kind, head in heads.items()}
         """Which of the backbone graph's outputs go into each head's graph, in order."""
+        self._state: dict[str, tuple[torch.Tensor, ...]] = {}
+        """What each head's graph takes after the features (`Head.state`)."""
+        self._sharing = frozenset(kind for kind, head in heads.items() if head.shares)
+        self._known_shares: dict[tuple[Letterbox, tuple[int, ...]], torch.Tensor] = {}
         self._backbone: dict[int, Compiled] = {}
         self._heads: dict[str, dict[int, Compiled]] = {kind: {} for kind in heads}
         self._build(backbone, heads, cache, report, batch_sizes, pictures, rebuild)
@@ -77,17 +83,47 @@ class Graphs:
         """The backbone's feature maps and CLS tokens (see `taps.outputs`), valid until it runs again at this batch size."""
         return self._backbone[len(pixels)](pixels)
 
-    def head(self, kind: str, maps: Sequence[torch.Tensor], chosen: Sequence[int]) -> list[list[torch.Tensor]]:
-        """For each chosen slot of the batch the head's arrays, valid until the head runs again.
+    def head(
+        self, kind: str, maps: Sequence[torch.Tensor], chosen: Sequence[int], boxes: Sequence[Letterbox]
+    ) -> list[list[torch.Tensor]]:
+        """For each chosen slot of the batch the head's arrays, valid until the head runs again. `boxes` say how the frames
+        lie in the batch's slots.
 
         Where one frame wants the head, the single-frame graph runs on its part of the maps; else that of the batch.
         """
         graphs = self._heads[kind]
-        features = [maps[i] for i in self.head_taps[kind]]
         if len(chosen) == 1 and 1 in graphs:
-            return [[t[0] for t in graphs[1](*(f[chosen[0] : chosen[0] + 1] for f in features))]]
-        out = graphs[len(features[0])](*features)
+            slot = chosen[0]
+            alone = self.inputs(kind, [m[slot : slot + 1] for m in maps], boxes[slot : slot + 1])
+            return [[t[0] for t in graphs[1](*alone)]]
+        out = graphs[len(maps[0])](*self.inputs(kind, maps, boxes))
         return [[t[i] for t in out] for i in chosen]
+
+    def inputs(self, kind: str, maps: Sequence[torch.Tensor], boxes: Sequence[Letterbox] = ()) -> list[torch.Tensor]:
+        """What a head's graph takes: its features of the backbone's `maps`, its state, and how much of the patches is image;
+        all of it in slots without a box."""
+        features = [maps[i] for i in self.head_taps[kind]]
+        return [*features, *self._state[kind], *self._shares(kind, features[0], boxes)]
+
+    def _shares(self, kind: str, features: torch.Tensor, boxes: Sequence[Letterbox]) -> list[torch.Tensor]:
+        """What a head that asks for it takes last: (B, h, w), 1 for slots without a frame."""
+        if kind not in self._sharing:
+            return []
+        size = tuple(features.shape[2:])
+        every = [self._share(box, size) for box in boxes]
+        every += [torch.ones(size, device=self.device)] * (len(features) - len(boxes))
+        return [torch.stack(every)]
+
+    def _share(self, box: Letterbox, size: tuple[int, ...]) -> torch.Tensor:
+        if (box, size) not in self._known_shares:
+            if len(self._known_shares) >= _KEPT_SHARES:
+                self._known_shares.clear()
+            self._known_shares[box, size] = torch.from_numpy(image_shares(box, *size)).to(self.device)
+        return self._known_shares[box, size]
+
+    def change(self, kind: str, head: Head) -> None:
+        """From the next run on, answer as `head` does: one that differs from the head that was built in its state alone."""
+        self._state[kind] = tuple(t.detach().to(self.device, copy=True) for t in head.state)
 
     def graph(self, name: str = "backbone", batch: int = 1) -> Compiled:
         """The compiled graph of the backbone or of a head. Raises KeyError."""
@@ -150,12 +186,16 @@ class Graphs:
             beside = beside or graph  # the heads and other sizes belong on the same device
             inputs = functools.cache(functools.partial(_head_inputs, graph, example, pictures))
             for kind, head in heads.items():
+                self.change(kind, head)
                 features = tuple(self._feature_zeros(size, *output) for output in taps.outputs(head.spec.taps))
                 # Asked for only when the head must be built; given at once when the user's own pictures are to judge it.
-                maps = lambda kind=kind: [tuple(f[i] for i in self.head_taps[kind]) for f in inputs()]  # noqa: E731
+                rest = (*head.state, *self._shares(kind, features[0], ()))
+                maps = lambda kind=kind, rest=rest: [  # noqa: E731
+                    (*(f[i] for i in self.head_taps[kind]), *rest) for f in inputs()
+                ]
                 self._heads[kind][size] = engines.build(
-                    head.at(s.output_height, s.output_width), features, engine=s.engine, name=kind, beside=beside,
-                    report=numbered(), parity_inputs=maps() if pictures else maps, **options,
+                    head.at(s.output_height, s.output_width), (*features, *rest), engine=s.engine, name=kind,
+                    beside=beside, report=numbered(), parity_inputs=maps() if pictures else maps, **options,
                 )  # fmt: skip
 
     def _feature_zeros(self, size: int, what: str, layer: int, norm: bool) -> torch.Tensor:

@@ -24,7 +24,7 @@ from dino_perception.perception.depth_scale import check_scaling
 from dino_perception.perception.doubt import Doubt, doubted
 from dino_perception.perception.feature_colours import FeatureColours
 from dino_perception.perception.frame import Frame, Label, Percept
-from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera
+from dino_perception.perception.geometry import Letterbox, letterbox, usable_camera, whole_patches
 from dino_perception.perception.graphs import Graphs
 from dino_perception.perception.head_answers import answer, labels_of
 from dino_perception.perception.lens import GeometryError
@@ -33,6 +33,7 @@ from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import SettingError, Settings
 from dino_perception.perception.sight import Asked, Pass, Queued, Sight
 from dino_perception.perception.stage_clock import StageClock
+from dino_perception.perception.teacher import Region, TeachError, can_learn, learnt
 from dino_perception.perception.transfers import Home
 from dino_perception.perception.untrained import refuse_untrained
 
@@ -90,6 +91,8 @@ class Perceiver:
         self.specs: dict[str, HeadSpec] = {kind: head.spec for kind, head in heads.items()}
         """What each head says of itself: its classes, its range, what it was trained on."""
         FeatureColours(settings, self)  # refuses a basis that does not fit before engines are built
+        self.learner: Head | None = heads.get("segmentation") if can_learn(heads.get("segmentation")) else None
+        """The segmentation head, where classes can be shown to it."""
         self._group_ids = self._grouped()
         self.outputs: Mapping[str, tuple[Output, ...]] = {kind: head.OUTPUTS for kind, head in heads.items()}
         """What each head's arrays are called and mean."""
@@ -179,6 +182,22 @@ class Perceiver:
         """`look`, then `complete` every sight."""
         return [self.complete(sight) for sight in self.look(frames, wanted)]
 
+    def teach(self, frame: Frame, region: Region, name: str) -> None:
+        """Look at a frame once more, alone, and have the segmentation head know what is shown there from the next pass on.
+        Raises TeachError or FrameError; then nothing has changed."""
+        if self.learner is None:
+            raise TeachError("the segmentation head is none that `dino-perception teach` wrote; load such a one")
+        box = self._box(frame)
+        region.check(box.image_height, box.image_width)
+        with torch.inference_mode():
+            maps = self.graphs.maps(self._preprocess([frame.image], [box], self.graphs.batch_sizes[0]))
+            features = maps[self.graphs.head_taps["segmentation"][0]][0].to("cpu", torch.float32, copy=True)
+        inside = whole_patches(box, *features.shape[1:])
+        self.learner = learnt(self.learner, features, region.patches(features, box), name, inside)
+        self.graphs.change("segmentation", self.learner)
+        self.specs["segmentation"] = self.learner.spec
+        self._group_ids = self._grouped()
+
     def prepare(self) -> None:
         """Make ready for the next frames what need not wait for them: for when the outputs are on their way. What is left
         undone, the next `look` does."""
@@ -247,7 +266,7 @@ class Perceiver:
             # All heads are queued before the first answer is read, so that a GPU is waited for once. Where points are
             # matched on the cores that the engine uses, their descriptors come last.
             for kind in sorted(chosen, key=lambda kind: kind == self._matched):
-                arrays = self.graphs.head(kind, maps, chosen[kind])
+                arrays = self.graphs.head(kind, maps, chosen[kind], [one.box for one in chunk])
                 clock.stage(kind)
                 for slot, own in zip(chosen[kind], arrays):
                     one = chunk[slot]

@@ -36,6 +36,7 @@ from dino_perception.ros.outputs import CameraOutputs
 from dino_perception.ros.parameter_files import ParameterFileError, check_parameter_file, given_parameter_files
 from dino_perception.ros.parameters import Parameters
 from dino_perception.ros.startup import Startup
+from dino_perception.ros.teaching import Lesson, Refusal, offer_teaching, taught
 from dino_perception.ros.transitions import PatientLifecycleNode
 
 if TYPE_CHECKING:  # torch takes seconds to import; it is loaded while configuring, when the node answers already
@@ -75,6 +76,7 @@ class PerceptionNode(PatientLifecycleNode):
         self._diagnostics.add("perception", self._find)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset_tracks)
+        offer_teaching(self, self._types, self._teach)
         answer_always(self, self.callback_errors)
         known = self._types.type(TRANSFORMS) if self._types.available(TRANSFORMS) else None
         self._frames = StaticFrames(self, known)
@@ -267,6 +269,17 @@ class PerceptionNode(PatientLifecycleNode):
             self._worker.reset_tracks()
             response.message = "the next frame of every camera starts new tracks"
         return response
+
+    def _teach(self, lesson: Lesson) -> tuple[str, int]:
+        if self._worker is None:
+            raise Refusal("the node is not active")
+        return taught(lesson, self._perceiver, self._worker, self._tell_classes, self._complain)
+
+    def _tell_classes(self) -> None:
+        """Publish the latched messages once more: the classes have changed."""
+        self._intake.told.clear()
+        for name, camera in self._cameras.items():
+            camera.outputs.publish(self._intake.once(name, camera.outputs.topics))
 
     def _mended(self) -> None:
         self._startup.mended()

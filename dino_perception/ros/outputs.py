@@ -62,6 +62,11 @@ class CameraOutputs:
             self._publishers[TF] = node.create_publisher(types.type("tf2_msgs/msg/TFMessage"), TF, TRANSFORMS)
         self._watch_sizes = needs_profile()
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics (relative names) that there are publishers for."""
+        return list(self._publishers)
+
     def listened(self) -> set[str]:
         """The frame-by-frame topics (relative names) that somebody subscribes to now."""
         return {

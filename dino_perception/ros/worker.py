@@ -78,6 +78,8 @@ class Worker:
         self._orders_lock = threading.Lock()
         self._era = 0
         """How often time started anew."""
+        self.newest: dict[str, Frame] = {}
+        """The frame of each camera that was decoded last."""
         self._threads = [threading.Thread(target=self._run, name="perception", daemon=True)]
 
     def start(self) -> None:
@@ -106,6 +108,10 @@ class Worker:
         self._era += 1
         self._mailbox.clear()
         self._order(self._intake.reset)
+
+    def between_batches(self, act: Callable[[], None]) -> None:
+        """Have something done before the next batch."""
+        self._order(act)
 
     def _order(self, order: Callable[[], None]) -> None:
         # Other threads leave orders, which are carried out between batches.
@@ -156,6 +162,7 @@ class Worker:
             age_s = self._account.cameras[camera].age_s  # when it was taken
             if age_s is not None:
                 self._account.spent({"receive": max(0.0, age_s * 1e3 - waited)})
+            self.newest[camera] = frame
             batch.frames.append(frame)
             batch.wanted.append(order.heads)
             batch.topics[camera] = order.topics

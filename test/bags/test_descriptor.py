@@ -14,7 +14,7 @@ from dino_perception.bags.storage.topic import Record
 from dino_perception.bags.storage.writer import BagWriter
 from dino_perception.engines.parity import summary
 from dino_perception.models.checkpoints import load_backbone
-from dino_perception.perception.geometry import letterbox
+from dino_perception.perception.geometry import image_shares, letterbox
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.preprocess import Preprocessor
 from dino_perception.perception.settings import Settings
@@ -51,7 +51,8 @@ def test_it_is_the_mean_of_the_last_layer_at_unit_length(replayed):
         pixels = Preprocessor(*INPUT, [255 * m for m in backbone.spec.normalisation.mean])([image], [box])
         with torch.inference_mode():
             (last,) = backbone.at(*INPUT, taps=[backbone.spec.depth - 1])(pixels)
-        by_hand = torch.nn.functional.normalize(last.mean(dim=(2, 3)), dim=1)[0].numpy()
+        share = torch.from_numpy(image_shares(box, *last.shape[2:]))
+        by_hand = torch.nn.functional.normalize((last[0] * share).sum(dim=(1, 2)), dim=0).numpy()
         assert np.linalg.norm(message.vector) == pytest.approx(1, abs=1e-5)
         assert message.vector @ by_hand > 0.999
         assert message.model == f"rover-tiny {backbone.weights_hash} descriptor mean"

@@ -26,7 +26,7 @@ from dino_perception.models.heads import create_head, save_head  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
 
-HEADS = [*Settings().heads, "detection", "features"]
+HEADS = [*Settings().heads, "detection", "features", "place"]
 OFFERED = offered_topics(HEADS)
 TOPICS = {name: about for name, about in OFFERED.items() if TYPES.available(about.type)}
 """Those whose messages this ROS installation knows, as the node offers them."""

@@ -126,6 +126,8 @@ def head_graphs(backbone, *, every_arch: bool) -> Iterator[Program]:
             )
         for arch, head in heads.items():
             features = tuple(features_of(backbone, *output) for output in taps.outputs(head.spec.taps))
+            features += head.state  # and the rest that a graph takes, as perception/graphs.py gives it
+            features += (torch.ones(1, *features[0].shape[2:]),) if head.shares else ()
             yield Program(head.at(SIZE[0] // 2, SIZE[1] // 2), features, f"{backbone.spec.id} {kind} ({arch})")
 
 

@@ -67,7 +67,7 @@ def test_final_arrays_have_the_promised_shapes_and_types(backbone_id: str, kind:
 
 
 def test_the_kinds_are_the_files_of_the_folder() -> None:
-    assert kinds() == ["correspondences", "depth", "descriptor", "detection", "features", "segmentation"]
+    assert kinds() == ["correspondences", "depth", "descriptor", "detection", "features", "place", "segmentation"]
 
 
 def test_mask_and_confidence_are_the_softmax_of_the_upsampled_logits(backbone) -> None:
@@ -235,7 +235,7 @@ def test_what_is_no_head_file_is_refused(backbone, tmp_path) -> None:
     )
     said = refused(load_head, "lidar", backbone)
     assert (
-        "there is no head 'lidar'; accepted are correspondences, depth, descriptor, detection, features, segmentation"
+        "there is no head 'lidar'; accepted are correspondences, depth, descriptor, detection, features, place, segmentation"
         in said
     )
     assert "the depth range is 5 to 1 m" in refused(create_head, "depth", backbone, depth_range=(5, 1))
@@ -339,3 +339,45 @@ def test_the_shipped_classes_take_their_colours_from_the_palette(tmp_path, monke
     monkeypatch.setitem(palette.CLASSES, "soil", (4, 5, 6))
     loaded = load_head("segmentation", backbone, tmp_path / "own.safetensors")
     assert [label.colour for label in loaded.spec.labels[:2]] == [(4, 5, 6), (9, 8, 7)]
+
+
+@pytest.mark.parametrize("kind", ["descriptor", "place"])
+def test_padding_has_no_part_in_what_a_whole_frame_looks_like(backbone, kind: str) -> None:
+    """Where only the first columns are image, the vector is that of the map cut off there; a patch counts by its share."""
+    head = create_head(kind, backbone)
+    features = torch.randn(1, head.spec.channels[0], 4, 6, generator=torch.Generator().manual_seed(0))
+    share = torch.zeros(1, 4, 6)
+    share[:, :, :3] = 1
+    (cut,), (got,) = head.at(8, 8)(features[..., :3]), head.at(8, 8)(features, share)
+    assert torch.allclose(got, cut, atol=1e-6) and not torch.allclose(got, head.at(8, 8)(features)[0], atol=1e-2)
+    share[:, :, 3] = 0.5
+    doubled = torch.cat([features[..., :3], features[..., :4]], dim=3)  # the first three twice, the fourth once
+    assert torch.allclose(head.at(8, 8)(features, share)[0], head.at(8, 8)(doubled)[0], atol=1e-6)
+
+
+def test_vlad_is_the_sum_of_residuals_by_word(backbone) -> None:
+    head = create_head("place", backbone, "vlad", words=3, size=4)
+    random, channels = np.random.default_rng(0), head.spec.channels[0]
+    words = random.normal(size=(3, channels))
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    components, mean = random.normal(size=(4, 3 * channels)), 0.01 * random.normal(size=3 * channels)
+    for buffer, values in ((head.net.words, words), (head.net.components, components), (head.net.mean, mean)):
+        buffer.copy_(torch.from_numpy(values))
+    features = random.normal(size=(channels, 4, 6))
+    share = np.ones((4, 6))
+    share[3] = 0
+    sums = np.zeros((3, channels))
+    for x, s in zip(features.reshape(channels, -1).T, share.ravel()):
+        x = x / np.linalg.norm(x)
+        sums[(words @ x).argmax()] += s * (x - words[(words @ x).argmax()])
+    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    wanted = components @ (sums.ravel() / np.linalg.norm(sums) - mean)
+    got = head.at(8, 8)(torch.from_numpy(features)[None].float(), torch.from_numpy(share)[None].float())[0][0].numpy()
+    assert np.allclose(got, wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+def test_the_generalised_mean_is_cubic_and_keeps_its_sign(backbone) -> None:
+    head = create_head("place", backbone)
+    features = torch.randn(1, head.spec.channels[0], 4, 6, generator=torch.Generator().manual_seed(2))
+    cubic = np.cbrt((features.numpy().astype(np.float64) ** 3).mean(axis=(2, 3)))
+    assert np.allclose(head.at(8, 8)(features)[0].numpy(), cubic / np.linalg.norm(cubic), atol=1e-5)

@@ -118,7 +118,7 @@ def test_label_efficiency_is_a_table_a_plot_and_numbers(labelled, tmp_path, caps
     )
     rows = json.loads((tmp_path / "curve.json").read_text())["rows"]
     assert code == 0 and [row["frames"] for row in rows] == [2, 8]  # there are no more than eight
-    assert all(0 <= row[key] <= 1 for row in rows for key in ("miou", "spread", "baseline_miou"))
+    assert all(0 <= row[key] <= 1 for row in rows for key in ("miou", "spread", "shown_miou", "baseline_miou"))
     assert "colour k-NN" in capsys.readouterr().out and cv2.imread(str(tmp_path / "curve.png")) is not None
 
 

@@ -78,6 +78,9 @@ class Head(nn.Module):
     ARCHES: Mapping[str, type[nn.Module]] = {}
     OUTPUTS: tuple[Output, ...] = ()
     """What `reduce` gives, in order."""
+    shares = False
+    """Whether a graph of it takes, after everything else, the share (B, h, w) float32 of each patch of the first map that is
+    image and not padding."""
 
     def __init__(self, spec: HeadSpec):
         super().__init__()
@@ -85,6 +88,12 @@ class Head(nn.Module):
         self.trained = False
         self.domain: Domain | None = None
         """What the frames looked like that it was trained on, if its file says so."""
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """What may change while a graph of this head runs: a graph may take it as inputs after the features, which then
+        count instead of the head's own."""
+        return ()
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         """The final arrays at `height` x `width` from the raw map."""

@@ -12,19 +12,22 @@ from dino_perception.models.outputs import Output
 
 
 class DescriptorHead(Head):
-    """Raw map: the mean (B, D) of the last layer's features over the network's input, padding included: compare images
-    of one aspect. Final array: that at unit length, float32; the output size does not matter."""
+    """Raw map: the mean (B, D) of the last layer's features over the image, without the padding of the network's input; a
+    patch that is image in part counts in part. Final array: that at unit length, float32; the output size does not matter."""
 
     KIND = "descriptor"
     OUTPUTS = (Output("vector", "vector"),)
     ARCHES = {"mean": nn.Identity}
+    shares = True
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
         self.trained = True  # there is nothing to train
 
-    def forward(self, *features: Tensor) -> Tensor:
-        return features[0].mean(dim=(2, 3))
+    def forward(self, features: Tensor, share: Tensor | None = None) -> Tensor:
+        if share is None:
+            return features.mean(dim=(2, 3))
+        return (features * share[:, None]).sum(dim=(2, 3)) / share.sum(dim=(1, 2))[:, None].clamp_min(1e-6)
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         return (raw * (raw * raw).sum(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt(),)

@@ -11,6 +11,7 @@ from dino_perception.models.backbone import Backbone
 from dino_perception.models.heads.base import Head, HeadError, HeadSpec
 from dino_perception.models.heads.decoders import Linear, MultiTap, SubPatch, resize
 from dino_perception.models.heads.one_map import Branches
+from dino_perception.models.heads.prototypes import EACH, Prototypes, slots_for
 from dino_perception.models.outputs import Output
 
 NO_CLASS = 255
@@ -22,6 +23,7 @@ DEFAULTS = {
     "fine": dict(width=64),
     "linear": dict(dropout=0.1),
     "branches": dict(width=576, branch=288),
+    "prototypes": dict(each=EACH, scale=20.0),
 }
 
 
@@ -30,13 +32,13 @@ class SegmentationHead(Head):
     the largest softmax probability times 255, rounded."""
 
     KIND = "segmentation"
-    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear, "branches": Branches}
+    ARCHES = {"light": MultiTap, "fine": SubPatch, "linear": Linear, "branches": Branches, "prototypes": Prototypes}
     OUTPUTS = (Output("mask", "labels"), Output("confidence", "levels"))
 
     def __init__(self, spec: HeadSpec):
         super().__init__(spec)
         self.net = self.ARCHES[spec.arch](spec.channels, len(spec.labels), **spec.options)
-        ids = torch.arange(len(spec.labels), dtype=torch.float32).view(1, -1, 1, 1)
+        ids = torch.arange(spec.options.get("slots", len(spec.labels)), dtype=torch.float32).view(1, -1, 1, 1)
         self.register_buffer("ids", ids, persistent=False)
 
     def forward(self, *features: Tensor) -> Tensor:
@@ -52,13 +54,20 @@ class SegmentationHead(Head):
         confidence = 255 / (logits - largest).exp().sum(dim=1)
         return mask.to(torch.uint8), confidence.round().to(torch.uint8)
 
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        return self.net.state if self.spec.arch == "prototypes" else ()
+
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
         ids = [label.id for label in spec.labels]
-        if ids != list(range(len(ids))) or not 2 <= len(ids) <= 255:
-            raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, 2 to 255 of them")
+        least = 1 if spec.arch == "prototypes" else 2
+        if ids != list(range(len(ids))) or not least <= len(ids) <= 255:
+            raise HeadError(f"the label ids are {ids}; accepted are 0, 1, 2, ... without gaps, {least} to 255 of them")
         taps = spec.taps or (backbone.spec.taps if spec.arch in ("light", "fine") else (backbone.spec.depth - 1,))
         options = {**DEFAULTS.get(spec.arch, {}), **spec.options}
+        if spec.arch == "prototypes":
+            options.setdefault("slots", slots_for(len(ids)))
         return replace(spec, taps=taps, options=options, depth_range=None)
 
 

@@ -18,6 +18,7 @@ from dino_perception.training.features import FeatureCache, Progress
 from dino_perception.training.fit import Recipe, TrainingStep, fit, score
 from dino_perception.training.looks import Look, views
 from dino_perception.training.splitting import limited
+from dino_perception.training.teaching import last_tap, teach
 
 COUNTS = (5, 20, 100, 500)
 
@@ -38,7 +39,8 @@ def label_efficiency(
     progress: Progress | None = None,
 ) -> list[dict[str, float]]:
     """One row a number of labelled frames: `frames`, `miou` (mean over `seeds` draws of frames), `spread`
-    (their standard deviation) and `baseline_miou`, colour neighbours that know the same frames.
+    (their standard deviation), `shown_miou`, a head that is only shown the same frames (teaching.py; NaN where `taps` lack
+    the last layer), and `baseline_miou`, colour neighbours that know them.
 
     Every head is trained for all its steps without looking at `test`, which only judges it. Counts beyond the training
     frames there are end in one row with all of them.
@@ -48,7 +50,7 @@ def label_efficiency(
     tests = cache.items(test, "segmentation", [Look()], progress)
     rows = []
     for size in sizes:
-        own, base = [], []
+        own, shown, base = [], [], []
         for seed in range(seeds):
             part = limited(train, size, seed)
             items = cache.items(part, "segmentation", views(looks), progress)
@@ -62,16 +64,26 @@ def label_efficiency(
                 _steps(tell, f"{size} frames, draw {seed + 1}"),
             )
             own.append(score(head, tests, device))
+            shown.append(_by_example(backbone, cache, items[::looks], tests, train, device))
             base.append(_by_colour(part, test))
         rows.append(
             {
                 "frames": size,
                 "miou": float(np.mean(own)),
                 "spread": float(np.std(own)),
+                "shown_miou": float(np.mean(shown)),
                 "baseline_miou": float(np.mean(base)),
             }
         )
     return rows
+
+
+def _by_example(backbone: Backbone, cache: FeatureCache, items, tests, train: Dataset, device) -> float:
+    if last_tap(backbone) not in cache.taps:
+        return float("nan")
+    tap = cache.taps.index(last_tap(backbone))
+    head = teach(backbone, items, train.labels, tap=tap).head
+    return score(head, [dataclasses.replace(item, features=item.features[tap : tap + 1]) for item in tests], device)
 
 
 def _by_colour(train: Dataset, test: Dataset) -> float:

@@ -41,6 +41,8 @@ class RenderJob:
     suns: int
     rate_hz: float
     device: str
+    beside: float = 0.0
+    """Metres: over 0, each later light shows the first light's drives again, up to so far to the side and a little turned."""
 
 
 def render(job: RenderJob) -> Path:
@@ -57,16 +59,19 @@ def render(job: RenderJob) -> Path:
             world.relight(job.seed * 17 + sun)
         camera = PinholeCamera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
         numbers = range(sun * job.drives, (sun + 1) * job.drives)
+        seeds = range(job.drives) if job.beside else numbers
         drives = [
             world.drive(
                 job.frames,
                 job.rate_hz,
-                seed=number,
+                seed=seed,
                 camera_height=rng.uniform(*HEIGHT),
                 camera_pitch=rng.uniform(*PITCH),
             )
-            for number in numbers
+            for seed in seeds
         ]
+        if sun and job.beside:
+            drives = [beside(world, drive, rng, job.beside) for drive in drives]
         seen = world.render(np.concatenate(drives), camera, first_frame=100 * sun)
         k = camera.k
         for i, (number, drive) in enumerate(zip(numbers, drives)):
@@ -83,6 +88,27 @@ def render(job: RenderJob) -> Path:
                 )
             os.replace(part, paths[number])
     return paths[-1]
+
+
+def beside(world, drive: np.ndarray, rng: np.random.Generator, metres: float) -> np.ndarray:
+    """The drive (N, 4, 4) again, up to so many metres to one side and up to 8 degrees turned, at its height over the
+    ground."""
+    import torch
+
+    from dino_perception.training.terrain.drive import rotation
+
+    moved = drive.copy()
+    turn = rotation(np.radians(rng.uniform(-8, 8)), 0, 0)
+    moved[:, :3, :3] = turn @ drive[:, :3, :3]
+    moved[:, :2, 3] += rng.uniform(-metres, metres) * drive[:, :2, 0]  # the camera's x points right
+    before, after = (
+        world.ground.height_at(
+            *(torch.tensor(p[:, i, 3], dtype=torch.float32, device=world.ground.device) for i in (0, 1))
+        )
+        for p in (drive, moved)
+    )
+    moved[:, 2, 3] += (after - before).double().cpu().numpy()
+    return moved
 
 
 def _of_frames(rocks: np.ndarray, frames: slice) -> np.ndarray:
@@ -107,6 +133,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="frames a second of driving, at 0.3 to 0.6 m/s")
     parser.add_argument("--drives", type=int, default=1, help="drives under each light, each in another place")
     parser.add_argument("--suns", type=int, default=2, help="lights a world")
+    parser.add_argument(
+        "--beside", type=float, default=0.0, metavar="M",
+        help="show the first light's drives again under the others, up to so many metres to the side",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--device", default="cpu", help="torch device; four or five workers keep a GPU busy")
     arguments = parser.parse_args()
@@ -125,6 +155,7 @@ def main() -> None:
             arguments.suns,
             arguments.rate,
             arguments.device,
+            arguments.beside,
         )
         for i in range(arguments.worlds)
     ]
