@@ -1,7 +1,7 @@
 """Classes shown by example: a patch is of the class whose centres its features point to. Nothing is trained.
 
 A class has several centres, found by cosine k-means among the patches that were shown of it, the background among them
-(FSSDINO, arXiv 2602.07550, without its Gram refinement, which nobody has weighed here). The centres may change while a graph
+(FSSDINO, arXiv 2602.07550, without its Gram map, which gains little; docs/teach.md). The centres may change while a graph
 runs: they are inputs of it, so that a class that is shown to the running node holds from the next frame on.
 """
 
