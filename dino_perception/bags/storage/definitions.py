@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import get_types_from_idl, get_types_from_msg
 
 LONGEST = 256 << 10
 """Characters of a definition; the largest of a ROS distribution take a tenth of it."""
 MOST_FIELDS = 4000
 """Fields of all types of a definition together: rosbags compiles code for each of them."""
+ENCODINGS = ("ros2msg", "ros2idl", "ros1msg", "")
+"""Languages of definitions; some sources do not name theirs, which is .msg then."""
 
 
 class DefinitionError(ValueError):
     """A definition that cannot be read; the message says why in one line."""
+
+
+def is_type_name(kind: str) -> bool:
+    """Whether a type's name is one that ROS 2 allows, such as `sensor_msgs/msg/Image`."""
+    return re.fullmatch(r"[A-Za-z]\w*(/\w+)?/[A-Za-z]\w*", kind, re.ASCII) is not None
+
+
+def definition_types(text: str, kind: str, encoding: str, known: Collection[str]) -> dict[str, Any]:
+    """Name -> fields of a definition of `kind` and of all it refers to. Raises DefinitionError when it cannot be read, is
+    written in no language that ROS 2 has, does not define `kind`, or refers to a type that neither it nor `known` has:
+    other readers refuse a whole recording over any of these."""
+    if encoding not in ENCODINGS:
+        raise DefinitionError(f"it is written in {encoding!r}; read are {', '.join(filter(None, ENCODINGS))}")
+    found = idl_types(text) if encoding == "ros2idl" else message_types(text, kind)
+    if kind not in found:
+        raise DefinitionError(f"it does not define {kind}")
+    named = {name for _, fields in found.values() for _, field in fields for name in _names(field)}
+    missing = sorted(named - found.keys() - set(known))
+    if missing:
+        raise DefinitionError(f"it refers to {missing[0]}, which is not defined")
+    return found
+
+
+def _names(field: Any) -> list[str]:
+    """The types that a field of rosbags' form refers to: (node, name), or (node, (field, length)) for a sequence."""
+    node, value = field
+    if node == Nodetype.NAME:
+        return [value]
+    return _names(value[0]) if node in (Nodetype.ARRAY, Nodetype.SEQUENCE) else []
 
 
 def message_types(text: str, kind: str) -> dict[str, Any]:

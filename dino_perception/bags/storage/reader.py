@@ -12,7 +12,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.base import TypesysError
 
-from dino_perception.bags.storage.definitions import DefinitionError, idl_types, message_types
+from dino_perception.bags.storage.definitions import DefinitionError, definition_types, is_type_name
 from dino_perception.bags.storage.mcap_format import LARGEST, McapError, unpacked, zstd
 from dino_perception.bags.storage.mcap_read import McapSource
 from dino_perception.bags.storage.merge import merged
@@ -240,15 +240,12 @@ class BagReader:
                     )
                 continue
             try:
-                parsed = (
-                    idl_types(topic.definition)
-                    if topic.encoding == "ros2idl"
-                    else message_types(topic.definition, topic.type)
-                )
-                own.update(parsed)
+                own.update(definition_types(topic.definition, topic.type, topic.encoding, jazzy.fielddefs))
             except DefinitionError as error:
                 known = topic.type in jazzy.fielddefs
-                if known:  # a copy of the damaged text would have other readers refuse the whole output
+                if known or not is_type_name(
+                    topic.type
+                ):  # a copy of the text would have others refuse the whole output
                     self.topics[topic.name] = Topic(**{**vars(topic), "definition": ""})
                 self.note(
                     Problem(
