@@ -33,7 +33,8 @@ def test_another_engine_is_equal_within_the_thresholds(tmp_path):
     pytest.importorskip("openvino", reason="openvino is not installed")
     first, second = replayed(tmp_path / "torch.mcap"), replayed(tmp_path / "openvino.mcap", engine="openvino")
     assert first.figures["frames_out"] == second.figures["frames_out"] == 8
-    limits = parse_tolerances(["mask=0.005", "confidence=0.005", "depth=0.002", "points=0.05", "matches=0.05"])
+    names = ["mask=0.005", "confidence=0.005", "depth=0.002", "points=0.05", "matches=0.05", "grid=0.001", "pose=0.001"]
+    limits = parse_tolerances(names)
     different = [
         (d.topic, d.worst) for d in compare(tmp_path / "torch.mcap", tmp_path / "openvino.mcap", limits) if not d.passes
     ]
