@@ -166,7 +166,7 @@ def test_what_is_not_there_is_said_in_one_sentence(mirror, tmp_path, monkeypatch
 
 def test_the_catalogue_of_heads_is_sound(capsys) -> None:
     heads = head_catalog.all_heads()
-    assert len({e.id for e in heads}) == len({e.file for e in heads}) == len(heads) == 48
+    assert len({e.id for e in heads}) == len({e.file for e in heads}) == len(heads) == 49
     for entry in heads:
         assert entry.backbone in catalog.all_ids() and entry.address.startswith("https://") and entry.licence
         assert bool(entry.labels) == (entry.task == "segmentation") != bool(entry.depth_range)
