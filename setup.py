@@ -64,6 +64,7 @@ setup(
         "evaluation": ["pycocotools"],
         "openvino": ["openvino"],
         "pictures": ["matplotlib"],
+        "odometry": ["evo"],
         "strict": ["simplejpeg"],
         "video": ["av"],
         "viewer": ["aiohttp"],

@@ -169,7 +169,7 @@ def test_the_catalogue_of_heads_is_sound(capsys) -> None:
     assert len({e.id for e in heads}) == len({e.file for e in heads}) == len(heads) == 49
     for entry in heads:
         assert entry.backbone in catalog.all_ids() and entry.address.startswith("https://") and entry.licence
-        assert bool(entry.labels) == (entry.task == "segmentation") != bool(entry.depth_range)
+        assert bool(entry.labels) == (entry.task != "depth") != bool(entry.depth_range)
     assert main(["models", "--heads"]) == 0
     out = capsys.readouterr().out
     assert all(entry.id in out for entry in heads) and "models --download dinov2-vits14 ade20k kitti-dpt" in out

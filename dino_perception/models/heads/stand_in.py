@@ -33,6 +33,8 @@ def stand_in(entry: HeadEntry, backbone: Backbone) -> Head:
         pyramid, width = DEPTH_ANYTHING[spec.dim]
         options = dict(pyramid=pyramid, width=width, readout=False, bias=True, project=False, patch=spec.patch)
         options["weighting"] = "sigmoid"
+    if entry.arch == "fcos":  # the one released detector, dinov3_ros
+        options = dict(width=192, convolutions=4, up=0, down=2, groups=32, root=False, overlap=0.1, least=0.2)
     head = create_head(
         entry.task,
         backbone,
