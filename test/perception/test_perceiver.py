@@ -302,9 +302,9 @@ def test_a_head_of_another_kind_needs_nothing_here(tmp_path, monkeypatch):
         def reduce(self, raw, height, width):
             return torch.nn.functional.interpolate(raw, (height, width))[:, 0], raw.mean(dim=(1, 2, 3))[:, None]
 
-    def load(kind, backbone, weights=""):
+    def load(kind, backbone, weights="", **options):
         if kind != "warmth":
-            return load_head(kind, backbone, weights)
+            return load_head(kind, backbone, weights, **options)
         spec = HeadSpec(
             kind, "mean", backbone.spec.id, backbone.weights_hash, (7,), (256,), backbone.spec.normalisation
         )
