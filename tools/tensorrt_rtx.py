@@ -8,35 +8,17 @@ They are kept out of the environment itself, where the engines would take them f
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from wheels_apart import ROOT, put
+
 WHEELS = ROOT / "requirements" / "tensorrt-rtx.txt"
-FOLDER = ROOT / ".venv" / "opt" / "tensorrt-rtx"
 
-
-def main() -> int:
-    stamp, wanted = FOLDER / "installed.txt", WHEELS.read_text()
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return 0
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return 0  # there are no such wheels, and the tests say that they are skipped
-    print("Installing TensorRT-RTX for the tests that build with it (100 MB)", flush=True)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-input", "--quiet", "--no-deps"]
-    command = [*pip, "--retries", "1", "--timeout", "30", "--target", str(FOLDER), "-r", str(WHEELS)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["pip did not say why"])[-1]
-        print(f"TensorRT-RTX cannot be had here, and the tests that build with it are skipped: {why}", flush=True)
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        return 0
-    stamp.write_text(wanted)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__" and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+    # Elsewhere there are no such wheels, and the tests say that they are skipped.
+    put(
+        ROOT / ".venv" / "opt" / "tensorrt-rtx",
+        WHEELS.read_text(),
+        ["-r", str(WHEELS)],
+        "TensorRT-RTX cannot be had here, and the tests that build with it are skipped",
+        "Installing TensorRT-RTX for the tests that build with it (100 MB)",
+    )

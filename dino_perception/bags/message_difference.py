@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dino_perception.messages.percepts import cloud_array
 from dino_perception.messages.topics import known
 
 Measure = Callable[[Any, Any], dict[str, float]]
@@ -98,7 +99,7 @@ def _camera(x: Any, y: Any) -> dict[str, float]:
 
 
 def _points(x: Any, y: Any) -> dict[str, float]:
-    p, q = _cloud(x), _cloud(y)
+    p, q = cloud_array(x), cloud_array(y)
     _same_shape(p, q)
     xyz, uvw = (np.stack([c[axis] for axis in "xyz"], axis=-1).astype(np.float64) for c in (p, q))
     known, also = np.isfinite(xyz).all(-1), np.isfinite(uvw).all(-1)
@@ -110,22 +111,9 @@ def _points(x: Any, y: Any) -> dict[str, float]:
     return {**figures, **_header(x, y)}
 
 
-def _cloud(message: Any) -> np.ndarray:
-    kinds = {7: "<f4", 6: "<u4", 2: "u1"}
-    layout = np.dtype(
-        {
-            "names": [f.name for f in message.fields],
-            "formats": [kinds[f.datatype] for f in message.fields],
-            "offsets": [f.offset for f in message.fields],
-            "itemsize": message.point_step,
-        }
-    )
-    return np.frombuffer(message.data, layout).reshape(message.height, message.width)
-
-
 def _scattered(x: Any, y: Any) -> dict[str, float]:
     """Points of one cloud that have no partner within 5 cm in the other, as a share of all."""
-    p, q = (np.stack([cloud[axis] for axis in "xyz"], -1).reshape(-1, 3) for cloud in (_cloud(x), _cloud(y)))
+    p, q = (np.stack([cloud[axis] for axis in "xyz"], -1).reshape(-1, 3) for cloud in (cloud_array(x), cloud_array(y)))
     total = len(p) + len(q)
     if not total:
         return _header(x, y)

@@ -109,6 +109,7 @@ class Replay:
         self._begin = self._state = state or State()
         self._farm = perceiver if isinstance(perceiver, Farm) else None
         self._intake = Intake(perceiver, settings, self._types, height_in(bag, settings))
+        self._intake.transforms_of = cameras[0].name
         told_by_robot(self._intake.odometry, bag, settings)
         self._intake.recall(self._begin.demand)
         self._intake.told = set(self._begin.labelled)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dino_perception.bags.camera_height import height_in
 from dino_perception.bags.cameras import CameraTopics
 from dino_perception.bags.feed import Part, each_frame
 from dino_perception.bags.robot import told_by_robot
@@ -56,7 +57,7 @@ def trajectories(
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Trajectory]:
     """Camera -> its way, as a replay would write it to ~/odometry; frames that cannot be used are left out."""
-    intake = Intake(perceiver, settings, RosbagsTypes())
+    intake = Intake(perceiver, settings, RosbagsTypes(), height_in(bag, settings))
     told_by_robot(intake.odometry, bag, settings)
     found = {camera.name: Trajectory() for camera in cameras}
     for number, frame in enumerate(each_frame(bag, cameras, part)):

@@ -50,8 +50,10 @@ class Intake:
         """Where each camera is."""
         self._colours = FeatureColours(settings, perceiver)
         self._ground: dict[str, Obstacles | None] = {}
-        """What each camera saw last of the ground, where somebody asked for it."""
+        """What each camera saw of the ground in its last frame, where somebody asked for it."""
         self._maps = Maps()
+        self.transforms_of: str | None = None
+        """The one camera whose odometry is the robot's, with `odometry.tf`; None where any may be."""
         self._last_stamp: dict[str, int] = {}
 
     def order(self, camera: str, stamp_ns: int, listened: Collection[str]) -> Order:
@@ -60,7 +62,7 @@ class Intake:
         if back_ns > 0:
             self._perceiver.reset_tracks(camera)
         self._last_stamp[camera] = stamp_ns
-        if self.settings.odometry.tf:
+        if self._turns(camera):
             listened = {*listened, "odometry"}
         heads = {name: self.settings.head[name] for name in self.settings.heads}
         topics, wanted = self._demand.decide(camera, stamp_ns, listened, heads)
@@ -84,6 +86,7 @@ class Intake:
         if need_pose(topics):
             percept = self.odometry.placed(percept, self.settings)
         if not ON_GROUND & set(topics):
+            self._ground.pop(percept.frame.camera, None)
             return percept
         found = obstacles(percept, self.settings)
         self._ground[percept.frame.camera] = found
@@ -91,10 +94,9 @@ class Intake:
         return dataclasses.replace(percept, obstacles=found, traversability=grid)
 
     def ground(self, camera: str) -> dict[str, Any]:
-        """The ground that a camera saw last, for diagnostics; empty where nobody asked for it."""
-        if camera not in self._ground:
+        """The ground in a camera's last frame, for diagnostics; empty where nobody asked for it. Any thread may call it."""
+        if (found := self._ground.get(camera, False)) is False:
             return {}
-        found = self._ground[camera]
         if found is None:
             return {"ground": "not seen"}
         plane = found.ground.plane
@@ -114,7 +116,7 @@ class Intake:
         """The messages of a percept, by relative topic name, for those of `topics` that it can fill; and with the odometry,
         where it is asked for, its transform under the name of TF."""
         messages = outputs(self._types, percept, self.settings, topics)
-        if self.settings.odometry.tf and "odometry" in messages:
+        if "odometry" in messages and self._turns(percept.frame.camera):
             turned = transform(self._types, percept, self.settings)
             if turned is not None:
                 messages[TF] = turned
@@ -138,6 +140,7 @@ class Intake:
         self.depth_scale.reset()
         self.odometry.reset()
         self._maps.reset()
+        self._ground.clear()
         self._last_stamp.clear()
         self._perceiver.reset_tracks()
 
@@ -160,3 +163,7 @@ class Intake:
         self.odometry.recall(memory.get("odometry", {}))
         self._colours.recall(memory.get("colours", {}))
         self._maps.recall(memory.get("maps", {}))
+
+    def _turns(self, camera: str) -> bool:
+        """Whether this camera's odometry goes to /tf."""
+        return self.settings.odometry.tf and self.transforms_of in (None, camera)

@@ -74,6 +74,20 @@ def point_cloud(types: Any, header: Any, cloud: np.ndarray, dense: bool = False)
     )
 
 
+def cloud_array(message: Any) -> np.ndarray:
+    """The points of a sensor_msgs/PointCloud2 that `point_cloud` made as a structured array (height, width)."""
+    kinds = {number: name for name, number in _POINT_FIELD.items()}
+    layout = np.dtype(
+        {
+            "names": [field.name for field in message.fields],
+            "formats": [kinds[field.datatype] for field in message.fields],
+            "offsets": [field.offset for field in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    return np.frombuffer(bytes(message.data), layout).reshape(message.height, message.width)
+
+
 def occupancy_grid(types: Any, header: Any, grid: TraversabilityGrid) -> Any:
     """The nav_msgs/OccupancyGrid of a map: -1 unknown, 0 free to 100 closed."""
     corner = types.make("geometry_msgs/msg/Point", x=float(grid.x), y=float(grid.y), z=0.0)

@@ -68,8 +68,8 @@ class Segmentation:
 @dataclass(frozen=True)
 class Depth:
     """`metres` (h, w) float32 along the optical axis (REP 118), NaN where unknown. `confidence` (h, w) uint8: 255 (1 - s),
-    with s the relative error to expect where the head was calibrated, else its answer's relative spread; None where the head does
-    not say."""
+    with s the relative error to expect where the head was calibrated, else its answer's relative spread; None where the
+    head does not say."""
 
     metres: np.ndarray
     confidence: np.ndarray | None = None

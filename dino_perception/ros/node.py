@@ -156,9 +156,10 @@ class PerceptionNode(PatientLifecycleNode):
         transforms = settings.odometry.tf and self._types.available(TRANSFORMS)
         if settings.odometry.tf and not transforms:
             self._warn("odometry.tf is true, but nothing goes to /tf: the package tf2_msgs is not installed")
+        self._intake.transforms_of = next(iter(names))  # one camera's odometry is the robot's
         for camera, prefix in names.items():
-            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn, transforms)
-            transforms = False  # one camera's odometry is the robot's
+            own = transforms and camera == self._intake.transforms_of
+            outputs = CameraOutputs(self, prefix, topics, self._types, self._warn, own)
             inputs = CameraInput(self, camera, prefix, settings.image_transport, self._account.cameras[camera])
             inputs.max_megapixels, inputs.image_bits = settings.max_megapixels, settings.image_bits
             self._cameras[camera] = Camera(inputs, outputs)

@@ -39,8 +39,8 @@ FITS = 450_000
 
 
 class CameraOutputs:
-    """Publishers of one camera from construction to `close`; with `transforms`, of /tf too. `warn` is told once when a message is larger than the
-    middleware passes on as it is set up."""
+    """Publishers of one camera from construction to `close`; with `transforms`, of /tf too. `warn` is told once when a
+    message is larger than the middleware passes on as it is set up."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dino_perception.messages.percepts import cloud_array
 from dino_perception.perception import ground_plane
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -30,7 +31,7 @@ def _of_points(messages: Mapping[str, Any]) -> Found:
     """The points of the cloud whose class is a big rock, and those that stand over the plane of the ground near the
     camera."""
     names = {c.class_id: c.class_name for c in messages["segmentation/label_info"].class_map}
-    cloud = cloud_of(messages["points"])
+    cloud = cloud_array(messages["points"])
     points = xyz(cloud)
     closed = np.isin(cloud["label"], [id_ for id_, name in names.items() if name == "big_rock"])
     ground = np.isin(cloud["label"], [id_ for id_, name in names.items() if name in ground_plane.GROUND])
@@ -43,8 +44,8 @@ def _of_points(messages: Mapping[str, Any]) -> Found:
 
 def _of_obstacles(messages: Mapping[str, Any]) -> Found:
     """What the node takes for obstacles, among the points that it sees. Where it sees no ground it says nothing of them."""
-    seen = xyz(cloud_of(messages["points"])).reshape(-1, 3)
-    return seen, xyz(cloud_of(messages["obstacles"])).reshape(-1, 3) if "obstacles" in messages else seen[:0]
+    seen = xyz(cloud_array(messages["points"])).reshape(-1, 3)
+    return seen, xyz(cloud_array(messages["obstacles"])).reshape(-1, 3) if "obstacles" in messages else seen[:0]
 
 
 FINDERS = {
@@ -57,17 +58,3 @@ FINDERS = {
 def xyz(cloud: np.ndarray) -> np.ndarray:
     """(..., 3) float32."""
     return np.stack([cloud[axis] for axis in "xyz"], axis=-1)
-
-
-def cloud_of(message: Any) -> np.ndarray:
-    """The points of a PointCloud2 as a structured array (height, width)."""
-    kinds = {6: np.uint32, 7: np.float32}
-    dtype = np.dtype(
-        {
-            "names": [field.name for field in message.fields],
-            "formats": [kinds[field.datatype] for field in message.fields],
-            "offsets": [field.offset for field in message.fields],
-            "itemsize": message.point_step,
-        }
-    )
-    return np.frombuffer(bytes(message.data), dtype).reshape(message.height, message.width)

@@ -7,14 +7,15 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from dino_perception.models.backbone import Backbone
-from dino_perception.models.heads.base import Head, HeadSpec
+from dino_perception.models.heads.base import HeadSpec
+from dino_perception.models.heads.weightless import WeightlessHead
 from dino_perception.models.outputs import Output
 
 CELL = 16
 """Pixels between descriptors, at most: a 640x480 image has 1200 of them. A ConvNeXt's last stage would give 300."""
 
 
-class CorrespondencesHead(Head):
+class CorrespondencesHead(WeightlessHead):
     """Raw map: the features of one layer as they are, of the deepest whose cells are at most CELL pixels apart: a ViT's
     last, a ConvNeXt's third stage. Final array: descriptors (B, N, D) float32 of unit length, one a patch, row by row; the
     output size does not matter."""
@@ -23,20 +24,12 @@ class CorrespondencesHead(Head):
     OUTPUTS = (Output("descriptors", "descriptors"),)
     ARCHES = {"cosine": nn.Identity}
 
-    def __init__(self, spec: HeadSpec):
-        super().__init__(spec)
-        self.trained = True  # there is nothing to train
-
     def forward(self, *features: Tensor) -> Tensor:
         return features[0]
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         x = raw.flatten(2).transpose(1, 2)
         return (x * (x * x).sum(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt(),)
-
-    @classmethod
-    def needs_weights(cls) -> bool:
-        return False
 
     @classmethod
     def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:

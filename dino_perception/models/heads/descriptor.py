@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
-from dino_perception.models.backbone import Backbone
-from dino_perception.models.heads.base import Head, HeadSpec
+from dino_perception.models.heads.weightless import WeightlessHead
 from dino_perception.models.outputs import Output
 
 
-class DescriptorHead(Head):
+class DescriptorHead(WeightlessHead):
     """Raw map: the mean (B, D) of the last layer's features over the image, without the padding of the network's input; a
     patch that is image in part counts in part. Final array: that at unit length, float32; the output size does not matter."""
 
@@ -20,10 +17,6 @@ class DescriptorHead(Head):
     ARCHES = {"mean": nn.Identity}
     shares = True
 
-    def __init__(self, spec: HeadSpec):
-        super().__init__(spec)
-        self.trained = True  # there is nothing to train
-
     def forward(self, features: Tensor, share: Tensor | None = None) -> Tensor:
         if share is None:
             return features.mean(dim=(2, 3))
@@ -31,14 +24,6 @@ class DescriptorHead(Head):
 
     def reduce(self, raw: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
         return (raw * (raw * raw).sum(dim=-1, keepdim=True).clamp_min(1e-12).rsqrt(),)
-
-    @classmethod
-    def needs_weights(cls) -> bool:
-        return False
-
-    @classmethod
-    def complete(cls, spec: HeadSpec, backbone: Backbone) -> HeadSpec:
-        return replace(spec, taps=spec.taps or (backbone.spec.depth - 1,), labels=(), depth_range=None)
 
 
 HEAD = DescriptorHead

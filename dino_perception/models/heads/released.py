@@ -32,6 +32,10 @@ class Release:
     backbone: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+DINOV3_ROS_DETECTOR: Mapping[str, Any] = dict(up=0, down=2, groups=32, root=False, least=0.2, overlap=0.1)
+"""What the detector of dinov3_ros is beside the sizes of its tensors, and how its node is configured."""
+
+
 class LayoutError(ValueError):
     """A file is a released head, but not one for this backbone; the message says why."""
 
@@ -162,9 +166,8 @@ def _dinov3_ros_detection(state: Mapping[str, Tensor], spec: BackboneSpec) -> Re
     width, read = tensors["project.weight"].shape[:2]
     _same(read, spec)
     convolutions = sum(re.fullmatch(r"class_tower\.\d+\.conv\.weight", name) is not None for name in tensors)
-    shape = dict(width=width, convolutions=convolutions, up=0, down=2, groups=32)
-    told = dict(root=False, least=0.2, overlap=0.1)  # as its node is configured
-    return Release("detection", "fcos", "dinov3_ros", (Tap(spec.depth - 1),), tensors, {**shape, **told})
+    options = {"width": width, "convolutions": convolutions, **DINOV3_ROS_DETECTOR}
+    return Release("detection", "fcos", "dinov3_ros", (Tap(spec.depth - 1),), tensors, options)
 
 
 _LAYOUTS: Sequence[tuple[str, Callable[[Mapping[str, Tensor], BackboneSpec], Release]]] = (

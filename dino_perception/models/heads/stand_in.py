@@ -9,6 +9,7 @@ import torch
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.head_catalog import HeadEntry
 from dino_perception.models.heads.base import Head, HeadError, create_head
+from dino_perception.models.heads.released import DINOV3_ROS_DETECTOR
 from dino_perception.models.label_sets import LABELS
 from dino_perception.models.taps import Tap
 
@@ -34,7 +35,7 @@ def stand_in(entry: HeadEntry, backbone: Backbone) -> Head:
         options = dict(pyramid=pyramid, width=width, readout=False, bias=True, project=False, patch=spec.patch)
         options["weighting"] = "sigmoid"
     if entry.arch == "fcos":  # the one released detector, dinov3_ros
-        options = dict(width=192, convolutions=4, up=0, down=2, groups=32, root=False, overlap=0.1, least=0.2)
+        options = {"width": 192, "convolutions": 4, **DINOV3_ROS_DETECTOR}
     head = create_head(
         entry.task,
         backbone,
