@@ -98,3 +98,20 @@ def test_the_height_of_a_cameras_frame_is_asked_for_only_where_the_settings_do_n
         door = Intake(Noting(), Settings.from_flat({**scaling, **more}), RosbagsTypes(), height)
         assert door.scaled(seen) is seen and asked == wanted
         asked.clear()
+
+
+def test_only_the_robots_camera_is_followed_for_the_transforms():
+    _, door = intake(**{"odometry.tf": True})
+    door.transforms_of = "front"
+    followed = {camera: "odometry" in door.order(camera, 1, TOPICS).topics for camera in ("front", "rear")}
+    assert followed == {"front": True, "rear": False}
+
+
+def test_diagnostics_tell_of_no_ground_that_nobody_asks_for_any_more():
+    _, door = intake()
+    percept = Percept(Frame("front", 1, "optical", np.zeros((4, 4, 3), np.uint8), None), 4, 4, None)
+    assert door.ground("front") == {}
+    door.followed(percept, {"obstacles"})
+    assert door.ground("front") == {"ground": "not seen"}
+    door.followed(percept, TOPICS)
+    assert door.ground("front") == {}

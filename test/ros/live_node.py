@@ -26,6 +26,7 @@ from dino_perception.messages.types import RclpyTypes
 from dino_perception.ros.large_messages import VARIABLES
 
 TIMEOUT_S = 60.0
+ASK_AGAIN_S = 10.0
 """How long anything may take before a test gives up: generous, for loaded machines."""
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 TYPES = RclpyTypes()
@@ -124,17 +125,32 @@ class Client:
     def call(self, kind: type, service: str, **request):
         """The response of a service of the target (a name without a leading slash lies below it)."""
         name = service if service.startswith("/") else f"/{self.target}/{service}"
-        client = self._clients.get(name) or self.node.create_client(kind, name)
-        self._clients[name] = client
-        assert client.wait_for_service(TIMEOUT_S), f"{name} is not there"
+        client = self._client(kind, name)
         answered = threading.Event()
         future = client.call_async(kind.Request(**request))
         future.add_done_callback(lambda _: answered.set())
         assert answered.wait(TIMEOUT_S), f"{name} did not answer"
         return future.result()
 
+    def _client(self, kind: type, name: str):
+        client = self._clients.get(name) or self.node.create_client(kind, name)
+        self._clients[name] = client
+        assert client.wait_for_service(TIMEOUT_S), f"{name} is not there"
+        return client
+
     def state(self) -> str:
-        return self.call(GetState, "get_state").current_state.label
+        """Asked anew after a while: a server that has not discovered this client yet waits 0.1 s for it (rmw_fastrtps), and
+        then its first answer is lost."""
+        client = self._client(GetState, f"/{self.target}/get_state")
+        answers = []
+
+        def answered() -> bool:
+            event, future = threading.Event(), client.call_async(GetState.Request())
+            future.add_done_callback(lambda done: (answers.append(done.result()), event.set()))
+            return event.wait(ASK_AGAIN_S)
+
+        wait_for(answered, f"an answer of /{self.target}/get_state")
+        return answers[0].current_state.label
 
     def wait_for_state(self, label: str) -> None:
         wait_for(lambda: self.state() == label, f"state {label}")
