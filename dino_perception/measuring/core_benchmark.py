@@ -126,7 +126,9 @@ def _pipeline(
 ) -> dict[str, float]:
     """Image messages in, output messages out; milliseconds a stage and of the whole. `camera` keeps tracks apart.
     "perceive" is the wall time of the stages between decoding and messages, of which some run side by side."""
-    topics = [name for name in of_kind("data") if set(TOPICS[name].heads) <= set(heads)]
+    topics = [
+        name for name in of_kind("data") if set(TOPICS[name].heads) <= set(heads) and types.available(TOPICS[name].type)
+    ]
     start = time.perf_counter()
     images = [decode_image(message) for message in messages]
     decoded = time.perf_counter()

@@ -196,3 +196,11 @@ def test_what_cannot_be_measured_is_one_sentence(flags, sentence, capsys, tmp_pa
     assert main(["benchmark", *flags, "--cache", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+def test_a_topic_whose_messages_are_not_installed_is_not_measured(tmp_path, capsys):
+    """~/place/global_descriptor is of rtabmap_msgs, which is not here."""
+    flags = ["--engine", "torch", "--size", "64x96", "--rounds", "3", "--no-memory", "--cache", str(tmp_path / "cache")]
+    flags += ["--set", "heads=[place]", "--set", "output_height=32", "--set", "output_width=48"]
+    assert main(["benchmark", *flags, "--json", str(tmp_path / "out.json")]) == 0
+    assert "place" in json.loads((tmp_path / "out.json").read_text())["stages_ms"]
