@@ -229,6 +229,7 @@ class BagReader:
                 self.note(Problem("", sentence, topic.name))
                 continue
             if not topic.definition:
+                self.topics[topic.name] = _undefined(topic)
                 if topic.type not in jazzy.fielddefs and topic.type not in RosbagsTypes().typestore.fielddefs:
                     self.note(
                         Problem(
@@ -246,7 +247,7 @@ class BagReader:
                 if known or not is_type_name(
                     topic.type
                 ):  # a copy of the text would have others refuse the whole output
-                    self.topics[topic.name] = Topic(**{**vars(topic), "definition": ""})
+                    self.topics[topic.name] = _undefined(topic)
                 self.note(
                     Problem(
                         "unknown",
@@ -272,6 +273,12 @@ class BagReader:
 
 
 _Source = McapSource | SqliteSource | Ros1Source | PackedSource
+
+
+def _undefined(topic: Topic) -> Topic:
+    """The topic without a definition, nor the language of one: others read an empty text in the language that is named,
+    and refuse the whole recording over the type's name."""
+    return Topic(**{**vars(topic), "definition": "", "encoding": ""})
 
 
 def _same(one: Topic, other: Topic) -> bool:
