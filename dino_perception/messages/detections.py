@@ -17,12 +17,12 @@ FONT = 14.0
 
 def detections_2d(types: Any, header: Any, answer: Answer) -> Any:
     """A vision_msgs/Detection2DArray. Boxes in pixels of the image, pixel centres at integers; the class is its name."""
-    found = []
+    found, nowhere = [], types.make("geometry_msgs/msg/PoseWithCovariance", pose=_pose(types, np.zeros(3)))
     for (left, top, right, bottom), name, score in _rows(answer):
         middle = types.make("vision_msgs/msg/Point2D", x=(left + right) / 2, y=(top + bottom) / 2)
         centre = types.make("vision_msgs/msg/Pose2D", position=middle, theta=0.0)
         box = types.make("vision_msgs/msg/BoundingBox2D", center=centre, size_x=right - left, size_y=bottom - top)
-        results = [_hypothesis(types, name, score, _pose(types, np.zeros(3)))]
+        results = [_hypothesis(types, name, score, nowhere)]
         found.append(types.make("vision_msgs/msg/Detection2D", header=header, results=results, bbox=box, id=""))
     return types.make("vision_msgs/msg/Detection2DArray", header=header, detections=found)
 
@@ -33,9 +33,10 @@ def detections_3d(types: Any, header: Any, answer: Answer, lifted: Sequence[Lift
     for each in lifted:
         _, name, score = rows[each.row]
         pose = _pose(types, each.position)
+        where = types.make("geometry_msgs/msg/PoseWithCovariance", pose=pose)
         size = types.make("geometry_msgs/msg/Vector3", **_xyz(each.size))
         box = types.make("vision_msgs/msg/BoundingBox3D", center=pose, size=size)
-        results = [_hypothesis(types, name, score, pose)]
+        results = [_hypothesis(types, name, score, where)]
         found.append(types.make("vision_msgs/msg/Detection3D", header=header, results=results, bbox=box, id=""))
     return types.make("vision_msgs/msg/Detection3DArray", header=header, detections=found)
 
@@ -43,11 +44,12 @@ def detections_3d(types: Any, header: Any, answer: Answer, lifted: Sequence[Lift
 def annotations(types: Any, header: Any, percept: Percept, answer: Answer) -> Any:
     """A foxglove_msgs/ImageAnnotations of the boxes, their names and scores. Foxglove counts pixels from the corner of the
     first one."""
-    colours = {label.name: label.colour for label in answer.labels}
+    colours = {label.name: _colour(types, label.colour) for label in answer.labels}
+    white = _colour(types, (255, 255, 255))
     points, texts = [], []
     for (left, top, right, bottom), name, score in _rows(answer):
         corners = ((left, top), (right, top), (right, bottom), (left, bottom))
-        colour = _colour(types, colours.get(name, (255, 255, 255)))
+        colour = colours.get(name, white)
         points.append(
             types.make(
                 "foxglove_msgs/msg/PointsAnnotation",
@@ -65,7 +67,7 @@ def annotations(types: Any, header: Any, percept: Percept, answer: Answer) -> An
                 position=types.make("foxglove_msgs/msg/Point2", x=left + 0.5, y=top + 0.5),
                 text=f"{name} {score:.2f}",
                 font_size=FONT,
-                text_color=_colour(types, (255, 255, 255)),
+                text_color=white,
                 background_color=colour,
             )
         )
@@ -79,9 +81,8 @@ def _rows(answer: Answer) -> list[tuple[list[float], str, float]]:
     return [(box, names.get(int(number), str(int(number))), score) for *box, score, number in rows]
 
 
-def _hypothesis(types: Any, name: str, score: float, pose: Any) -> Any:
+def _hypothesis(types: Any, name: str, score: float, where: Any) -> Any:
     said = types.make("vision_msgs/msg/ObjectHypothesis", class_id=name, score=score)
-    where = types.make("geometry_msgs/msg/PoseWithCovariance", pose=pose)
     return types.make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=said, pose=where)
 
 

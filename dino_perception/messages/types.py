@@ -10,6 +10,7 @@ Both are called the same way and serialise to the same bytes:
 from __future__ import annotations
 
 import array
+import copy
 import importlib
 import re
 from typing import Any
@@ -162,6 +163,7 @@ class RclpyTypes:
 
     def __init__(self) -> None:
         self._classes: dict[str, tuple[type, dict[str, str]]] = {}
+        self._zeros: dict[str, Any] = {}
 
     def available(self, name: str) -> bool:
         """Whether the package of this type is installed, with its type support."""
@@ -182,12 +184,21 @@ class RclpyTypes:
 
     def make(self, name: str, /, **fields: Any) -> Any:
         """A message of type "package/msg/Name". A numpy array becomes what rclpy's setters take without walking over
-        its elements: an `array.array` for a sequence. Fields not given keep their defaults."""
+        its elements: an `array.array` for a sequence. Fields not given have their defaults, shared by all such messages:
+        do not write into them.
+
+        A constructor makes the defaults of all fields, and of their fields, only to drop those that are given; a copy of
+        one message does not.
+        """
         cls, codes = self._known(name)
-        given = {key: fields.pop(key) for key in codes if isinstance(fields.get(key), np.ndarray)}
-        message = cls(**fields)
-        for key, value in given.items():
-            _set(message, key, _array(codes[key], value))
+        if name not in self._zeros:
+            self._zeros[name] = cls()
+        message = copy.copy(self._zeros[name])
+        for key, value in fields.items():
+            if key in codes and isinstance(value, np.ndarray):
+                _set(message, key, _array(codes[key], value))
+            else:
+                setattr(message, key, value)
         return message
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
@@ -267,8 +278,8 @@ def _header(types: RclpyTypes | RosbagsTypes, stamp_ns: int, frame_id: str) -> A
 
 
 def _set(message: Any, key: str, values: array.array) -> None:
-    """Sets a field to this very array. Since Jazzy, a constructor copies an array twice, and a setter once unless it is asked
-    to check its type: for a cloud of 1.5 MB that was most of the time that a message took."""
+    """Sets a field to this very array. Since Jazzy, a setter copies an array unless it is asked to check its type: for a
+    cloud of 1.5 MB that was most of the time that a message took."""
     checks = getattr(message, "_check_fields", None)
     if checks is not None:
         message._check_fields = True

@@ -28,7 +28,8 @@ def answer(
     least = getattr(settings, "min_score", 0.0) or spec.options.get("least", 0.0)
     for output in outputs:
         if output.meaning == "boxes":
-            own[output.name] = own[output.name][own[output.name][:, 4] >= least]
+            found = own[output.name]
+            own[output.name] = found[found[:, 4] >= least][: getattr(settings, "max_boxes", None)]
     labels = {"labels": labels_of(spec)} if spec.labels else {}
     if kind in ANSWERS:
         return ANSWERS[kind](**own, **labels)

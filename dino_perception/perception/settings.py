@@ -94,6 +94,9 @@ class DetectionSettings(HeadSettings):
         high=1.0,
         live=True,
     )
+    max_boxes: int = setting(
+        100, "Most detections of a frame that are told, the surest first.", low=1, high=2000, live=True
+    )
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,20 @@ def test_both_libraries_write_the_same_bytes(types, kind):
     by_bags = types.serialize(make(types, types.header(STAMP, "optical"), ANSWER, *lifted))
     name = f"vision_msgs/msg/Detection{kind}Array"
     assert bytes(types.serialize(types.deserialize(by_ros, name))) == bytes(by_bags)
+
+
+def test_a_message_is_made_without_the_defaults_it_does_not_keep(monkeypatch):
+    """Two hundred boxes would make thousands of headers, poses and covariances only to drop them."""
+    messages = pytest.importorskip("geometry_msgs.msg", reason="needs a ROS 2 installation")
+    live, made = RclpyTypes(), []
+    plain = messages.PoseWithCovariance.__init__
+    monkeypatch.setattr(messages.PoseWithCovariance, "__init__", lambda *a, **k: (made.append(1), plain(*a, **k))[1])
+    header = live.header(STAMP, "optical")
+    first = detections_3d(live, header, ANSWER, LIFTED)
+    count = len(made)
+    second = detections_3d(live, header, ANSWER, LIFTED * 50)
+    assert len(second.detections) == 50 and len(made) == count
+    assert first.detections[0] == second.detections[-1]
+    assert live.make("geometry_msgs/msg/Point") == messages.Point(), "what one was given is not another's default"
+    with pytest.raises(AttributeError):
+        live.make("geometry_msgs/msg/Point", w=1.0)

@@ -103,6 +103,8 @@ def test_boxes_come_in_pixels_of_the_image_and_cut_to_it():
     assert said.labels == ROCK
     more = answer(head.spec, head.OUTPUTS, [array], box, DetectionSettings(min_score=0.1))
     assert len(more["boxes"]) == 2
+    (surest,) = answer(head.spec, head.OUTPUTS, [array], box, DetectionSettings(min_score=0.1, max_boxes=1))["boxes"]
+    assert surest[4] == pytest.approx(0.9)
 
 
 def test_of_a_frame_that_is_unlike_the_training_scores_are_lowered():
