@@ -60,6 +60,7 @@ They lie in {folder} (or in ${weights_folder.VARIABLE}).
 def download(ids: list[str], to: Path | None, mirror: str, source: str) -> list[dict[str, Any]]:
     """Fetch backbones by id and heads by id, or by name after their backbone; each is opened once to be sure of it."""
     from dino_perception.models import weights_folder
+    from dino_perception.models.catalog import REQUEST
     from dino_perception.models.fetch import DownloadError, joined
 
     to = to or weights_folder.folder()
@@ -71,6 +72,10 @@ def download(ids: list[str], to: Path | None, mirror: str, source: str) -> list[
             head = _same_file(spec)
             address, file = (head.address if head else spec.address), spec.file
             sha256 = spec.file[-12:-4] if spec.family.startswith("dinov3") else ""
+        if entry and not address and not mirror:
+            raise ReleasedError(
+                f"{entry.file} is for those who asked for it at {REQUEST}; copy it to {to}, or name its folder by --mirror"
+            )
         if not address and not mirror:
             results.append(_from_hub(spec, to, source))
             continue

@@ -18,6 +18,7 @@ class HeadEntry:
 
     Its `id` is "<backbone>/<name>"; a configuration that names the backbone needs only the name. `task` is the kind of
     the head, `arch` its architecture here. `labels` names a set of label_sets.py, and `depth_range` is in metres.
+    `address` is "" where one has to ask for the file.
     `score` is as published, in the unit that `measure` names. `file` is the name under which it is kept; `sha256` is ""
     where none is published.
     """
@@ -128,5 +129,10 @@ _ENTRIES = (
     HeadEntry(
         "dinov3-vits16plus", "dinov3-ros-objects", "detection", "fcos", "COCO", "dinov3_ros_detection_head.pth",
         f"{DINOV3_ROS}/head_detection/weights/model.pth", label_set="coco", note=_SQUARE,
+    ),
+    HeadEntry(
+        "dinov3-vitl16-chmv2", "chmv2", "depth", "dpt", "canopy height from above", "dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
+        "", "DINOv3 License", depth_range=(0.008, 96.0), sha256="3703d643",
+        note="metres of height over the ground, of pixels of 0.6 m: dino-perception canopy",
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -225,6 +225,37 @@ def _depth_anything(case: Case):
     return backbone, released, lambda image: model(image).predicted_depth[:, None]
 
 
+def _chmv2(case: Case):
+    """On a backbone a quarter as wide, as random numbers for ViT-L take a minute. transformers has a 1x1 convolution in
+    each fusion that the released head has not: it is set to pass everything on."""
+    import transformers as hf
+
+    spec = replace(catalog.get(case.backbone), dims=(256,), heads=4, hidden=1024)
+    vit = hf.DINOv3ViTConfig(
+        hidden_size=spec.dim, intermediate_size=spec.hidden, num_attention_heads=spec.heads, num_hidden_layers=spec.depth,
+        num_register_tokens=spec.registers, layer_norm_eps=spec.eps, key_bias=False, image_size=416,
+        out_indices=[tap + 1 for tap in spec.taps], reshape_hidden_states=True, apply_layernorm=True,
+        return_class_token=True,
+    )  # fmt: skip
+    model = hf.CHMv2ForDepthEstimation(hf.CHMv2Config(backbone_config=vit))
+    state = _hf_state(model)
+    for layer in model.head.fusion_layers:
+        nn.init.dirac_(layer.projection.weight)
+        nn.init.zeros_(layer.projection.bias)
+    backbone = _backbone_of(model, state, spec)
+    rules = (
+        (r"^head\.reassemble_stage\.readout_projects\.(\d)\.0", r"reassemble_blocks.readout_projects.\1.0"),
+        (r"^head\.reassemble_stage\.layers\.(\d)\.projection", r"reassemble_blocks.projects.\1.conv"),
+        (r"^head\.reassemble_stage\.layers\.(\d)\.resize", r"reassemble_blocks.resize_layers.\1"),
+        (r"^head\.convs\.(\d)", r"convs.\1.conv"),
+        (r"^head\.fusion_layers\.(\d)\.residual_layer(\d)\.convolution(\d)",
+         r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv"),
+        (r"^head\.conv_depth", "conv_depth"),
+    )  # fmt: skip
+    released = {name: t for name, t in _renamed(state, rules, "").items() if not name.startswith("head.fusion")}
+    return backbone, released, lambda image: model(image).predicted_depth[:, None]
+
+
 def _dinov2_config(hf, spec: catalog.BackboneSpec, **more):
     return hf.Dinov2Config(
         hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.heads, patch_size=14, image_size=518,
@@ -388,6 +419,7 @@ CASES = (
     Case("DINOv2 DPT", "depth", _SMALL, "dinov2_vits14_kitti_dpt_head.pth", "transformers", _dinov2_dpt),
     Case("Depth Anything V2 metric", "depth", "depth-anything-v2-small-vkitti", "depth_anything_v2_metric_vkitti_vits.pth",
          "transformers", _depth_anything),
+    Case("CHMv2", "depth", "dinov3-vitl16-chmv2", "dinov3_vitl16_chmv2_dpt_head-3703d643.pth", "transformers", _chmv2),
     Case("dinov3_ros ASPP", "segmentation", _ROS, "dinov3_ros_segmentation_head.pth", _OURS, _ros_segmentation),
     Case("dinov3_ros DinoFCOSHead", "detection", _ROS, "dinov3_ros_detection_head.pth", _OURS, _ros_detection),
     Case("dinov3_ros DepthHeadLite", "depth", _ROS, "dinov3_ros_depth_head.pth", _OURS, _ros_depth),

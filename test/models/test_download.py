@@ -158,6 +158,8 @@ def test_what_is_not_there_is_said_in_one_sentence(mirror, tmp_path, monkeypatch
     monkeypatch.setenv(weights_folder.VARIABLE, str(tmp_path))
     assert main(["models", "--download", "dinov2-vitb14", "--mirror", str(mirror)]) == 1
     assert "dinov2_vitb14_pretrain.pth cannot be copied: No such file" in capsys.readouterr().err
+    assert main(["models", "--download", "dinov3-vitl16-chmv2/chmv2"]) == 1
+    assert "is for those who asked for it at https://ai.meta.com" in capsys.readouterr().err
     assert main(["models", "--download", "dinov2-vits14/kitti"]) == 1
     assert (
         "there is no head 'dinov2-vits14/kitti'; 'dino-perception models --heads' lists them" in capsys.readouterr().err
@@ -166,9 +168,10 @@ def test_what_is_not_there_is_said_in_one_sentence(mirror, tmp_path, monkeypatch
 
 def test_the_catalogue_of_heads_is_sound(capsys) -> None:
     heads = head_catalog.all_heads()
-    assert len({e.id for e in heads}) == len({e.file for e in heads}) == len(heads) == 49
+    assert len({e.id for e in heads}) == len({e.file for e in heads}) == len(heads) == 50
     for entry in heads:
-        assert entry.backbone in catalog.all_ids() and entry.address.startswith("https://") and entry.licence
+        assert entry.backbone in catalog.all_ids() and entry.licence
+        assert entry.address.startswith("https://") or (entry.licence == "DINOv3 License" and not entry.address)
         assert bool(entry.labels) == (entry.task != "depth") != bool(entry.depth_range)
     assert main(["models", "--heads"]) == 0
     out = capsys.readouterr().out

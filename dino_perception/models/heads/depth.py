@@ -19,8 +19,8 @@ from dino_perception.models.outputs import Output
 from dino_perception.models.taps import Tap
 
 RANGE = (0.3, 100.0)  # metres: from a rover's bumper to where its camera's pixels stop telling distances apart
-SPACINGS = ("log", "linear")
-WEIGHTINGS = ("softmax", "relu", "sigmoid")
+SPACINGS = ("log", "linear", "mixlog")
+WEIGHTINGS = ("softmax", "relu", "sigmoid", "bare-relu")
 DIRECT = ("relu", "sigmoid", "softplus")
 LINEAR = dict(bins=256, spacing="linear", weighting="relu")
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -28,7 +28,18 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "fine": dict(bins=64, spacing="log", weighting="softmax", width=64),
     "linear": dict(LINEAR, dropout=0.0),
     "linear-cls": dict(LINEAR, upsample=4),
-    "dpt": dict(bins=0, spacing="linear", weighting="relu", width=256, readout=True, bias=False, project=True, patch=0),
+    "dpt": dict(
+        bins=0,
+        spacing="linear",
+        weighting="relu",
+        width=256,
+        readout=True,
+        bias=False,
+        project=True,
+        patch=0,
+        mix=True,
+        hidden=32,
+    ),
     "pyramid": dict(bins=0, spacing="linear", weighting="softplus", widths=[32, 64, 96, 128], width=160),
 }
 """Every architecture's own numbers. `bins` 0: the network gives depth itself, see `direct`."""
@@ -91,7 +102,8 @@ class DepthHead(Head):
         edges = (self.bins[1:] + self.bins[:-1]) / 2
         share = torch.bucketize(metres, edges).bincount(minlength=len(self.bins)).to(self.bins)
         share = 0.99 * share / share.sum().clamp_min(1) + 0.01 / len(self.bins)
-        logits = {"softmax": share.log(), "relu": 4 * len(self.bins) * share, "sigmoid": share.logit()}[self.weighting]
+        logits = {"softmax": share.log(), "relu": 4 * len(self.bins) * share, "sigmoid": share.logit()}
+        logits = logits.get(self.weighting, logits["relu"])
         self.net.out.bias.copy_(logits)
 
     @classmethod
@@ -127,10 +139,13 @@ def _default_taps(arch: str, options: Mapping[str, Any], backbone: Backbone) -> 
 
 
 def depth_bins(near: float, far: float, count: int, spacing: str) -> Tensor:
-    """`count` depths from `near` to `far` metres inclusive, evenly apart ("linear") or in even ratios ("log")."""
+    """`count` depths from `near` to `far` metres inclusive, evenly apart ("linear"), in even ratios ("log"), or from these
+    to those by and by ("mixlog", CHMv2)."""
+    even = torch.linspace(near, far, count)
     if spacing == "linear":
-        return torch.linspace(near, far, count)
-    return torch.linspace(math.log(near), math.log(far), count).exp()
+        return even
+    ratios = torch.linspace(math.log(near), math.log(far), count).exp()
+    return ratios if spacing == "log" else torch.lerp(ratios, even, torch.linspace(0, 1, count))
 
 
 def bin_mean(logits: Tensor, bins: Tensor, weighting: str) -> Tensor:
@@ -141,12 +156,13 @@ def bin_mean(logits: Tensor, bins: Tensor, weighting: str) -> Tensor:
 def bin_weights(logits: Tensor, weighting: str) -> Tensor:
     """(B, K, h, w) -> the bins' weights, same shape, with sum 1 over K.
 
-    "relu": weights relu(logit) + 0.1, normalised (DINOv3's evaluation). "softmax": softmax. "sigmoid": sigmoid,
-    normalised.
+    "relu": weights relu(logit) + 0.1, normalised (DINOv3's evaluation). "bare-relu": the same with 1e-8 (CHMv2).
+    "softmax": softmax. "sigmoid": sigmoid, normalised.
     """
     if weighting == "softmax":
         return torch.softmax(logits, dim=1)
-    weights = torch.relu(logits) + 0.1 if weighting == "relu" else torch.sigmoid(logits)
+    least = {"relu": 0.1, "bare-relu": 1e-8}
+    weights = torch.relu(logits) + least[weighting] if weighting in least else torch.sigmoid(logits)
     return weights / weights.sum(dim=1, keepdim=True)
 
 

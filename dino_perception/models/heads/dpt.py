@@ -1,4 +1,4 @@
-"""The dense prediction transformer's decoder (Ranftl et al. 2021) as DINOv2 and Depth Anything V2 released it."""
+"""The dense prediction transformer's decoder (Ranftl et al. 2021) as DINOv2, Depth Anything V2 and CHMv2 released it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Dpt(nn.Module):
     `pyramid` are the channels of the four levels, `width` those they are fused in. With `readout`, four CLS tokens
     (B, C_i) follow the maps and each is mixed into every patch of its map (DINOv2's); without, there are none. `bias`
     says whether the residual units' convolutions have one. With `project`, a 3x3 convolution precedes the output
-    (DINOv2's). With `patch`, a fused map takes the size of the next level and the output is `patch` times the grid
+    (DINOv2's); `mix` says whether a fused map's channels are mixed by a 1x1 convolution, and `hidden` is the width before
+    the output. With `patch`, a fused map takes the size of the next level and the output is `patch` times the grid
     (Depth Anything's); with 0, sizes are doubled and levels are fitted to them (DINOv2's).
     """
 
@@ -31,6 +32,8 @@ class Dpt(nn.Module):
         bias: bool,
         project: bool,
         patch: int,
+        mix: bool,
+        hidden: int,
     ):
         super().__init__()
         if len(channels) != 4 or len(pyramid) != 4:
@@ -41,11 +44,11 @@ class Dpt(nn.Module):
         self.up4, self.up2 = Unfold(pyramid[0], pyramid[0], 4), Unfold(pyramid[1], pyramid[1], 2)
         self.down2 = nn.Conv2d(pyramid[3], pyramid[3], 3, stride=2, padding=1)
         self.level = nn.ModuleList(nn.Conv2d(p, width, 3, padding=1, bias=False) for p in pyramid)
-        self.fuse = nn.ModuleList(Fusion(width, bias, two=i > 0) for i in range(4))
+        self.fuse = nn.ModuleList(Fusion(width, bias, two=i > 0, mix=mix) for i in range(4))
         self.project = nn.Conv2d(width, width, 3, padding=1) if project else None
         self.narrow = nn.Conv2d(width, width // 2, 3, padding=1)
-        self.refine = nn.Conv2d(width // 2, 32, 3, padding=1)
-        self.out = nn.Conv2d(32, outputs, 1)
+        self.refine = nn.Conv2d(width // 2, hidden, 3, padding=1)
+        self.out = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, *features: Tensor) -> Tensor:
         maps, tokens = features[:4], features[4:]
@@ -69,11 +72,11 @@ class Dpt(nn.Module):
 class Fusion(nn.Module):
     """Add a level (fitted to the size of what comes), mix, enlarge, mix channels. The first one has nothing to add to."""
 
-    def __init__(self, width: int, bias: bool, two: bool):
+    def __init__(self, width: int, bias: bool, two: bool, mix: bool):
         super().__init__()
         self.first = Residual(width, bias) if two else None
         self.second = Residual(width, bias)
-        self.out = nn.Conv2d(width, width, 1)
+        self.out = nn.Conv2d(width, width, 1) if mix else nn.Identity()
 
     def forward(self, x: Tensor, level: Tensor | None, size: Sequence[int] | None) -> Tensor:
         if level is not None:

@@ -36,6 +36,10 @@ DINOV3_ROS_DETECTOR: Mapping[str, Any] = dict(up=0, down=2, groups=32, root=Fals
 """What the detector of dinov3_ros is beside the sizes of its tensors, and how its node is configured."""
 
 
+CHMV2: Mapping[str, Any] = dict(spacing="mixlog", weighting="bare-relu", bias=True, project=False)
+"""What the canopy height model is beside the sizes of its tensors."""
+
+
 class LayoutError(ValueError):
     """A file is a released head, but not one for this backbone; the message says why."""
 
@@ -103,6 +107,14 @@ def _dinov2_dpt(state: Mapping[str, Tensor], spec: BackboneSpec) -> Release:
     ])  # fmt: skip
     options = {"bins": 0, "weighting": "relu", **_dpt_options(tensors, readout=True, bias=False, project=True, patch=0)}
     return Release("depth", "dpt", "DINOv2", _four(spec, Tap(0, norm=False, cls=True)), tensors, options)
+
+
+def _chmv2(state: Mapping[str, Tensor], spec: BackboneSpec) -> Release:
+    """The canopy height model: DINOv2's DPT on normed taps, with bins."""
+    like = _dinov2_dpt({f"decode_head.{name}": tensor for name, tensor in state.items()}, spec)
+    bins, hidden = like.tensors["out.weight"].shape[:2]
+    options = {**like.options, **CHMV2, "bins": bins, "hidden": hidden, "mix": "fuse.0.out.weight" in like.tensors}
+    return Release("depth", "dpt", "CHMv2", _four(spec, Tap(0, cls=True)), like.tensors, options)
 
 
 def _depth_anything(state: Mapping[str, Tensor], spec: BackboneSpec) -> Release:
@@ -174,6 +186,7 @@ _LAYOUTS: Sequence[tuple[str, Callable[[Mapping[str, Tensor], BackboneSpec], Rel
     ("decode_head.conv_seg.weight", _dinov2_segmentation),
     ("decode_head.conv_depth.weight", _dinov2_linear_depth),
     ("decode_head.conv_depth.head.0.weight", _dinov2_dpt),
+    ("conv_depth.head.0.weight", _chmv2),
     ("depth_head.scratch.output_conv1.weight", _depth_anything),
     ("fuse0.res.0.dw.weight", _dinov3_ros_depth),
     ("branches_bn.0.weight", _dinov3_ros_segmentation),

@@ -9,7 +9,7 @@ import torch
 from dino_perception.models.backbone import Backbone
 from dino_perception.models.head_catalog import HeadEntry
 from dino_perception.models.heads.base import Head, HeadError, create_head
-from dino_perception.models.heads.released import DINOV3_ROS_DETECTOR
+from dino_perception.models.heads.released import CHMV2, DINOV3_ROS_DETECTOR
 from dino_perception.models.label_sets import LABELS
 from dino_perception.models.taps import Tap
 
@@ -27,13 +27,17 @@ def stand_in(entry: HeadEntry, backbone: Backbone) -> Head:
     if entry.backbone != spec.id:
         raise HeadError(f"the head {entry.id} is for {entry.backbone}, not for {spec.id}")
     four = entry.name.endswith(("-ms", "linear4")) or entry.arch == "dpt"
-    raw = entry.arch == "linear-cls" or (entry.arch == "dpt" and not spec.tuned)  # as DINOv2's depth heads read it
-    taps = [Tap(layer, norm=not raw, cls=raw) for layer in (spec.taps if four else (spec.depth - 1,))]
+    canopy = entry.name == "chmv2"
+    token = entry.arch == "linear-cls" or (entry.arch == "dpt" and not spec.tuned)  # as DINOv2's depth heads read it
+    layers = spec.taps if four else (spec.depth - 1,)
+    taps = [Tap(layer, norm=canopy or not token, cls=token) for layer in layers]
     options: dict[str, Any] = {}
     if entry.arch == "dpt" and spec.tuned:
         pyramid, width = DEPTH_ANYTHING[spec.dim]
         options = dict(pyramid=pyramid, width=width, readout=False, bias=True, project=False, patch=spec.patch)
         options["weighting"] = "sigmoid"
+    if canopy:
+        options = dict(CHMV2, bins=256, pyramid=[128, 256, 512, 1024], mix=False, hidden=128)
     if entry.arch == "fcos":  # the one released detector, dinov3_ros
         options = {"width": 192, "convolutions": 4, **DINOV3_ROS_DETECTOR}
     head = create_head(
