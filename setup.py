@@ -61,6 +61,7 @@ setup(
         "torch>=2.4",
     ],
     extras_require={
+        "canopy": ["rasterio"],
         "evaluation": ["pycocotools"],
         "openvino": ["openvino"],
         "pictures": ["matplotlib"],

@@ -18,6 +18,7 @@ WHEELS = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "openvino": "openvino",
+    "rasterio": "rasterio",
     "ray": "ray",
     "pycocotools": "pycocotools",
     "rich": "rich",

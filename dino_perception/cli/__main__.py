@@ -23,6 +23,7 @@ COMMANDS = (
     "train",
     "teach",
     "calibrate",
+    "canopy",
     "evaluate",
     "odometry",
     "benchmark",
