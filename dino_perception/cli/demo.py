@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
         out,
     )
     with console.status("scoring against the ground truth"):
-        scored, samples, labels, types = _scored(bag, heard, image_topic)
+        scored, samples, types = _scored(bag, heard, image_topic)
         results.keep(out / "report.json", json.dumps(scored.report, indent=2) + "\n", within=out)
         results.keep_json(args.json, scored.report, indent=2)
     with console.status("writing the bag and the pictures"):
-        _keep(out, bag, heard, scored, samples, labels, types)
+        _keep(out, bag, heard, scored, samples, types)
 
     from dino_perception.measuring.demo_report import show
 
@@ -140,13 +140,12 @@ def _scored(bag: Path, heard: Any, image_topic: str) -> tuple[Any, ...]:
         ]
     images = {header.stamp_ns: header.frame_id for header in headers}
     dataset = recorded.read(bag)
-    samples = {sample.stamp_ns: sample for sample in dataset.samples}
     types = RosbagsTypes()
-    classes = 1 + max(label.id for label in dataset.labels)
-    return score(heard, image_topic, images, samples, classes, types), samples, dataset.labels, types
+    samples = {sample.stamp_ns: sample for sample in dataset.samples}
+    return score(heard, image_topic, images, dataset, types), samples, types
 
 
-def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: Any, types: Any) -> None:
+def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, types: Any) -> None:
     from dino_perception.bags.storage.problems import BagError
     from dino_perception.measuring.demo_pictures import draw
     from dino_perception.measuring.demo_report import write_bag
@@ -157,7 +156,7 @@ def _keep(out: Path, bag: Path, heard: Any, scored: Any, samples: Any, labels: A
     title = f"{bag.name}: {values.get('backbone', '')} on {values.get('engine', '')}{untrained}"
     results.keep(
         out / "pictures.png",
-        lambda path: draw(path, heard, samples, labels, scored.match_errors, types, title),
+        lambda path: draw(path, heard, samples, scored.labels, scored.match_errors, types, title),
         within=out,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dino_perception.measuring.demo_run import NODE, Run
+from dino_perception.measuring.demo_run import Run
 from dino_perception.measuring.demo_score import image_array
 from dino_perception.messages.types import RosbagsTypes
 from dino_perception.models import palette
@@ -19,6 +19,8 @@ from dino_perception.perception.frame import IGNORE
 from dino_perception.training.datasets.base import Sample
 
 MOMENTS = 4
+NAMED = 6
+"""Classes in the legend, those of the most pixels: a head may know 150."""
 FAR = 30.0
 """Metres at the ends of the depth colours."""
 RIGHT, WRONG, UNKNOWN = map(as_hex, (palette.GOOD, palette.BAD, palette.UNKNOWN))
@@ -48,14 +50,19 @@ def draw(
     for axis in axes.flat:
         axis.set_axis_off()
     first = min(samples)
-    depth = None
+    depth, seen = None, np.zeros(256, np.int64)
     for row, stamp in zip(axes, stamps):
         image = samples[stamp].read_image()
         row[0].imshow(image)
         _write(row[0], f"{(stamp - first) / 1e9:.1f} s")
-        _classes(row[1], image, _array(run, "segmentation/mask", stamp, np.uint8, types), labels)
-        depth = _depth(row[2], _array(run, "depth/image", stamp, np.float32, types))
-        _matches(row[3], image, _message(run, "correspondences", stamp, types), errors.get(stamp))
+        if run.of("segmentation/mask"):
+            mask = _array(run, "segmentation/mask", stamp, np.uint8, types)
+            _classes(row[1], image, mask, labels)
+            seen += np.bincount(mask.ravel(), minlength=256)
+        if run.of("depth/image"):
+            depth = _depth(row[2], _array(run, "depth/image", stamp, np.float32, types))
+        if run.of("correspondences"):
+            _matches(row[3], image, _message(run, "correspondences", stamp, types), errors.get(stamp))
     for axis, name in zip(axes[0], ("camera", "classes", "depth", "matches with the frame before")):
         axis.set_title(name, loc="left", fontsize=13, color=INK)
     figure.subplots_adjust(
@@ -67,18 +74,16 @@ def draw(
         hspace=0.03,
     )
     figure.text(0.008, 1 - 0.12 / figure.get_figheight(), title, fontsize=12, color=INK, va="top")
-    _legends(figure, axes[-1], depth, labels)
+    shown = sorted(labels, key=lambda label: -seen[label.id])[:NAMED]
+    _legends(figure, axes[-1], depth, [label for label in labels if label in shown])
     figure.savefig(path)
     pyplot.close(figure)
 
 
 def moments(run: Run, samples: Mapping[int, Sample]) -> list[int]:
-    """Stamps of frames that have everything, spread evenly over the drive."""
-    names = ("segmentation/mask", "depth/image", "correspondences")
-    complete = set.intersection(*({heard.stamp_ns for heard in run.heard[f"{NODE}/{name}"]} for name in names)) & set(
-        samples
-    )
-    stamps = sorted(complete)
+    """Stamps of frames that have everything there is, spread evenly over the drive."""
+    there = [run.of(name) for name in ("segmentation/mask", "depth/image", "correspondences")]
+    stamps = sorted(set(samples).intersection(*({heard.stamp_ns for heard in one} for one in there if one)))
     chosen = np.linspace(0, len(stamps) - 1, 2 * MOMENTS + 1)[1::2] if stamps else []
     return sorted({stamps[round(i)] for i in chosen})
 
@@ -131,13 +136,15 @@ def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[Labe
         columnspacing=1.0,
         borderaxespad=0.2,
     )
-    axes[1].legend(
-        handles=[
-            Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " ")) for label in labels
-        ],
-        ncols=len(labels),
-        **style,
-    )
+    if labels:
+        axes[1].legend(
+            handles=[
+                Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " "))
+                for label in labels
+            ],
+            ncols=len(labels),
+            **style,
+        )
     axes[3].legend(
         handles=[
             Patch(color=RIGHT, label="at most 4 px off"),
@@ -181,7 +188,7 @@ def _write(axis: Any, text: str) -> None:
 
 
 def _message(run: Run, name: str, stamp: int, types: RosbagsTypes) -> Any:
-    heard = next(heard for heard in run.heard[f"{NODE}/{name}"] if heard.stamp_ns == stamp)
+    heard = next(heard for heard in run.of(name) if heard.stamp_ns == stamp)
     return types.deserialize(heard.data, heard.type)
 
 

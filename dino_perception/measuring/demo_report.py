@@ -39,6 +39,8 @@ def show(
 
     if report["weights_trained"] is False:
         console.print("[yellow]The weights are untrained: what the masks and depths say means nothing yet.[/yellow]")
+    for note in report["notes"]:
+        console.print(note, soft_wrap=True)
     for problem in problems:
         console.print(f"[red]{problem}[/red]")
     for name, (sentence, _) in status.items() if problems else ():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_perception.child_processes import ends_with_parent
-from dino_perception.messages.topics import offered
+from dino_perception.messages import topics
 from dino_perception.perception.settings import Settings
 from dino_perception.ros.rig.isolation import isolated
 from dino_perception.ros.rig.node_process import NODE, NodeProcess, stop
@@ -28,7 +28,7 @@ class DemoError(RuntimeError):
 @dataclass(frozen=True)
 class Run:
     """What was played and heard. `played` counts messages by the bag's topic names. `heard` are the node's messages by
-    full topic name. `sent_ns` is when each image was published (system clock), by its stamp. `status` holds the node's
+    full topic name, of the topics that it offered. `sent_ns` is when each image was published (system clock), by its stamp. `status` holds the node's
     last diagnostics."""
 
     played: Mapping[str, int]
@@ -36,11 +36,17 @@ class Run:
     sent_ns: Mapping[int, int]
     status: Mapping[str, tuple[str, Mapping[str, str]]]
 
+    def of(self, name: str) -> list[Heard]:
+        """The messages of a topic, by its name below the node's; none where it was not offered."""
+        return self.heard.get(f"{NODE}/{name}", [])
+
 
 def output_topics() -> dict[str, str]:
-    """Full name -> type of everything one camera's node publishes of the sample drive."""
+    """Full name -> type of everything one camera's node may publish of the sample drive."""
     return {
-        **{f"{NODE}/{name}": topic.type for name, topic in offered(Settings().heads).items() if not topic.placed},
+        **{
+            f"{NODE}/{name}": topic.type for name, topic in topics.offered(Settings().heads).items() if not topic.placed
+        },
         "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
     }
 
@@ -64,15 +70,17 @@ def run(
     """
     with isolated():
         outputs = output_topics()
-        latched = {f"{NODE}/{name}" for name, topic in offered(Settings().heads).items() if topic.latched}
+        latched = {f"{NODE}/{name}" for name, topic in topics.offered(Settings().heads).items() if topic.latched}
         watcher = Watcher({**outputs, camera_info: "sensor_msgs/msg/CameraInfo"}, latched)
         try:
             with NodeProcess(_arguments(image, camera_info, params_files, overrides), log) as node:
                 node.wait_until_active(watcher, say)
                 played = _play(bag, node, watcher, camera_info, log, progress)
+                offered = watcher.offered()
             # An image's camera_info is published right after it, and is small: it stands for the image.
             sent_ns = {heard.stamp_ns: heard.sent_ns for heard in watcher.heard[camera_info]}
-            return Run(played, {topic: watcher.heard[topic] for topic in outputs}, sent_ns, dict(watcher.diagnostics))
+            heard = {topic: watcher.heard[topic] for topic in outputs if topic in offered}
+            return Run(played, heard, sent_ns, dict(watcher.diagnostics))
         finally:
             watcher.close()
 

@@ -12,8 +12,10 @@ import numpy as np
 from dino_perception.measuring.demo_run import NODE, Run
 from dino_perception.messages.topics import known
 from dino_perception.messages.types import RosbagsTypes
+from dino_perception.models.label_sets import Label, named
 from dino_perception.ros.rig.watcher import Heard
-from dino_perception.training.datasets.base import Sample
+from dino_perception.training.datasets.base import DataError, Dataset, Sample
+from dino_perception.training.evaluation.evaluate import label_table
 from dino_perception.training.evaluation.metrics import DepthScore, MatchScore, SegmentationScore
 from dino_perception.training.evaluation.reprojection import end_point_errors
 
@@ -26,38 +28,42 @@ FARTHEST = 30.0
 @dataclass(frozen=True)
 class Scored:
     """`report` is what goes to report.json; `problems` are sentences, empty when all is as it should be; `match_errors`
-    holds (N,) pixels off, NaN where the truth is unknown, for each correspondences message by stamp."""
+    holds (N,) pixels off, NaN where the truth is unknown, for each correspondences message by stamp; `labels` are the
+    classes of the masks."""
 
     report: dict[str, Any]
     problems: list[str]
     match_errors: dict[int, np.ndarray]
+    labels: tuple[Label, ...]
 
 
 def score(
     run: Run,
     image_topic: str,
     images: Mapping[int, str],
-    samples: Mapping[int, Sample],
-    classes: int,
+    data: Dataset,
     types: RosbagsTypes,
 ) -> Scored:
     """Everything the demo says about a run. `images` holds the frame_id of every image of the bag, by its stamp, and
-    `samples` what is known about it; masks know `classes` classes. `image_topic` is the images' name in the bag."""
+    `data` what is known about it. `image_topic` is the images' name in the bag."""
+    samples = {sample.stamp_ns: sample for sample in data.samples}
+    labels, notes = mask_labels(run, types) or data.labels, []
     stamps, sizes = stamp_mismatches(run, images), size_mismatches(run, types)
-    matches, errors = match_score(run.heard[f"{NODE}/correspondences"], samples, types)
+    matches, errors = match_score(run.of("correspondences"), samples, types)
     _, values = run.status.get("dino_perception: perception", ("", {}))
     report = {
         "topics": {topic: {"count": len(heard), "rate_hz": rate(heard)} for topic, heard in run.heard.items()},
         "frames_in": run.played.get(image_topic, 0),
-        "frames_out": len({heard.stamp_ns for heard in run.heard[f"{NODE}/segmentation/mask"]}),
+        "frames_out": len({heard.stamp_ns for name in FRAMEWISE for heard in run.of(name)}),
         "stamp_mismatches": stamps,
         "size_mismatches": sizes,
         "latency_ms": percentiles(latencies(run)),
-        "miou": rounded(mean_iou(run.heard[f"{NODE}/segmentation/mask"], samples, classes, types)),
-        "abs_rel": rounded(depth_error(run.heard[f"{NODE}/depth/image"], samples, types)),
+        "miou": rounded(mean_iou(run.of("segmentation/mask"), data, labels, types, notes)),
+        "abs_rel": rounded(depth_error(run.of("depth/image"), samples, types)),
         "pck4": rounded(matches.pck((4,))[0]),
         "engine": values.get("engine"),
         "weights_trained": {"yes": True, "no": False}.get(values.get("trained", "")),
+        "notes": notes,
     }
     problems = [f"nothing came on {topic}" for topic, heard in run.heard.items() if not heard]
     if stamps:
@@ -66,7 +72,7 @@ def score(
         )
     if sizes:
         problems.append(f"{sizes} frames have messages of different sizes")
-    return Scored(report, problems, errors)
+    return Scored(report, problems, errors, labels)
 
 
 def rate(heard: Sequence[Heard]) -> float:
@@ -79,7 +85,7 @@ def latencies(run: Run) -> np.ndarray:
     """(N,) milliseconds, for each frame, from when its image was published until the last of its data was."""
     last: dict[int, int] = {}
     for name in (*FRAMEWISE, "correspondences"):
-        for heard in run.heard[f"{NODE}/{name}"]:
+        for heard in run.of(name):
             last[heard.stamp_ns] = max(last.get(heard.stamp_ns, 0), heard.sent_ns)
     return np.array([(sent - run.sent_ns[stamp]) / 1e6 for stamp, sent in last.items() if stamp in run.sent_ns])
 
@@ -90,14 +96,15 @@ def percentiles(values: np.ndarray) -> dict[str, float | None]:
 
 
 def stamp_mismatches(run: Run, images: Mapping[int, str]) -> int:
-    """Messages that carry a stamp or frame_id which no image has, and messages whose stamp is not on all five of the
-    topics that belong together, or more than once."""
+    """Messages that carry a stamp or frame_id which no image has, and messages whose stamp is not on all that are
+    offered of the five topics that belong together, or more than once."""
     wrong = 0
     for topic, heard in run.heard.items():
         if (about := known(topic)) and not about.latched:  # the others belong to no image
             wrong += sum(images.get(message.stamp_ns) != message.frame_id for message in heard)
-    stamps = [[message.stamp_ns for message in run.heard[f"{NODE}/{name}"]] for name in FRAMEWISE]
-    complete = set.intersection(*map(set, stamps))
+    offered = [name for name in FRAMEWISE if f"{NODE}/{name}" in run.heard]
+    stamps = [[message.stamp_ns for message in run.of(name)] for name in offered]
+    complete = set.intersection(*map(set, stamps)) if stamps else set()
     return wrong + sum(len(group) - len(complete) for group in stamps)
 
 
@@ -105,7 +112,7 @@ def size_mismatches(run: Run, types: RosbagsTypes) -> int:
     """Frames whose mask, confidence, depth, camera_info and points are not all of one size, without row padding."""
     sizes: dict[int, set] = {}
     for name in FRAMEWISE:
-        for heard in run.heard[f"{NODE}/{name}"]:
+        for heard in run.of(name):
             message = types.deserialize(heard.data, heard.type)
             size = (message.height, message.width)
             pixel = {"depth/image": 4, "points": getattr(message, "point_step", 0)}.get(name, 1)
@@ -115,14 +122,34 @@ def size_mismatches(run: Run, types: RosbagsTypes) -> int:
     return sum(len(found) > 1 for found in sizes.values())
 
 
-def mean_iou(masks: Sequence[Heard], samples: Mapping[int, Sample], classes: int, types: RosbagsTypes) -> float:
-    """Mean intersection over union of the classes that occur, over all pixels of all frames at the mask's size."""
-    total = SegmentationScore(classes)
+def mask_labels(run: Run, types: RosbagsTypes) -> tuple[Label, ...]:
+    """The classes of the masks, as the node named them; () where it did not."""
+    for heard in run.of("segmentation/label_info")[-1:]:
+        return named({c.class_id: c.class_name for c in types.deserialize(heard.data, heard.type).class_map})
+    return ()
+
+
+def mean_iou(
+    masks: Sequence[Heard], data: Dataset, labels: Sequence[Label], types: RosbagsTypes, notes: list[str]
+) -> float:
+    """Mean intersection over union of the classes that occur, over all pixels of all frames at the mask's size; NaN, and
+    a note that says why, where the masks' `labels` and the data's have no name in common."""
+    if not data.labels:
+        return math.nan
+    try:
+        table, judged = label_table(data, labels, notes)
+    except DataError as error:
+        notes.append(f"the masks are not judged: {error}")
+        return math.nan
+    total, samples = (
+        SegmentationScore(1 + max(label.id for label in labels), judged),
+        {s.stamp_ns: s for s in data.samples},
+    )
     for heard in masks:
         sample = samples.get(heard.stamp_ns)
         if sample is not None and sample.read_classes is not None:
             mask = image_array(types.deserialize(heard.data, heard.type), np.uint8)
-            total.add(resampled(sample.read_classes(), mask.shape), mask)
+            total.add(table[resampled(sample.read_classes(), mask.shape)], mask)
     return total.miou
 
 

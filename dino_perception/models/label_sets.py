@@ -100,6 +100,16 @@ def numbered(count: int) -> tuple[Label, ...]:
     return tuple(Label(i, f"class_{i}", tuple(round(255 * c) for c in rgb)) for i, rgb in enumerate(colours))
 
 
+def named(names: Mapping[int, str]) -> tuple[Label, ...]:
+    """Labels of classes of which the ids and names are known, in the colours of the label set that has them so, else in
+    those of `numbered`."""
+    for labels in (*LABEL_SETS.values(), GROUP_LABELS):
+        if {label.id: label.name for label in labels} == dict(names):
+            return labels
+    colours = numbered(1 + max(names, default=-1))
+    return tuple(Label(i, name, colours[i].colour) for i, name in sorted(names.items()))
+
+
 def group(name: str) -> str:
     """What a class of that name means to somebody who drives: a value of `GROUPS`, "unknown" for a name not known."""
     return GROUPS[_BY_NAME.get(name.strip().lower().replace("_", " "), "-")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 
 from dino_perception.measuring.demo_run import NODE, Run, output_topics  # noqa: E402
 from dino_perception.measuring.demo_score import latencies, rate, resampled, score, size_mismatches, stamp_mismatches  # noqa: E402
+from dino_perception.messages.percepts import label_info  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
+from dino_perception.models.label_sets import GROUP_LABELS, LABEL_SETS, LABELS  # noqa: E402
 from dino_perception.perception.frame import CameraModel  # noqa: E402
 from dino_perception.ros.rig.watcher import Heard  # noqa: E402
-from dino_perception.training.datasets.base import Sample  # noqa: E402
+from dino_perception.training.datasets.base import Dataset, Sample  # noqa: E402
 
 TYPES = RosbagsTypes()
 STAMPS = [1_000_000_000 + 100_000_000 * i for i in range(3)]
@@ -43,17 +47,17 @@ def truth() -> tuple[np.ndarray, np.ndarray]:
     return classes, np.full((H, W), 4.0, np.float32)
 
 
-def samples() -> dict[int, Sample]:
+def data() -> Dataset:
     """The camera moves 0.4 m to the right a frame, over ground 4 m away: everything moves 4 px to the left."""
     classes, metres = truth()
-    found = {}
+    found = []
     for i, stamp in enumerate(STAMPS):
         pose = np.eye(4)
         pose[0, 3] = 0.4 * i
-        found[stamp] = Sample(
-            str(i), "drive", str(i), lambda: None, lambda: classes, lambda: metres, CAMERA, pose, stamp
+        found.append(
+            Sample(str(i), "drive", str(i), lambda: None, lambda: classes, lambda: metres, CAMERA, pose, stamp)
         )
-    return found
+    return Dataset("the drive", tuple(found), LABELS[:2])
 
 
 def run(**changes) -> Run:
@@ -98,7 +102,7 @@ def run(**changes) -> Run:
 
 
 def test_a_right_run_has_the_scores_it_was_made_with():
-    found = score(run(), "/image", IMAGES, samples(), 2, TYPES).report
+    found = score(run(), "/image", IMAGES, data(), TYPES).report
     assert (found["miou"], found["abs_rel"]) == (1.0, 0.0)
     assert found["pck4"] == 0.5  # 0 and 3.9 px off are within 4 px, 4.1 and 50 are not
     assert (found["frames_in"], found["frames_out"], found["stamp_mismatches"], found["size_mismatches"]) == (
@@ -111,7 +115,7 @@ def test_a_right_run_has_the_scores_it_was_made_with():
 
 
 def test_the_report_has_the_keys_that_others_read():
-    found = score(run(), "/image", IMAGES, samples(), 2, TYPES).report
+    found = score(run(), "/image", IMAGES, data(), TYPES).report
     assert list(found) == [
         "topics",
         "frames_in",
@@ -124,6 +128,7 @@ def test_the_report_has_the_keys_that_others_read():
         "pck4",
         "engine",
         "weights_trained",
+        "notes",
     ]
     assert set(found["topics"]) == set(output_topics()) and set(found["latency_ms"]) == {"p50", "p95", "p99"}
     assert found["topics"][f"{NODE}/segmentation/mask"]["count"] == 3
@@ -133,9 +138,46 @@ def test_half_the_ground_in_the_wrong_class_and_depth_10_percent_long():
     classes, metres = truth()
     masks = [heard("segmentation/mask", stamp, 25, **image(np.zeros_like(classes))) for stamp in STAMPS]
     depths = [heard("depth/image", stamp, 25, **image(metres * np.float32(1.1))) for stamp in STAMPS]
-    found = score(run(segmentation__mask=masks, depth__image=depths), "/image", IMAGES, samples(), 2, TYPES).report
+    found = score(run(segmentation__mask=masks, depth__image=depths), "/image", IMAGES, data(), TYPES).report
     assert found["miou"] == 0.25  # class 0: 1/2, class 1: 0
     assert found["abs_rel"] == pytest.approx(0.1, abs=1e-4)
+
+
+def named(labels) -> list[Heard]:
+    """The node's latched names of the masks' classes."""
+    kind = output_topics()[f"{NODE}/segmentation/label_info"]
+    return [Heard("", kind, SENT, bytes(TYPES.serialize(label_info(TYPES, labels))))]
+
+
+def test_masks_of_groups_are_judged_by_the_group_of_each_true_class():
+    """Soil and bedrock are both traversable: half of them as an obstacle is half wrong."""
+    classes, _ = truth()
+    masks = [heard("segmentation/mask", stamp, 25, **image(1 + classes)) for stamp in STAMPS]
+    found = score(
+        run(segmentation__mask=masks, segmentation__label_info=named(GROUP_LABELS)), "/image", IMAGES, data(), TYPES
+    )
+    assert (found.report["miou"], found.report["notes"], found.labels) == (0.5, [], GROUP_LABELS)
+
+
+def test_masks_of_classes_that_the_truth_does_not_know_are_not_judged_and_a_note_says_so():
+    found = score(run(segmentation__label_info=named(LABEL_SETS["ade20k"])), "/image", IMAGES, data(), TYPES)
+    (note,) = found.report["notes"]
+    assert found.report["miou"] is None and not found.problems[len(run().heard) :]
+    assert note.startswith("the masks are not judged: ") and "have no name in common" in note
+    assert found.labels == LABEL_SETS["ade20k"]
+
+
+def test_what_was_not_offered_is_no_problem_and_what_was_offered_and_never_came_is():
+    """A DPT head gives no depth confidence; a node may run without segmentation at all."""
+    whole = run()
+    silent = {f"{NODE}/depth/confidence", f"{NODE}/segmentation/mask", f"{NODE}/segmentation/confidence"}
+    less = dataclasses.replace(
+        whole, heard={topic: heard for topic, heard in whole.heard.items() if topic not in silent}
+    )
+    found = score(less, "/image", IMAGES, data(), TYPES)
+    assert (found.report["frames_out"], found.report["miou"], found.report["stamp_mismatches"]) == (3, None, 0)
+    assert not any(topic in problem for topic in silent for problem in found.problems)
+    assert f"nothing came on {NODE}/obstacles" in found.problems
 
 
 def test_latency_is_from_the_image_to_the_last_of_its_outputs():
@@ -201,7 +243,7 @@ def test_padded_rows_are_found():
 
 
 def test_a_missing_topic_is_a_problem_with_its_name():
-    found = score(run(segmentation__overlay=[]), "/image", IMAGES, samples(), 2, TYPES)
+    found = score(run(segmentation__overlay=[]), "/image", IMAGES, data(), TYPES)
     assert f"nothing came on {NODE}/segmentation/overlay" in found.problems
 
 

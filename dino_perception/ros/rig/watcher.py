@@ -73,6 +73,10 @@ class Watcher:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
+    def offered(self) -> set[str]:
+        """The topics that somebody publishes now."""
+        return {topic for topic in self.heard if self._node.count_publishers(topic)}
+
     def close(self) -> None:
         self._executor.shutdown()
         self._thread.join(timeout=5)

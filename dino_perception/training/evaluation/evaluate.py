@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dino_perception.models.label_sets import Label
+from dino_perception.models.label_sets import GROUP_LABELS, Label, group
 from dino_perception.perception.depth_scale import DepthScale
 from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.perceiver import Perceiver
@@ -270,16 +270,20 @@ def covering(array: np.ndarray, percept: Percept, shape: tuple[int, int]) -> np.
 
 
 def label_table(data: Dataset, labels: Sequence[Label], notes: list[str]) -> tuple[np.ndarray, list[int]]:
-    """(256,) uint8 from the data's class ids to the head's, by name, and the head's classes that the data knows.
+    """(256,) uint8 from the data's class ids to the head's, by name, and the head's classes that the data knows; where
+    the head tells groups (`segmentation.groups`), by the group of each of the data's classes.
 
     Pixels of other classes are not judged. Raises DataError when no name is shared.
     """
     by_name = {label.name: label.id for label in labels}
     table = np.full(256, IGNORE, np.uint8)
-    for label in data.labels:
-        table[label.id] = by_name.get(label.name, IGNORE)
-    shared = sorted({int(i) for i in table if i != IGNORE})
-    unknown = [label.name for label in data.labels if label.name not in by_name]
+    grouped = tuple(labels) == GROUP_LABELS
+    meant = {label: group(label.name) if grouped else label.name for label in data.labels}
+    known = {label: by_name[name] for label, name in meant.items() if name in by_name and name != "unknown"}
+    for label, target in known.items():
+        table[label.id] = target
+    shared = sorted(set(known.values()))
+    unknown = [label.name for label in data.labels if label not in known]
     if not shared:
         raise DataError(
             f"the classes of {data.source} ({', '.join(l.name for l in data.labels)}) and those of the segmentation "
