@@ -146,7 +146,7 @@ def _ground(args: argparse.Namespace) -> int:
 
     check(args.page, "ground")
     console, start = wide_console(), time.monotonic()
-    settings = configuration.settings_of(args, allow_untrained=True, heads=["segmentation", "depth"])
+    settings = configuration.settings_of(args, **_untrained(args), heads=["segmentation", "depth"])
     seeds = parse_seeds(args.ground)
     cache = cache_folder(args)
     perceiver = Perceiver(settings, cache=args.cache and cache / "engines", report=lambda line: None)
@@ -171,12 +171,17 @@ def _ground(args: argparse.Namespace) -> int:
     return 0
 
 
+def _untrained(args: argparse.Namespace) -> dict[str, bool]:
+    """What random weights reach is what trained ones are compared with, and the report says which these are; where a
+    preset's are missing, the user is told which command fetches them."""
+    return {} if args.preset else {"allow_untrained": True}
+
+
 def _settings(args: argparse.Namespace):
     """The configuration with the command line's settings and heads; pairs of frames are matched with each other, whatever
     it says of key frames. Raises SettingError."""
     chosen = {"heads": args.heads.split(",")} if args.heads else {}
-    # What random weights reach is what the trained ones are compared with; the report says which these are.
-    settings = configuration.settings_of(args, allow_untrained=True, **chosen)
+    settings = configuration.settings_of(args, **_untrained(args), **chosen)
     if "correspondences" not in settings.heads:
         return settings
     return settings.changed({"correspondences.reference": "previous"})

@@ -74,8 +74,8 @@ def draw(
         hspace=0.03,
     )
     figure.text(0.008, 1 - 0.12 / figure.get_figheight(), title, fontsize=12, color=INK, va="top")
-    shown = sorted(labels, key=lambda label: -seen[label.id])[:NAMED]
-    _legends(figure, axes[-1], depth, [label for label in labels if label in shown])
+    most = sorted((label for label in labels if seen[label.id]), key=lambda label: -seen[label.id])[:NAMED]
+    _legends(figure, axes[-1], depth, [label for label in labels if label in most])
     figure.savefig(path)
     pyplot.close(figure)
 
@@ -142,7 +142,7 @@ def _legends(figure: Any, axes: Sequence[Any], depth: Any, labels: Sequence[Labe
                 Patch(color=tuple(c / 255 for c in label.colour), label=label.name.replace("_", " "))
                 for label in labels
             ],
-            ncols=len(labels),
+            ncols=len(labels) if sum(len(label.name) for label in labels) <= 28 else (len(labels) + 1) // 2,
             **style,
         )
     axes[3].legend(

@@ -65,7 +65,10 @@ def score(
         "weights_trained": {"yes": True, "no": False}.get(values.get("trained", "")),
         "notes": notes,
     }
-    problems = [f"nothing came on {topic}" for topic, heard in run.heard.items() if not heard]
+    silent = [topic for topic, heard in run.heard.items() if not heard]
+    groundless = [topic for topic in silent if (about := known(topic)) and about.followed]
+    notes += [f"nothing came on {topic}: no ground was found in the depth of any frame" for topic in groundless]
+    problems = [f"nothing came on {topic}" for topic in silent if topic not in groundless]
     if stamps:
         problems.append(
             f"{stamps} messages do not carry the stamp and frame_id of an image, or lack companions of their stamp"

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from small_data import SIZE, striped
 
-from dino_perception.models.label_sets import Label
+from dino_perception.cli.__main__ import main
+from dino_perception.models.label_sets import GROUP_LABELS, LABELS, Label
 from dino_perception.perception.frame import IGNORE, Percept
 from dino_perception.perception.geometry import letterbox
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
-from dino_perception.training.datasets import DataError, open_dataset
+from dino_perception.training.datasets import DataError, Dataset, open_dataset
 from dino_perception.training.evaluation import plots, report
 from dino_perception.training.evaluation.evaluate import (
     Evaluation,
@@ -143,6 +144,16 @@ def test_classes_are_matched_by_name(labelled, tmp_path):
         label_table(data, (Label(0, "water", (0, 0, 0)),), notes)
 
 
+def test_true_classes_are_judged_by_their_group_where_the_head_tells_groups():
+    """Big rocks are obstacles; a class that no group knows is not judged."""
+    ids = {label.name: label.id for label in GROUP_LABELS}
+    labels = (*LABELS, Label(5, "lander", (1, 2, 3)))
+    table, judged = label_table(Dataset("mine", (), labels), GROUP_LABELS, notes := [])
+    assert table[:6].tolist() == [ids["traversable"]] * 3 + [ids["obstacle"], ids["sky"], IGNORE]
+    assert judged == sorted({ids["traversable"], ids["obstacle"], ids["sky"]})
+    assert notes == ["pixels of lander are not judged: the segmentation head does not know them"]
+
+
 def test_pairs_are_frames_of_one_drive_so_far_apart():
     from dino_perception.training.datasets import Sample
 
@@ -189,3 +200,10 @@ def test_a_percept_that_is_the_truth_scores_one(labelled, tmp_path):
         frame = dataclasses.make_dataclass("F", ["image"])(image)
         score.add(mask, covering(mask, Percept(frame, *SIZE, output_scale=box.output_scale), mask.shape))
     assert score.miou == 1.0
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the sample drive is not in data/")
+def test_a_preset_without_its_weights_says_which_command_fetches_them(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DINO_PERCEPTION_WEIGHTS", str(tmp_path))
+    assert main(["evaluate", "--bag", str(SAMPLE), "--preset", "outdoor", "--limit", "1"]) == 1
+    assert "fetch it: dino-perception models --download dinov2-vits14/ade20k" in capsys.readouterr().err
