@@ -1,7 +1,7 @@
 """The half of the matching benchmark that matches: a process of its own, so that another checkout's matching can be measured
 by the same commands. It takes commands as JSON lines and answers each with one.
 
-Only what every checkout has is used here: `Tracker.match`, `prepare`, `Frame`, `letterbox`.
+Only what every checkout has is used here: `Tracker.match`, `prepare`, `Picture`, `Frame`, `letterbox`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,21 @@ def main() -> None:
 
 
 def drive(clip: str, parts: bool = False) -> dict:
-    """Milliseconds of `match` and of `prepare` over a clip's frames, the first frame of all left out; with `parts` those of
+    """Milliseconds of `match` and of `prepare` over a clip's frames, the first frame of all left out, what is taken from the
+    picture alone done before, as a pipeline does it while the network runs; with `parts` those of
     each part, which takes longer."""
+    from dino_perception.perception import matching
     from dino_perception.perception.tracks import Tracker
 
     times: dict[str, list[float]] = {}
     arguments = _arguments(clip)
     undo = [_timed(where, name, times.setdefault(part, [])) for part, (where, name) in PARTS.items()] if parts else []
     tracker, sums = Tracker(), {}
-    for number in range(len(arguments)):
+    for number, (frame, box, features, stride, settings) in enumerate(arguments):
         before = {part: sum(ms) for part, ms in times.items()}
+        picture = matching.Picture.of(frame, box, stride)
         start = time.thread_time()
-        tracker.match(*arguments[number])
+        tracker.match(frame, box, features, stride, settings, picture)
         matched = time.thread_time()
         tracker.prepare()
         took = {"match": (matched - start) * 1e3, "prepare": (time.thread_time() - matched) * 1e3}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-VERSION = 4
+VERSION = 5
 """The version of the library's interface."""
 
 log = logging.getLogger(__name__)

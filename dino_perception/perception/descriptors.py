@@ -9,6 +9,7 @@ alone 188 of 561 (61 of 458), gradients alone 727 of 757 (401 of 479), both at t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -19,6 +20,7 @@ from dino_perception.perception import compiled
 
 FEATURE_SHARE = 0.2
 """What the backbone's features weigh in the comparison, of 1; the gradients weigh the rest."""
+_KEPT = threading.local()
 _OFFSETS = np.array([-3, -1, 2, 4])
 """Where a histogram's four columns (and rows) of cells are, in half patches from a patch's first half."""
 
@@ -53,9 +55,13 @@ def joined(features: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
 
 
 def similarities(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-    """Similarities (N, M) of all codes `a` (N, D) to all codes `b` (M, D), up to a common factor."""
+    """Similarities (N, M) of all codes `a` (N, D) to all codes `b` (M, D), up to a common factor. Those of 8-bit codes are
+    overwritten by the thread's next call: megabytes of fresh pages cost as much as the arithmetic."""
     if a.dtype == torch.int8:
-        return torch._int_mm(a, b.T).numpy()
+        kept = getattr(_KEPT, "similarities", None)
+        if kept is None or kept.shape != (len(a), len(b)):
+            kept = _KEPT.similarities = torch.empty(len(a), len(b), dtype=torch.int32)
+        return torch._int_mm(a, b.T, out=kept).numpy()
     return (a @ b.T).cpu().numpy()
 
 

@@ -76,6 +76,11 @@ class View:
         return cls(frame.stamp_ns, frame.frame_id, width, height, p.levels, own, codes(own, p.gradients), p.rows, p.columns,
                    p.patch)  # fmt: skip
 
+    @functools.cached_property
+    def asking(self) -> torch.Tensor:
+        """The codes of the patches that are looked for in the next view."""
+        return self.codes[torch.from_numpy(_asked(self.rows, self.columns))]
+
     def centres(self) -> np.ndarray:
         """Image pixels (rows * columns, 2) of the patch centres."""
         return (_cells(self.rows, self.columns) + 0.5) * self.patch - 0.5
@@ -272,7 +277,7 @@ def _mutual(reference: View, view: View) -> tuple[np.ndarray, np.ndarray]:
     """Mutual nearest neighbours, at most one for every 3x3 patches of the reference (its most similar): where they are
     in the reference and in the view, (M, 2) pixels each, the latter between patches where the similarity peaks there."""
     asked = _asked(reference.rows, reference.columns)
-    similar = similarities(reference.codes[asked], view.codes)
+    similar = similarities(reference.asking, view.codes)
     made = compiled.library()
     if made is not None:
         chosen, to = compiled.mutual(made, similar, asked, reference.rows, reference.columns)

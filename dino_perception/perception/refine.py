@@ -2,7 +2,8 @@
 
 Inverse compositional Gauss-Newton (Baker and Matthews, "Lucas-Kanade 20 years on", 2004) on a pyramid, all points at
 once, with a given local affine shape (what comes nearer grows) and with brightness and contrast taken out of each
-window (the exposure changes). Where it is built the compiled part does it (compiled.py), point by point; the arrays here
+window (the exposure changes). The template is cut in the shape that it will have in the image, once a level, so that the
+windows of all iterations are upright. Where it is built the compiled part does it (compiled.py), point by point; the arrays here
 are what it is tested against.
 """
 
@@ -38,6 +39,14 @@ def pyramid(grey: np.ndarray) -> list[np.ndarray]:
     return [level.astype(np.float32) for level in levels]
 
 
+def unshaped(shape: np.ndarray) -> np.ndarray:
+    """The inverses (N, 2, 2) of local shapes (N, 2, 2); of one that has none something large, which matches nothing."""
+    (a, b), (c, d) = shape.transpose(1, 2, 0)
+    det = a * d - b * c
+    det = np.where(np.abs(det) < 1e-2, np.float32(1e-2), det)
+    return (np.stack([d, -b, -c, a], axis=1) / det[:, None]).reshape(-1, 2, 2)
+
+
 class Refiner:
     """`refine`, with the memory it needs kept from call to call: fresh pages cost more than the arithmetic."""
 
@@ -67,11 +76,11 @@ class Refiner:
         made = compiled.library()
         if made is not None:
             return compiled.refine(made, reference, image, steps, xy, seed, shape)
-        a = shape.astype(np.float32)
+        back = unshaped(shape.astype(np.float32))
         for level, half, iterations in steps:
             scale = 0.5**level
-            template, gx, gy, inverse, energy = self._template(reference[level], xy * scale, half)
-            around = self._around(a, half)
+            template, gx, gy, inverse, energy = self._template(reference[level], xy * scale, back, half)
+            around = _offsets(half)
             start = position.copy()
             for iteration in range(iterations):
                 window, own = self._window(image[level], position * scale, around)
@@ -82,7 +91,6 @@ class Refiner:
                 window -= template
                 bx, by = _dot(gx, window), _dot(gy, window)
                 step = np.stack([inverse[0] * bx + inverse[1] * by, inverse[1] * bx + inverse[2] * by], axis=1)
-                step = np.einsum("nij,nj->ni", a, step)
                 position -= np.clip(step, -half, half) / scale
             last = np.abs(step).max(axis=1)
             astray = np.abs(position - start).max(axis=1) > 1.5 * half / scale  # beyond what a window can see
@@ -93,12 +101,11 @@ class Refiner:
 
     # Windows are (K, N), a row for each pixel of the window, a column for each point: every operation runs along memory.
 
-    def _template(self, image: np.ndarray, xy: np.ndarray, half: int):
-        """Zero-mean windows, their gradients in x and y, all (K, N), the inverse of the normal matrices [[xx, xy],
-        [xy, yy]] as three (N,), and the windows' energy (N,)."""
+    def _template(self, image: np.ndarray, xy: np.ndarray, shape: np.ndarray, half: int):
+        """Zero-mean windows deformed by `shape` (N, 2, 2), their gradients in x and y, all (K, N), the inverse of the normal
+        matrices [[xx, xy], [xy, yy]] as three (N,), and the windows' energy (N,)."""
         side, n = 2 * half + 1, len(xy)
-        dx, dy = _offsets(half + 1)
-        wide = self._sample(image, xy, (dx, dy)).reshape(side + 2, side + 2, n)
+        wide = self._sample(image, xy, self._around(shape, half + 1)).reshape(side + 2, side + 2, n)
         template, gx, gy = (self._array(name, side * side, n).reshape(side, side, n) for name in ("t", "gx", "gy"))
         np.subtract(wide[1:-1, 2:], wide[1:-1, :-2], out=gx)
         np.subtract(wide[2:, 1:-1], wide[:-2, 1:-1], out=gy)

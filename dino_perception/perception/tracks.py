@@ -42,13 +42,14 @@ class Tracker:
         self._next_id = 1
         self._refiner = Refiner()
         self._ahead: tuple | None = None  # what `prepare` has to do
+        self._previous: View | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget the frames. Ids go on counting, so that an old id never means a new point."""
         self.prepare()  # so that ids are given out alike, whether it was done before or not
         self._reference: View | None = None
-        self._previous: View | None = None
+        self._previous = None
         self._flow: Field | None = None  # from the reference to the frame before
         self._ids = np.zeros(0, np.uint64)
         self._xy = np.zeros((0, 2))  # in the reference
@@ -65,6 +66,8 @@ class Tracker:
         if self._ahead is not None:
             self._start(*self._ahead)
             self._ahead = None
+        if self._previous is not None:
+            self._make_ready(self._previous)
 
     @torch.inference_mode()
     def match(
@@ -110,6 +113,9 @@ class Tracker:
             kept = np.union1d(chosen, others)
             self._ahead = view, settings, self._ids[kept], position[kept], spare
         return result
+
+    def _make_ready(self, view: View) -> None:
+        _ = view.asking  # computed now rather than when the next frame waits for it
 
     def _view(self, frame, box, descriptors, stride, picture) -> View:
         return View.of(frame, box, descriptors, stride, picture)

@@ -26,6 +26,15 @@ INLINE Floats mix_rest(const float* const* corner, const float* share, int d, in
   return load(lanes);
 }
 
+// The lowest byte of each lane.
+INLINE void lowest_bytes(const Floats& lanes, std::int8_t* to) {
+  typedef std::int8_t Bytes __attribute__((vector_size(8)));
+  const Bytes low = __builtin_convertvector((Ints::Half)lanes.low, Bytes);
+  const Bytes high = __builtin_convertvector((Ints::Half)lanes.high, Bytes);
+  std::memcpy(to, &low, sizeof low);
+  std::memcpy(to + 8, &high, sizeof high);
+}
+
 // To the nearest whole number, halves to even, of what is far below 2^22: adding it drops the fraction.
 INLINE float rounded(float x) { return (x + 12582912.0f) - 12582912.0f; }
 
@@ -70,16 +79,10 @@ void dino_perception_codes(
     const float* vectors, int n, int size, float length, float step, float* mean, std::int8_t* out, int stride) {
   const int even = size - size % LANES;
   const Floats least = Floats::all(-127), most = Floats::all(127), magic = Floats::all(12582912);
-  for (int d = 0; d < even; d += LANES) {
-    Floats all = {};
-    for (int p = 0; p < n; ++p) all += load(vectors + std::int64_t(p) * size + d);
-    (all * (1 / float(n))).store(mean + d);
-  }
-  for (int d = even; d < size; ++d) {
-    mean[d] = 0;
-    for (int p = 0; p < n; ++p) mean[d] += vectors[std::int64_t(p) * size + d];
-    mean[d] *= 1 / float(n);
-  }
+  for (int d = 0; d < size; ++d) mean[d] = 0;
+  for (int p = 0; p < n; ++p)  // row by row, as they lie in memory
+    for (int d = 0; d < size; ++d) mean[d] += vectors[std::int64_t(p) * size + d];
+  for (int d = 0; d < size; ++d) mean[d] *= 1 / float(n);
   for (int p = 0; p < n; ++p) {
     const float* v = vectors + std::int64_t(p) * size;
     Floats lanes = {};
@@ -92,12 +95,8 @@ void dino_perception_codes(
     const float scale = length / (std::sqrt(std::max(energy, 1e-12f)) * step);
     std::int8_t* to = out + std::int64_t(p) * stride;
     for (int d = 0; d < even; d += LANES) {
-      float shifted[LANES];
-      std::int32_t bits[LANES];
       // Of the sum with `magic` the lowest bits are the whole number.
-      (((load(v + d) - load(mean + d)) * scale).or_more(least).or_less(most) + magic).store(shifted);
-      std::memcpy(bits, shifted, sizeof bits);
-      for (int i = 0; i < LANES; ++i) to[d + i] = std::int8_t(bits[i]);
+      lowest_bytes(((load(v + d) - load(mean + d)) * scale).or_more(least).or_less(most) + magic, to + d);
     }
     for (int d = even; d < size; ++d) to[d] = std::int8_t(rounded(std::min(std::max(-127.0f, (v[d] - mean[d]) * scale), 127.0f)));
   }

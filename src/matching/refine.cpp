@@ -134,9 +134,11 @@ struct Template {
   Window t, gx, gy;
   float energy;
 
-  INLINE Inverse cut(const Image& image, double x, double y, int side) {
+  // `a` (2, 2) is how the window is deformed, null where it is not.
+  INLINE Inverse cut(const Image& image, double x, double y, const float* a, int side) {
     Window wide;
-    sample(image, x, y, side + 2, wide);
+    if (a) sample(image, x, y, a, side + 2, wide);
+    else sample(image, x, y, side + 2, wide);
     for (int r = 0; r < side; ++r) {
       for (int i = 0; i < LANES; ++i) t.at[r][i] = gx.at[r][i] = gy.at[r][i] = 0;
       for (int i = 0; i < side; ++i) {
@@ -185,7 +187,7 @@ INLINE double clipped(double step, double most) { return std::min(std::max(step,
 
 extern "C" {
 
-int dino_perception_matching_version() { return 4; }
+int dino_perception_matching_version() { return 5; }
 
 // Moves n positions (n, 2) to where the windows around xy (n, 2) of the reference levels reappear in the image's. `plan` (steps,
 // 3) is level, half window and iterations, coarse to fine, the last at level 0. See Refiner.refine.
@@ -200,28 +202,32 @@ void dino_perception_refine(
     // Sums, because they are NaN where any part is.
     if (!(std::fabs(x) + std::fabs(y) + std::fabs(xy[2 * p]) + std::fabs(xy[2 * p + 1]) < 1e6)) continue;
     if (!(std::fabs(a[0]) + std::fabs(a[1]) + std::fabs(a[2]) + std::fabs(a[3]) < 100)) continue;
-    const float off = std::max(std::max(std::fabs(a[0] - 1), std::fabs(a[1])), std::max(std::fabs(a[2]), std::fabs(a[3] - 1)));
+    // The template is deformed once, so that the windows of all iterations are upright.
+    float det = a[0] * a[3] - a[1] * a[2];
+    if (std::fabs(det) < 1e-2f) det = 1e-2f;
+    const float back[4] = {a[3] / det, -a[1] / det, -a[2] / det, a[0] / det};
+    if (!(std::fabs(back[0]) + std::fabs(back[1]) + std::fabs(back[2]) + std::fabs(back[3]) < 100)) continue;
+    const float off = std::max(
+        std::max(std::fabs(back[0] - 1), std::fabs(back[1])), std::max(std::fabs(back[2]), std::fabs(back[3] - 1)));
     float last = 0;
     for (int s = 0; s < steps; ++s) {
       const int level = plan[3 * s], half = plan[3 * s + 1], iterations = plan[3 * s + 2], side = 2 * half + 1;
       const double scale = 1.0 / (1 << level), startx = x, starty = y;
       const bool upright = off * half < 0.03f;  // pixels; at 0.1 the median error of small motions rises by a hundredth
       Template t;
-      const Inverse inverse = t.cut(reference[level], xy[2 * p] * scale, xy[2 * p + 1] * scale, side);
+      const Inverse inverse = t.cut(reference[level], xy[2 * p] * scale, xy[2 * p + 1] * scale, upright ? nullptr : back, side);
       for (int k = 0; k < iterations; ++k) {
         Window w;
-        if (upright) sample(image[level], x * scale, y * scale, side, w);
-        else sample(image[level], x * scale, y * scale, a, side, w);
+        sample(image[level], x * scale, y * scale, side, w);
         centre(w, 0, side);
         const float own = dot(w, w, 0, side) + TINY;
         float bx, by;
         const float alike = dot(w, t.t, 0, side);
         along(t, w, std::sqrt(t.energy / own), 0, side, bx, by);
         const float ux = inverse.xx * bx + inverse.xy * by, uy = inverse.xy * bx + inverse.yy * by;
-        const float vx = a[0] * ux + a[1] * uy, vy = a[2] * ux + a[3] * uy;
-        x -= clipped(vx, half) / scale;
-        y -= clipped(vy, half) / scale;
-        last = std::max(std::fabs(vx), std::fabs(vy));
+        x -= clipped(ux, half) / scale;
+        y -= clipped(uy, half) / scale;
+        last = std::max(std::fabs(ux), std::fabs(uy));
         if (s == steps - 1 && k == iterations - 1) {  // judged before the last step, which is tiny
           score[p] = alike / std::sqrt(own * t.energy);
           doubts[p] = doubt(t, w, half);

@@ -266,7 +266,7 @@ def _fit(where: Tensor, near: Tensor, at: Tensor, moved: Tensor, weight: Tensor)
 
 @functools.lru_cache(maxsize=16)
 def _asked(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Every other patch (A,), as on a chess board, and which of them each block of 3x3 patches holds: (blocks, 5), A for none."""
+    """`matching._asked` (A,), and which of them each block of 3x3 patches holds: (blocks, 5), A for none."""
     index = torch.arange(rows * columns)
     asked = index[(index // columns + index % columns) % 2 == 0]
     of = asked // columns // 3 * -(-columns // 3) + asked % columns // 3

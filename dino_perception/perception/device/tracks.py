@@ -89,6 +89,10 @@ class DeviceTracker(Tracker):
         self._ahead = None
         self.reset()
 
+    def _make_ready(self, view: View) -> None:
+        if self._given_up:
+            super()._make_ready(view)
+
     def _view(self, frame: Frame, box: Letterbox, descriptors: Tensor, stride: int, picture: Picture | None) -> View:
         if self._given_up:
             return super()._view(frame, box, descriptors, stride, picture)

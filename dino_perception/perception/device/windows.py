@@ -70,16 +70,16 @@ def refine(
     reference: Sequence[Tensor], image: Sequence[Tensor], xy: Tensor, seed: Tensor, shape: Tensor, reach: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`Refiner.refine`, for (B, N, 2) pixels and (B, N, 2, 2) shapes: positions (B, N, 2), scores and doubts (B, N)."""
-    position = seed
+    position, back = seed, _unshaped(shape).transpose(2, 3)
     for level, half, iterations in [step for step in plan(reach) if step[0] < len(reference)]:
         scale, side = 0.5**level, 2 * half + 1
-        wide = _sample(reference[level], xy * scale, _offsets(half + 1, xy)).unflatten(2, (side + 2, side + 2))
+        wide = _sample(reference[level], xy * scale, _offsets(half + 1, xy) @ back).unflatten(2, (side + 2, side + 2))
         gx = 0.5 * (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2])
         gy = 0.5 * (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1])
         template = _centred(wide[..., 1:-1, 1:-1])
         inverse = _inverse(gx, gy)
         energy = _dot(template, template) + 1e-6
-        around = _offsets(half, xy) @ shape.transpose(2, 3)
+        around = _offsets(half, xy)
         start = position
         for iteration in range(iterations):
             window = _centred(_sample(image[level], position * scale, around).unflatten(2, (side, side)))
@@ -88,7 +88,7 @@ def refine(
                 score = _dot(window, template) / (own * energy).sqrt()
                 doubt = _doubt(template, gx, gy, window, half)
             left = window * (energy / own).sqrt()[..., None, None] - template
-            step = (shape @ _solved(inverse, _dot(gx, left), _dot(gy, left))[..., None])[..., 0]
+            step = _solved(inverse, _dot(gx, left), _dot(gy, left))
             position = position - step.clamp(-half, half) / scale
         astray = (position - start).abs().amax(dim=2, keepdim=True) > 1.5 * half / scale
         position = torch.where(astray, start, position)
@@ -155,6 +155,14 @@ def _sample(image: Tensor, xy: Tensor, offsets: Tensor) -> Tensor:
     a, b, c, d = (flat.take(index) for index in (above + x0, above + x1, below + x0, below + x1))
     upper, lower = a + (b - a) * fx, c + (d - c) * fx
     return upper + (lower - upper) * fy
+
+
+def _unshaped(shape: Tensor) -> Tensor:
+    """`refine.unshaped`, for (B, N, 2, 2)."""
+    a, b, c, d = shape.flatten(2).unbind(dim=2)
+    det = a * d - b * c
+    det = torch.where(det.abs() < 1e-2, 1e-2, det)
+    return torch.stack([d, -b, -c, a], dim=2).div(det[..., None]).unflatten(2, (2, 2))
 
 
 def _centred(window: Tensor) -> Tensor:
