@@ -5,7 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="needs a ROS 2 installation")
 sys.path.append(str(Path(__file__).parents[1] / "ros"))
@@ -22,9 +25,10 @@ from dino_perception.bags.storage.writer import BagWriter  # noqa: E402
 from dino_perception.messages.topics import offered as offered_topics  # noqa: E402
 from dino_perception.messages.types import RosbagsTypes  # noqa: E402
 from dino_perception.models.checkpoints import load_backbone  # noqa: E402
-from dino_perception.models.heads import create_head, save_head  # noqa: E402
+from dino_perception.models.heads import Label, create_head, save_head  # noqa: E402
 from dino_perception.perception.perceiver import Perceiver  # noqa: E402
 from dino_perception.perception.settings import Settings  # noqa: E402
+from dino_perception.training.teaching import made_of  # noqa: E402
 
 HEADS = [*Settings().heads, "detection", "features", "place"]
 OFFERED = offered_topics(HEADS)
@@ -62,10 +66,28 @@ def frames(count=7):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, ros):
-    """(live bytes by topic, output bag, QoS that the live node offers by topic, whether the labels came)."""
     folder = tmp_path_factory.mktemp("both")
     save_head(create_head("detection", load_backbone("rover-tiny"), candidates=50), folder / "random.safetensors")
-    parameters = {**PARAMETERS, "detection.weights": str(folder / "random.safetensors")}
+    return through_both_doors(folder, {**PARAMETERS, "detection.weights": str(folder / "random.safetensors")}, TOPICS)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, ros):
+    """The same with a segmentation head that was shown where a picture is dark and where bright, and not trained."""
+    folder, backbone = tmp_path_factory.mktemp("taught"), load_backbone("rover-tiny")
+    pixels = cv2.resize(picture(0), (128, 96))
+    (features,) = backbone.at(96, 128, (backbone.spec.depth - 1,))(torch.from_numpy(pixels)[None])
+    grey = cv2.resize(pixels.mean(axis=2), (8, 6), interpolation=cv2.INTER_AREA)
+    truth = np.kron(grey > np.median(grey), np.ones((2, 2))).astype(np.uint8)
+    labels = (Label(0, "dark", (60, 60, 60)), Label(1, "bright", (230, 230, 230)))
+    save_head(made_of(backbone, features[0], truth, labels), folder / "taught.safetensors")
+    parameters = {**PARAMETERS, "heads": ["segmentation"], "segmentation.weights": str(folder / "taught.safetensors")}
+    names = ("segmentation/mask", "segmentation/confidence", "segmentation/label_info", "segmentation/overlay")
+    return through_both_doors(folder, parameters, {name: TOPICS[name] for name in names})
+
+
+def through_both_doors(folder, parameters, topics):
+    """(live bytes by topic, output bag, QoS that the live node offers by topic, the replay's result)."""
     sent = list(frames())
     node, client = (
         LiveNode(
@@ -78,7 +100,7 @@ def both(tmp_path_factory, ros):
     )
     try:
         client.wait_for_state("active")
-        heard = {name: [] for name in TOPICS}
+        heard = {name: [] for name in topics}
         subscriptions = [
             client.node.create_subscription(
                 TYPES.type(about.type),
@@ -87,9 +109,9 @@ def both(tmp_path_factory, ros):
                 LATCHED if about.latched else RELIABLE,
                 raw=True,
             )
-            for name, about in TOPICS.items()
+            for name, about in topics.items()
         ]
-        wait_for(lambda: all(client.node.count_publishers(NODE + name) for name in TOPICS), "the node's publishers")
+        wait_for(lambda: all(client.node.count_publishers(NODE + name) for name in topics), "the node's publishers")
         time.sleep(1.0)  # the node sees its listeners a little after they see it
         infos = client.node.create_publisher(TYPES.type("sensor_msgs/msg/CameraInfo"), "/camera_info", RELIABLE)
         images = client.node.create_publisher(TYPES.type("sensor_msgs/msg/Image"), "/image", RELIABLE)
@@ -98,7 +120,7 @@ def both(tmp_path_factory, ros):
             infos.publish(info)
             time.sleep(0.1)  # another topic: it could arrive behind the image
             images.publish(image)
-            data = [name for name, about in TOPICS.items() if not about.latched and not about.followed]
+            data = [name for name, about in topics.items() if not about.latched and not about.followed]
             wait_for(
                 lambda: all(len(heard[name]) == number + 1 for name in data),
                 f"every output of frame {number}",
@@ -106,7 +128,7 @@ def both(tmp_path_factory, ros):
             )
         wait_for(lambda: heard["segmentation/label_info"], "the labels")
         time.sleep(0.5)  # what comes only where ground is seen comes with the matches
-        offered = {name: client.node.get_publishers_info_by_topic(NODE + name)[0].qos_profile for name in TOPICS}
+        offered = {name: client.node.get_publishers_info_by_topic(NODE + name)[0].qos_profile for name in topics}
         del subscriptions
     finally:
         node.stop()
@@ -147,6 +169,16 @@ def test_every_message_has_the_same_bytes(both, name):
     for live, replay in zip(heard[name], ours):
         assert len(replay) <= len(live) <= len(replay) + 7
         assert canonical(live, kind) == replay
+
+
+def test_a_head_that_was_shown_its_classes_says_the_same_through_both_doors(taught):
+    heard, output, _, _ = taught
+    for name in ("segmentation/mask", "segmentation/confidence", "segmentation/overlay"):
+        ours = replayed(output, name)
+        assert [canonical(live, TOPICS[name].type) for live in heard[name]] == ours and len(ours) == 7
+    with BagReader(output) as bag:
+        masks = [np.asarray(bag.decode(record).data) for record in bag.messages([NODE + "segmentation/mask"])]
+    assert all({0, 1} <= set(np.unique(mask)) for mask in masks), "equal, and both classes are seen"
 
 
 def test_the_labels_are_the_same(both):
