@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--depth-range", type=positive, nargs=2, metavar=("NEAR", "FAR"), help="metres that a depth head can give"
     )
+    model.add_argument(
+        "--begin-with",
+        default="",
+        metavar="FILE",
+        help="a trained head of the same backbone, layers and architecture, of which all but the last layer is taken over",
+    )
     training = parser.add_argument_group("training")
     training.add_argument(
         "--limit", type=whole, default=0, metavar="N", help="use only N labelled frames, drawn by the seed"
@@ -202,7 +208,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stages, console: Console) -> int:
     import dino_perception
-    from dino_perception.models.heads import packed_head
+    from dino_perception.models.heads import load_head, packed_head
     from dino_perception.training.fit import TrainingStep, fit, measure, recipe_record
     from dino_perception.training.looks import Look, views
     from dino_perception.training.splitting import with_truth
@@ -210,6 +216,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
     from dino_perception.training.usual_frames import of_items, usual
 
     start = time.monotonic()
+    begun = load_head(args.head, cache.backbone, args.begin_with) if args.begin_with else None
     train, validation = _parts(args, data, stages)
     looks = cache.items(train, args.head, views(args.views), stages)
     judged = cache.items(validation, args.head, [Look()], stages) if validation else []
@@ -226,7 +233,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
         note = f"loss {state.loss:.3f}" + (f"  {measured} {state.score:.3f}  best {state.best:.3f}" if judged else "")
         stages("training", state.step, state.steps, note)
 
-    outcome = fit(head, looks, judged, recipe, device, told)
+    outcome = fit(head, looks, judged, recipe, device, told, begun)
     trained = time.monotonic()
     metrics: dict[str, Any] = {"validation": measure(head, judged, device) if judged else {}}
     if args.test:
@@ -249,6 +256,7 @@ def _train(args, head, cache: FeatureCache, data: Dataset, device, stages: Stage
         "best_step": outcome.best_step,
         "stopped_early": outcome.stopped_early,
         "recipe": recipe_record(recipe),
+        "begun_with": begun.spec.training.get("data", "") if begun else "",
         "package": dino_perception.__version__,
         "backbone_trained": cache.backbone.trained,
     }

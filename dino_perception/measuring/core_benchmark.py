@@ -24,16 +24,19 @@ from dino_perception.child_processes import end_with_parent
 from dino_perception.engines.parity_pictures import FOLDER, read
 from dino_perception.measuring.matrix_rate import MatrixRate
 from dino_perception.messages.images import decode_image
+from dino_perception.messages.intake import Intake
 from dino_perception.messages.percepts import image
 from dino_perception.messages.topics import TOPICS, of_kind, outputs
 from dino_perception.models import catalog
 from dino_perception.models.cost import flops
-from dino_perception.perception.frame import CameraModel, Frame
+from dino_perception.perception.frame import CameraModel, Frame, Percept
 from dino_perception.perception.perceiver import Perceiver
 from dino_perception.perception.settings import Settings
 
 WARM_UP = 3
 TASKS = "single "
+ON_THE_GROUND = ("odometry", "obstacles", "traversability")
+"""Topics, and stages of their own, for which the pass is followed up frame by frame. No part of the pipeline's time."""
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Subject:
     batch: int
     perceiver: Perceiver
     rate: MatrixRate
+    intake: Intake
     times: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, name: str, ms: float) -> None:
@@ -64,16 +68,13 @@ def measure(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All numbers: {the first run's keys, "runs": [a run's keys], "ratios": {A / B: {...}}, "machine": {...}}."""
-    computer = machine()
-    subjects = []
+    computer, types, subjects = machine(), _types(), []
     for settings in variants:
         for batch in batches:
             perceiver = Perceiver(settings, cache=cache, batch_sizes=[batch], report=say)
             about = perceiver.describe()
-            subjects.append(
-                Subject(settings, batch, perceiver, MatrixRate(about["engine"], about["precision"], settings.threads))
-            )
-    types = _types()
+            rate = MatrixRate(about["engine"], about["precision"], settings.threads)
+            subjects.append(Subject(settings, batch, perceiver, rate, Intake(perceiver, settings, types)))
     for round_ in range(-WARM_UP, rounds):
         say(f"round {max(0, round_ + 1)} of {rounds}")
         messages = [_message(types, frames[(round_ + WARM_UP) % len(frames)], camera) for camera in range(max(batches))]
@@ -113,18 +114,19 @@ def _round(subject: Subject, messages: Sequence[Any], types: Any) -> None:
     wait(device)
     subject.note("bare_backbone", (time.perf_counter() - start) * 1e3)
     heads = list(perceiver.settings.heads)
-    for name, ms in _pipeline(perceiver, messages, types, heads, "all").items():
+    percepts, times = _pipeline(perceiver, messages, types, heads, "all")
+    for name, ms in {**times, **_on_the_ground(subject.intake, percepts)}.items():
         subject.note(name, ms)
     if len(heads) > 1:
         for head in heads:
-            subject.note(TASKS + head, _pipeline(perceiver, messages, types, [head], head)["pipeline"])
+            subject.note(TASKS + head, _pipeline(perceiver, messages, types, [head], head)[1]["pipeline"])
     subject.rate.measure()
 
 
 def _pipeline(
     perceiver: Perceiver, messages: Sequence[Any], types: Any, heads: Sequence[str], camera: str
-) -> dict[str, float]:
-    """Image messages in, output messages out; milliseconds a stage and of the whole. `camera` keeps tracks apart.
+) -> tuple[list[Percept], dict[str, float]]:
+    """Image messages in, output messages out; what was seen, and milliseconds a stage and of the whole. `camera` keeps tracks apart.
     "perceive" is the wall time of the stages between decoding and messages, of which some run side by side."""
     topics = [
         name for name in of_kind("data") if set(TOPICS[name].heads) <= set(heads) and types.available(TOPICS[name].type)
@@ -140,13 +142,23 @@ def _pipeline(
     for percept in percepts:
         outputs(types, percept, perceiver.settings, topics)
     done = time.perf_counter()
-    return {
+    return percepts, {
         "decode": (decoded - start) * 1e3,
         **percepts[0].stage_ms,
         "perceive": (perceived - decoded) * 1e3,
         "messages": (done - perceived) * 1e3,
         "pipeline": (done - start) * 1e3,
     }
+
+
+def _on_the_ground(intake: Intake, percepts: Sequence[Percept]) -> dict[str, float]:
+    """Milliseconds of what is made of the percepts for a robot that drives by them; nothing without depth and matches."""
+    if any(percept.depth is None or percept.correspondences is None for percept in percepts):
+        return {}
+    for percept in percepts:
+        intake.followed(percept, ON_THE_GROUND)
+    ms = {name: percepts[0].stage_ms[name] for name in ON_THE_GROUND}  # percepts of one pass share theirs
+    return {**ms, "these three": sum(ms.values())}
 
 
 def _row(subject: Subject, rss_mb: float | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dino_perception.perception.frame import Percept
 from dino_perception.perception.obstacles import Obstacles, obstacles
 from dino_perception.perception.odometry.cameras import Odometry
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.stage_clock import spent
 from dino_perception.perception.traversability import Maps
 
 Height = Callable[[str, str], float | None]
@@ -88,9 +89,11 @@ class Intake:
         if not ON_GROUND & set(topics):
             self._ground.pop(percept.frame.camera, None)
             return percept
-        found = obstacles(percept, self.settings)
+        found = spent(percept, "obstacles", obstacles, percept, self.settings)
         self._ground[percept.frame.camera] = found
-        grid = self._maps.see(percept, found, self.settings) if "traversability" in topics else None
+        grid = None
+        if "traversability" in topics:
+            grid = spent(percept, "traversability", self._maps.see, percept, found, self.settings)
         return dataclasses.replace(percept, obstacles=found, traversability=grid)
 
     def ground(self, camera: str) -> dict[str, Any]:

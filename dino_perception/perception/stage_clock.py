@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from dino_perception.perception.frame import Percept
+
 
 class StageClock:
     """Milliseconds by stage, in `ms`. On a GPU a stage is what the device did between two events in its queue; nobody
@@ -58,3 +60,11 @@ def timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     result = function(*arguments)
     return result, (time.perf_counter() - start) * 1e3
+
+
+def spent(percept: Percept, stage: str, function: Callable, *arguments: Any) -> Any:
+    """What a function returns; its time is added to a stage of the percept."""
+    result, ms = timed(function, *arguments)
+    if isinstance(percept.stage_ms, dict):
+        percept.stage_ms[stage] = percept.stage_ms.get(stage, 0.0) + ms
+    return result

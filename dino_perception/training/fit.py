@@ -67,12 +67,14 @@ def fit(
     recipe: Recipe,
     device: torch.device | str = "cpu",
     progress: Callable[[TrainingStep], None] | None = None,
+    begun: Head | None = None,
 ) -> FitOutcome:
     """Train `head` in place and leave it in eval mode on the CPU, with the weights that did best on `validation`, or
     the last ones where that is empty. The same seed gives the same weights on the same machine.
 
     AdamW, a linear warm-up over a twentieth of the steps, then a cosine to zero. A segmentation head is judged by mIoU,
-    a depth head by AbsRel. Raises DataError for frames in which nothing is known.
+    a depth head by AbsRel. An untrained head takes over all but the last layer of `begun`, a trained one of the same
+    architecture. Raises DataError for frames in which nothing is known, and for a `begun` of other layers.
     """
     task = task_of(head.spec.kind)
     reads, judged = (
@@ -85,6 +87,8 @@ def fit(
     order = torch.Generator().manual_seed(recipe.seed)
     if not head.trained:
         _begin_small(head)
+        if begun is not None:
+            _take_over(head, begun)
         task.begin(head, reads)
     head.to(device).requires_grad_(True)
     decayed = [p for p in head.parameters() if p.dim() >= 2]
@@ -178,6 +182,18 @@ def _begin_small(head: Head) -> None:
             module.second.weight.zero_()
     if hasattr(head.net, "out"):
         head.net.out.weight.mul_(0.3)
+
+
+@torch.no_grad()
+def _take_over(head: Head, begun: Head) -> None:
+    """All but the last layer, which begins at nothing: it may have other classes or bins, and bins to which a softmax gives
+    no weight any more get no gradient either."""
+    own = head.state_dict()
+    taken = {name: t for name, t in begun.state_dict().items() if not name.startswith("net.out.")}
+    if "net.out.weight" not in own or any(name not in own or own[name].shape != t.shape for name, t in taken.items()):
+        raise DataError(f"a {begun.spec.arch} {begun.spec.kind} head has other layers than the one to be trained")
+    head.load_state_dict({**own, **taken})
+    head.net.out.weight.zero_()
 
 
 def _endless(count: int, batch: int, generator: torch.Generator):

@@ -15,7 +15,7 @@ from small_data import SIZE
 from dino_perception.models.checkpoints import load_backbone
 from dino_perception.models.heads import create_head
 from dino_perception.perception.frame import IGNORE
-from dino_perception.training.datasets import open_dataset
+from dino_perception.training.datasets import DataError, open_dataset
 from dino_perception.training.features import FeatureCache
 from dino_perception.training.fit import Recipe, fit, measure, score
 from dino_perception.training.looks import Look
@@ -54,6 +54,21 @@ def test_a_segmentation_head_learns_two_stripes_from_eight_frames(material, back
     assert before < 0.6 and score(head, items["segmentation"][8:]) > 0.9
     assert head.trained and not head.training and not any(p.requires_grad for p in head.parameters())
     assert outcome.steps <= 40 and outcome.history[-1][0] == outcome.steps
+
+
+def test_a_begun_head_gives_all_but_its_last_layer(material, backbone):
+    items, data = material
+    begun, other = heads_of(backbone, data)[1], create_head("depth", backbone, depth_range=(0.1, 40.0), bins=32)
+    fit(begun, items["depth"][:8], items["depth"][8:], QUICK)
+    fit(other, items["depth"][:8], [], Recipe(epochs=1, least_steps=1, rate=1e-9), begun=begun)
+    before, after = begun.state_dict(), other.state_dict()
+    taken = [
+        name for name in before if not name.startswith("net.out.") and "running" not in name and "num_" not in name
+    ]
+    assert taken and all(torch.allclose(before[name], after[name], atol=1e-6) for name in taken)
+    assert after["net.out.weight"].abs().max() < 1e-6
+    with pytest.raises(DataError, match="other layers"):
+        fit(create_head("depth", backbone, "linear"), items["depth"][:8], [], QUICK, begun=begun)
 
 
 def test_a_depth_head_learns_a_slope(material, backbone):

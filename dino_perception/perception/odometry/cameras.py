@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from dino_perception.perception.odometry.scale import Scale
 from dino_perception.perception.odometry.wheels import Wheels
 from dino_perception.perception.pose import LOST, Pose
 from dino_perception.perception.settings import Settings
+from dino_perception.perception.stage_clock import spent
 from dino_perception.perception.transforms import TransformTree
 
 
@@ -37,7 +37,6 @@ class Odometry:
         """The percept with the pose of its camera, where its matches were asked for."""
         if percept.correspondences is None:
             return percept
-        begun = time.perf_counter()
         if self._anew:
             self._anew = False
             for odometer in self._odometers.values():
@@ -50,11 +49,8 @@ class Odometry:
         depth = settings.head.get("depth")
         if depth is not None and depth.camera_height_scaling:  # then depth is scaled already, once for all
             odometer.camera_height = 0.0
-        pose = odometer.follow(percept)
+        pose = spent(percept, "odometry", odometer.follow, percept)
         self._poses[camera] = pose
-        if isinstance(percept.stage_ms, dict):
-            spent = (time.perf_counter() - begun) * 1e3
-            percept.stage_ms["odometry"] = percept.stage_ms.get("odometry", 0.0) + spent
         return dataclasses.replace(percept, pose=pose)
 
     def reset(self) -> None:

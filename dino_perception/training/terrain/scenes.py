@@ -14,6 +14,7 @@ import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.progress import track
@@ -22,11 +23,18 @@ from dino_perception import results
 from dino_perception.child_processes import end_with_parent
 from dino_perception.training.pretraining.freed_memory import keep_freed_memory
 
+if TYPE_CHECKING:  # loads in a second or two
+    from dino_perception.training.terrain.world import World
+
 HEIGHT = (1.04, 1.16)
 """Metres from the ground to the camera. One image cannot tell a low camera's near ground from a high one's far ground,
 so a model of metric depth learns one mast, within a few percent."""
 PITCH = (0.10, 0.30)
 FIELD_OF_VIEW = (62.0, 70.0)
+TALL, ROOM, AWAY = 0.15, 0.7, 14.0
+"""Metres: rocks that a rover does not stand on, how far its middle stays from them, and from the world's middle."""
+STEEPEST = 25.0
+"""Degrees that a rover which stands is tilted at most."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class RenderJob:
     device: str
     beside: float = 0.0
     """Metres: over 0, each later light shows the first light's drives again, up to so far to the side and a little turned."""
+    anywhere: bool = False
+    """Whether the frames of a drive are looks from places on their own (`anywhere`) and not along a path."""
 
 
 def render(job: RenderJob) -> Path:
@@ -60,16 +70,7 @@ def render(job: RenderJob) -> Path:
         camera = PinholeCamera.of(job.width, job.height, rng.uniform(*FIELD_OF_VIEW))
         numbers = range(sun * job.drives, (sun + 1) * job.drives)
         seeds = range(job.drives) if job.beside else numbers
-        drives = [
-            world.drive(
-                job.frames,
-                job.rate_hz,
-                seed=seed,
-                camera_height=rng.uniform(*HEIGHT),
-                camera_pitch=rng.uniform(*PITCH),
-            )
-            for seed in seeds
-        ]
+        drives = [_drive(job, world, rng, seed, rng.uniform(*HEIGHT), rng.uniform(*PITCH)) for seed in seeds]
         if sun and job.beside:
             drives = [beside(world, drive, rng, job.beside) for drive in drives]
         seen = world.render(np.concatenate(drives), camera, first_frame=100 * sun)
@@ -88,6 +89,37 @@ def render(job: RenderJob) -> Path:
                 )
             os.replace(part, paths[number])
     return paths[-1]
+
+
+def _drive(
+    job: RenderJob, world: World, rng: np.random.Generator, seed: int, height: float, pitch: float
+) -> np.ndarray:
+    """(frames, 4, 4) camera to world."""
+    from dino_perception.training.terrain.drive import camera_mount
+
+    if job.anywhere:
+        return anywhere(world, rng, job.frames) @ camera_mount(height, pitch)
+    return world.drive(job.frames, job.rate_hz, seed=seed, camera_height=height, camera_pitch=pitch)
+
+
+def anywhere(world: World, rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 4, 4) base_link to world of a rover that stands somewhere, headed anywhere: off the rocks, but right before
+    them and on every slope. A path over the clearest and most level ground (drive.py) shows none of that, and a head that
+    has only seen such paths draws the near ground of a tilted view wrong."""
+    from dino_perception.training.terrain.drive import standing
+
+    rocks = world.rocks
+    top = rocks.centre[:, 2] + rocks.axes[:, 2] - world.ground.height_at(rocks.centre[:, 0], rocks.centre[:, 1])
+    tall = (top > TALL).cpu().numpy()
+    at, radius = rocks.centre[:, :2].cpu().numpy()[tall], 0.5 * rocks.diameter.cpu().numpy()[tall]
+    poses: list[np.ndarray] = []
+    while len(poses) < count:
+        x, y = rng.uniform(-AWAY, AWAY, 2)
+        if (np.hypot(*(at - (x, y)).T) - radius).min(initial=np.inf) > ROOM:
+            pose = standing(world.ground, x, y, rng.uniform(-np.pi, np.pi))
+            if pose[2, 2] > np.cos(np.radians(STEEPEST)):
+                poses.append(pose)
+    return np.stack(poses)
 
 
 def beside(world, drive: np.ndarray, rng: np.random.Generator, metres: float) -> np.ndarray:
@@ -137,6 +169,10 @@ def main() -> None:
         "--beside", type=float, default=0.0, metavar="M",
         help="show the first light's drives again under the others, up to so many metres to the side",
     )  # fmt: skip
+    parser.add_argument(
+        "--anywhere", action="store_true",
+        help="frames from places on their own, before rocks and on slopes as well, instead of along the clearest path",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--device", default="cpu", help="torch device; four or five workers keep a GPU busy")
     arguments = parser.parse_args()
@@ -156,6 +192,7 @@ def main() -> None:
             arguments.rate,
             arguments.device,
             arguments.beside,
+            arguments.anywhere,
         )
         for i in range(arguments.worlds)
     ]
