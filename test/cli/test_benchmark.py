@@ -91,6 +91,8 @@ def test_stages_cover_the_pipeline_and_ratios_are_those_of_the_times(measured):
         } <= set(stages)
         assert all(ms["median"] <= ms["p95"] <= ms["p99"] for ms in run["stages_ms"].values())
         assert stages["backbone"] < stages["perceive"] < stages["pipeline"]
+        assert min(stages[name] for name in ("odometry", "obstacles", "traversability")) > 0
+        assert max(stages[name] for name in ("odometry", "obstacles", "traversability")) < stages["these three"]
         assert run["overhead_ratio"] == pytest.approx(stages["pipeline"] / stages["bare_backbone"])
         singles = [ms for name, ms in stages.items() if name.startswith("single ")]
         assert len(singles) == 3 and run["one_pass_speedup"] == pytest.approx(sum(singles) / stages["pipeline"])
