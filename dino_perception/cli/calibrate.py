@@ -191,7 +191,9 @@ def _taken(path: Path, head):
         raise CalibrateError(f"--same-as: {path} holds no statistics; calibrate that head first")
     mine = head.spec
     if (other.backbone_hash, other.taps[-1]) != (mine.backbone_hash, mine.taps[-1]):
-        raise CalibrateError(f"--same-as: {path} is for another backbone or reads another last layer")
+        raise CalibrateError(
+            f"--same-as: {path} is for another backbone or reads another last layer; calibrate this head with --bag or --data"
+        )
     return found
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from small_data import SIZE
 
 from dino_perception.cli.__main__ import main
 from dino_perception.models.checkpoints import load_backbone
+from dino_perception.models.domain import fit
 from dino_perception.models.heads import create_head, load_head, save_head
+from dino_perception.models.taps import Tap
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_drive"
 
@@ -69,6 +73,18 @@ def test_the_table_tells_false_alarms_and_confidence_and_another_head_takes_the_
     assert (mine.domain.mean == its.domain.mean).all() and mine.domain.threshold == its.domain.threshold
     bare = load_head("depth", backbone)
     assert all((a == b).all() for a, b in zip(mine.state_dict().values(), bare.state_dict().values()))
+
+
+def test_a_head_on_another_layer_is_told_how_to_get_its_own_statistics(tmp_path, capsys) -> None:
+    backbone = load_backbone("rover-tiny")
+    head = create_head("segmentation", backbone)
+    head.spec = dataclasses.replace(head.spec, taps=(*head.spec.taps[:-1], Tap(0)))
+    features = torch.randn(20, 512, generator=torch.Generator().manual_seed(0))
+    head.domain = fit(features[:12], features[12:])
+    save_head(head, tmp_path / "other.safetensors")
+    command = ["calibrate", "depth", "--same-as", tmp_path / "other.safetensors", "--out", tmp_path / "d.safetensors"]
+    assert main([str(word) for word in command]) == 1
+    assert "reads another last layer; calibrate this head with --bag or --data" in capsys.readouterr().err
 
 
 def test_a_head_without_statistics_has_none_to_give(tmp_path, capsys) -> None:
