@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DIRECTIONS = 24
-"""Most directions that have a spread of their own; never more than a quarter of the frames."""
-QUANTILE, MARGIN = 0.995, 1.15
-"""The threshold is this quantile of held-out distances, and so much farther."""
+DIRECTIONS = 160
+"""Most directions that have a spread of their own; never more than a quarter of the frames, nor than a third of
+the values of a frame: the rest must stay worth counting."""
+QUANTILE = 0.99
+"""The threshold is this quantile of held-out distances, and farther by `margin`."""
 FEWEST = 8
 
 
@@ -76,16 +77,22 @@ def fit(frames: Tensor, held_out: Tensor, **about: Any) -> Domain:
             f"accepted are {FEWEST} and {FEWEST // 2}"
         )
     mean = frames.mean(dim=0)
-    directions = min(DIRECTIONS, len(frames) // 4)
+    directions = min(DIRECTIONS, len(frames) // 4, frames.shape[1] // 3)
     _, sizes, axes = torch.linalg.svd(frames - mean, full_matrices=False)
     spread = sizes[:directions] / len(frames) ** 0.5
     left = (sizes[directions:] ** 2).sum() / len(frames)
     rest = float(left.sqrt().clamp_min(1e-6))
     domain = Domain(mean, (axes[:directions] / spread.clamp_min(1e-6)[:, None]).t().contiguous(), rest, 1.0)
     seen = domain.distances(held_out)
-    threshold = MARGIN * float(torch.quantile(seen, QUANTILE))
+    threshold = margin(len(held_out)) * float(torch.quantile(seen, QUANTILE))
     about = {"frames": len(frames), "held_out": len(held_out), **about}
     return Domain(domain.mean, domain.basis, rest, threshold, about)
+
+
+def margin(held_out: int) -> float:
+    """How much farther than the quantile of so many held-out frames the threshold is: of a few the farthest is passed by
+    many a usual frame, of hundreds the quantile is what it says."""
+    return 1 + 0.15 * min(1.0, 20 / held_out)
 
 
 def from_file(tensors: Mapping[str, Tensor], metadata: Any, channels: Sequence[int]) -> Domain | None:

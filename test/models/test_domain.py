@@ -46,6 +46,14 @@ def test_held_out_frames_are_usual_and_others_are_not() -> None:
     assert (usual > found.threshold).float().mean() < 0.02 and (other > found.threshold).all()
 
 
+def test_the_fewer_frames_are_held_out_the_wider_is_the_margin() -> None:
+    margins = [domain.margin(count) for count in (4, 20, 100, 1000)]
+    assert margins[0] == margins[1] == pytest.approx(1.15) and margins[1] > margins[2] > margins[3] > 1
+    found, held_out = fit(frames(200, 1), frames(100, 2)), frames(100, 2)
+    farthest = torch.quantile(found.distances(held_out), domain.QUANTILE)
+    assert found.threshold == pytest.approx(1.03 * float(farthest), rel=1e-5)
+
+
 def test_too_few_frames_are_refused() -> None:
     with pytest.raises(DomainError, match="5 frames and 100 held-out ones are too few"):
         fit(frames(5, 1), frames(100, 2))
