@@ -39,6 +39,11 @@ def folder(text: str) -> Path:
     return _accepted(Path(text), refusal(Path(text), folder=True))
 
 
+def file_or_folder(text: str) -> Path:
+    """Either, as an argument: which of them, what is read decides."""
+    return folder(text) if os.path.isdir(text) else file(text)
+
+
 def page(text: str) -> Path:
     """A page that is there and can be written, as an argument; `markdown_tables.check` looks for its marks."""
     if not os.path.isfile(text):

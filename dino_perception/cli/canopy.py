@@ -27,7 +27,7 @@ class CanopyError(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("picture", type=Path, metavar="IN", help="a raster of red, green, blue, or a folder of them")
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="GeoTIFF to write, metres; a folder where IN is one"
+        "out", type=results.file_or_folder, metavar="OUT", help="GeoTIFF to write, metres; a folder where IN is one"
     )  # fmt: skip
     parser.add_argument("--bands", type=_three, default=(1, 2, 3), metavar="R,G,B", help="default: 1,2,3")
     parser.add_argument(

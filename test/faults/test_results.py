@@ -88,13 +88,24 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(line, tmp_pat
     assert listing(tmp_path) == before
 
 
+def test_a_file_or_a_folder_is_checked_as_what_it_is(tmp_path):
+    assert results.file_or_folder(str(tmp_path)) == tmp_path
+    assert results.file_or_folder(str(tmp_path / "map.tif")) == tmp_path / "map.tif"
+    (tmp_path / "text").write_text("")
+    with pytest.raises(argparse.ArgumentTypeError):
+        results.file_or_folder(str(tmp_path / "text" / "map.tif"))
+
+
 def test_every_option_that_names_an_output_is_checked():
     for name in COMMANDS:
         parser = argparse.ArgumentParser()
         importlib.import_module(f"dino_perception.cli.{name}").add_arguments(parser)
         for action in parser._actions:
             if action.dest in OUTPUTS and not (name, action.dest) == ("view", "json"):
-                assert action.type in (results.file, results.folder, results.page), (name, action.dest)
+                assert action.type in (results.file, results.folder, results.file_or_folder, results.page), (
+                    name,
+                    action.dest,
+                )
 
 
 def test_a_page_without_its_marks_is_refused_before_the_work(tmp_path, capsys):
