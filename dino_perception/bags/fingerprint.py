@@ -14,6 +14,7 @@ from typing import Any
 
 import dino_perception
 from dino_perception.bags.storage.reader import BagReader
+from dino_perception.models import catalog, weights_folder
 from dino_perception.models.heads.base import BUNDLED
 from dino_perception.perception.settings import Settings
 
@@ -31,7 +32,7 @@ def fingerprint(bag: BagReader, settings: Settings, about: Mapping[str, Any]) ->
     same moment for a bag of any length. Raises OSError when a file cannot be read."""
     return {
         "input": _input(bag),
-        "weights": _weights(settings),
+        "weights": weights_of(settings),
         "settings": {
             p.name: p.value
             for p in settings.parameters()
@@ -67,12 +68,24 @@ def _sampled(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _weights(settings: Settings) -> dict[str, str]:
-    """A hash of the files that the backbone and each head are loaded from; "" for one that has none."""
-    found = {"backbone": (settings.weights, BUNDLED / f"{settings.backbone}.safetensors")}
+def weights_of(settings: Settings) -> dict[str, str]:
+    """A hash of the files that the backbone and each head are loaded from, also where these are named and lie in the
+    weights folder; "" for one that has none."""
+    found = {"backbone": settings.weights or _backbone_file(settings.backbone)}
     for name in settings.heads:
-        found[name] = (settings.head[name].weights, BUNDLED / f"{settings.backbone}-{name}.safetensors")
-    return {name: _content(Path(given or bundled).expanduser()) for name, (given, bundled) in found.items()}
+        given, bundled = settings.head[name].weights, BUNDLED / f"{settings.backbone}-{name}.safetensors"
+        try:
+            found[name] = weights_folder.head_file(settings.backbone, name, given) or given or bundled
+        except weights_folder.MissingWeights:
+            found[name] = given
+    return {name: _content(Path(file).expanduser()) for name, file in found.items()}
+
+
+def _backbone_file(backbone: str) -> Path:
+    bundled = BUNDLED / f"{backbone}.safetensors"
+    if bundled.is_file() or backbone not in catalog.all_ids():
+        return bundled
+    return weights_folder.backbone_file(catalog.get(backbone)) or bundled
 
 
 def _content(path: Path) -> str:

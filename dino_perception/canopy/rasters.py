@@ -177,10 +177,15 @@ def heights(
 
 
 def _begin(parts: Path, made: dict[str, Any]) -> None:
-    """The folder for rows, emptied where it holds those of other work."""
+    """The folder for rows, emptied where it holds those of other work. Raises RasterError where somebody else's files lie
+    there: only what a run before left is ever removed."""
     said = parts / "made.json"
-    if said.is_file() and json.loads(said.read_text()) == made:
-        return
+    if said.is_file():
+        with contextlib.suppress(ValueError):  # cut by a full disk, or changed
+            if json.loads(said.read_text()) == made:
+                return
+    elif parts.exists() and (not parts.is_dir() or any(parts.iterdir())):
+        raise RasterError(f"{parts} is there and no map that was broken off; move it, or name another map")
     shutil.rmtree(parts, ignore_errors=True)
     if why := results.refusal(parts, folder=True):
         raise RasterError(why)

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import rasterio  # noqa: F401  before the weights are read
 
+    from dino_perception.bags.fingerprint import weights_of
     from dino_perception.canopy.rasters import heights, opened
     from dino_perception.cli.progress import Stages, wide_console
     from dino_perception.models import catalog
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     console = wide_console()
     with Stages(console) as stages:
         perceiver = Perceiver(settings, cache=args.cache, batch_sizes={args.batch}, report=stages.say)
-        backbone = perceiver.describe()["parts"]["backbone"]
-        made = {"backbone": f"{backbone['id']} {backbone['hash']}", "head": args.head}
+        weights = weights_of(settings)
+        made = {"backbone": f"{args.backbone} {weights['backbone']}", "head": f"{args.head} {weights['depth']}"}
         mean = catalog.get(args.backbone).normalisation.mean
         fill = [round(255 * value) for value in mean]
         try:
@@ -109,18 +110,26 @@ def _pairs(picture: Path, out: Path) -> list[tuple[Path, Path]]:
     if not picture.is_dir():
         if why := results.refusal(out):
             raise CanopyError(why)
+        if out.exists() and picture.exists() and out.samefile(picture):
+            raise CanopyError(f"{out} is the picture itself; name another file for its heights")
         return [(picture, out)]
     found = sorted(path for path in picture.iterdir() if path.suffix.lower() in PICTURES)
     if not found:
         raise CanopyError(f"{picture} holds no picture; accepted are {', '.join(PICTURES)}")
+    stems = [path.stem for path in found]
+    if twice := sorted({path.name for path in found if stems.count(path.stem) > 1}):
+        raise CanopyError(f"{', '.join(twice)} would have one map; give pictures names that differ before the suffix")
     if why := results.refusal(out, folder=True):
         raise CanopyError(why)
+    if out.exists() and out.samefile(picture):
+        raise CanopyError(f"{out} is the folder of the pictures; name another one for their heights")
     out.mkdir(parents=True, exist_ok=True)
     return [(path, out / f"{path.stem}.tif") for path in found if not (out / f"{path.stem}.tif").exists()]
 
 
 def _three(text: str) -> tuple[int, ...]:
-    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
-    if len(numbers) != 3 or min(numbers) < 1:
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    if len(numbers) != 3 or len(parts) != 3 or min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not three bands; accepted is red, green, blue, such as 1,2,3")
     return tuple(numbers)

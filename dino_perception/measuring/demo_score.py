@@ -66,7 +66,8 @@ def score(
         "notes": notes,
     }
     silent = [topic for topic, heard in run.heard.items() if not heard]
-    groundless = [topic for topic in silent if (about := known(topic)) and about.followed]
+    unseen = any(values.get("ground") == "not seen" for _, values in run.status.values())
+    groundless = [topic for topic in silent if unseen and (about := known(topic)) and about.followed]
     notes += [f"nothing came on {topic}: no ground was found in the depth of any frame" for topic in groundless]
     problems = [f"nothing came on {topic}" for topic in silent if topic not in groundless]
     if stamps:

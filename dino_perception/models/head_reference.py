@@ -172,6 +172,15 @@ def _backbone_of(model: nn.Module, state: Mapping[str, Tensor], spec: catalog.Ba
     return reference.converted(holder, spec)
 
 
+_REASSEMBLED = (
+    (r"^(?:neck|head)\.reassemble_stage\.readout_projects\.(\d)\.0", r"reassemble_blocks.readout_projects.\1.0"),
+    (r"^(?:neck|head)\.reassemble_stage\.layers\.(\d)\.projection", r"reassemble_blocks.projects.\1.conv"),
+    (r"^(?:neck|head)\.reassemble_stage\.layers\.(\d)\.resize", r"reassemble_blocks.resize_layers.\1"),
+    (r"^(?:neck|head)\.convs\.(\d)", r"convs.\1.conv"),
+)
+"""transformers' names of what makes a pyramid of the taps -> those of Meta's files."""
+
+
 def _dinov2_dpt(case: Case):
     import transformers as hf
 
@@ -185,10 +194,7 @@ def _dinov2_dpt(case: Case):
     state = _hf_state(model)
     backbone = _backbone_of(model, state, spec)
     rules = (
-        (r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0", r"reassemble_blocks.readout_projects.\1.0"),
-        (r"^neck\.reassemble_stage\.layers\.(\d)\.projection", r"reassemble_blocks.projects.\1.conv"),
-        (r"^neck\.reassemble_stage\.layers\.(\d)\.resize", r"reassemble_blocks.resize_layers.\1"),
-        (r"^neck\.convs\.(\d)", r"convs.\1.conv"),
+        *_REASSEMBLED,
         (r"^neck\.fusion_stage\.layers\.(\d)\.projection", r"fusion_blocks.\1.project.conv"),
         (r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)",
          r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv"),
@@ -244,10 +250,7 @@ def _chmv2(case: Case):
         nn.init.zeros_(layer.projection.bias)
     backbone = _backbone_of(model, state, spec)
     rules = (
-        (r"^head\.reassemble_stage\.readout_projects\.(\d)\.0", r"reassemble_blocks.readout_projects.\1.0"),
-        (r"^head\.reassemble_stage\.layers\.(\d)\.projection", r"reassemble_blocks.projects.\1.conv"),
-        (r"^head\.reassemble_stage\.layers\.(\d)\.resize", r"reassemble_blocks.resize_layers.\1"),
-        (r"^head\.convs\.(\d)", r"convs.\1.conv"),
+        *_REASSEMBLED,
         (r"^head\.fusion_layers\.(\d)\.residual_layer(\d)\.convolution(\d)",
          r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv"),
         (r"^head\.conv_depth", "conv_depth"),

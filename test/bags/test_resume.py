@@ -16,9 +16,12 @@ from recorded import contents, drive, record, replay
 from dino_perception.bags import replay as module
 from dino_perception.bags import state as states
 from dino_perception.bags.feed import Part
+from dino_perception.bags.fingerprint import weights_of
 from dino_perception.bags.state import Checkpoint, State
 from dino_perception.bags.storage.problems import INTERRUPTED, USAGE, BagError
 from dino_perception.bags.storage.topic import Topic
+from dino_perception.models import catalog, head_catalog
+from dino_perception.perception.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +190,19 @@ def test_a_checkpoint_file_holds_plain_data(tmp_path):
     with pytest.raises(BagError, match="cannot be read"):
         states.load(tmp_path / "evil.npz", {})
     assert Part().every == 1
+
+
+def test_weights_that_are_named_count_by_their_content(tmp_path, monkeypatch):
+    """A released head goes by its name, and a released backbone by its id: what lies in the weights folder decides."""
+    monkeypatch.setenv("DINO_PERCEPTION_WEIGHTS", str(tmp_path))
+    settings = Settings.from_flat({"backbone": "dinov2-vits14", "heads": ["depth"], "depth.weights": "kitti-dpt"})
+    assert weights_of(settings) == {"backbone": "", "depth": ""}
+    head = tmp_path / head_catalog.find("dinov2-vits14", "kitti-dpt").file
+    backbone = tmp_path / catalog.get("dinov2-vits14").file
+    for file in (head, backbone):
+        file.write_bytes(b"one")
+    before = weights_of(settings)
+    assert all(before.values())
+    head.write_bytes(b"two")
+    after = weights_of(settings)
+    assert after["depth"] != before["depth"] and after["backbone"] == before["backbone"]

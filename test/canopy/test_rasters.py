@@ -1,5 +1,6 @@
 """Rasters of the ground become rasters of heights: grid, CRS, mask and metres right, and gone on with after a break."""
 
+import argparse
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from rasterio.transform import from_origin  # noqa: E402
 
 from dino_perception.canopy.rasters import RasterError, heights, opened  # noqa: E402
 from dino_perception.cli.__main__ import main  # noqa: E402
+from dino_perception.cli.canopy import CanopyError, _pairs, _three  # noqa: E402
 
 MADE = {"by": "a test"}
 
@@ -177,3 +179,42 @@ def test_the_command_maps_a_picture_and_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DINO_PERCEPTION_WEIGHTS", str(tmp_path / "empty"))
     assert main(["canopy", str(tmp_path / "in" / "a.tif"), str(tmp_path / "c.tif")]) == 1
     assert "dinov3_vitl16_chmv2_dpt_head-3703d643.pth is not in" in capsys.readouterr().err
+
+
+def test_a_map_takes_nobodys_place(tmp_path):
+    """Neither the picture's own, nor another map's, nor that of files which no map left."""
+    picture = write(tmp_path / "in.tif", slope(80, 80), from_origin(5e5, 5e6, 0.6, 0.6))
+    before = picture.read_bytes()
+    (tmp_path / "link.tif").symlink_to(picture)
+    (tmp_path / "twins").mkdir()
+    for name in ("a.tif", "a.tiff"):
+        (tmp_path / "twins" / name).write_bytes(before)
+    for source, out, why in (
+        ("in.tif", "in.tif", "is the picture itself"),
+        ("in.tif", "link.tif", "is the picture itself"),
+        ("twins", "maps", "a.tif, a.tiff would have one map"),
+    ):
+        with pytest.raises(CanopyError, match=why):
+            _pairs(tmp_path / source, tmp_path / out)
+    (tmp_path / "twins" / "a.tiff").unlink()
+    with pytest.raises(CanopyError, match="is the folder of the pictures"):
+        _pairs(tmp_path / "twins", tmp_path / "twins")
+    (tmp_path / "out.tif.parts").mkdir()
+    (tmp_path / "out.tif.parts" / "letter").write_text("mine")
+    with pytest.raises(RasterError, match="is there and no map that was broken off"):
+        run(picture, tmp_path / "out.tif")
+    assert (tmp_path / "out.tif.parts" / "letter").read_text() == "mine" and picture.read_bytes() == before
+
+
+def test_a_note_of_parts_that_was_cut_short_is_begun_anew(tmp_path):
+    picture = write(tmp_path / "in.tif", slope(80, 80), from_origin(5e5, 5e6, 0.6, 0.6))
+    (tmp_path / "out.tif.parts").mkdir()
+    (tmp_path / "out.tif.parts" / "made.json").write_text('{"by": "a te')
+    with run(picture, tmp_path / "out.tif") as file:
+        assert file.shape == (80, 80)
+
+
+@pytest.mark.parametrize("bands", ["1,2", "1,2,x,3", "0,1,2"])
+def test_three_bands_are_three_numbers(bands):
+    with pytest.raises(argparse.ArgumentTypeError, match="accepted is red, green, blue"):
+        _three(bands)

@@ -172,13 +172,16 @@ def test_what_was_not_offered_is_no_problem_and_what_was_offered_and_never_came_
     whole = run()
     silent = {f"{NODE}/depth/confidence", f"{NODE}/segmentation/mask", f"{NODE}/segmentation/confidence"}
     less = dataclasses.replace(
-        whole, heard={topic: heard for topic, heard in whole.heard.items() if topic not in silent}
+        whole,
+        heard={topic: heard for topic, heard in whole.heard.items() if topic not in silent},
+        status={**whole.status, "dino_perception: camera": ("", {"ground": "not seen"})},
     )
     found = score(less, "/image", IMAGES, data(), TYPES)
     assert (found.report["frames_out"], found.report["miou"], found.report["stamp_mismatches"]) == (3, None, 0)
     assert not any(topic in problem for topic in silent for problem in found.problems)
     assert f"nothing came on {NODE}/segmentation/overlay" in found.problems
     assert any(note.startswith(f"nothing came on {NODE}/obstacles: no ground") for note in found.report["notes"])
+    assert f"nothing came on {NODE}/obstacles" in score(whole, "/image", IMAGES, data(), TYPES).problems
 
 
 def test_latency_is_from_the_image_to_the_last_of_its_outputs():
